@@ -1,0 +1,162 @@
+"""DeiT's hyper-parameters: one config class and the paper's table of published variants.
+
+The on-disk format is plain transformers': with a distillation token `model_type` is `deit`, without one it is `vit`,
+the class transformers itself uses for the paper's plain DeiT. Training options are elsewhere (arguments.py).
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import transformers
+
+logger = logging.getLogger(__name__)
+
+NATIVE_LAYER_NORM_EPS = transformers.DeiTConfig.layer_norm_eps
+
+# arXiv:2012.12877 table 1: 12 layers, 64 dimensions a head, MLP ratio 4.
+_SIZES = {
+    "tiny": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
+    "small": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
+    "base": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+
+# The names of facebookresearch/deit models.py:63-184 at 7e160fe, and of timm.
+VARIANTS: dict[str, dict[str, Any]] = {
+    f"deit_{size}{'_distilled' if distilled else ''}_patch16_{image_size}": {
+        **_SIZES[size],
+        "image_size": image_size,
+        "use_distillation_token": distilled,
+    }
+    for size, image_size in (("tiny", 224), ("small", 224), ("base", 224), ("base", 384))
+    for distilled in (False, True)
+}
+
+
+def to_pair(size: int | Iterable[int]) -> tuple[int, int]:
+    """(height, width) of a size given as one number or as a pair."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return height, width
+
+
+class DeiTConfig(transformers.DeiTConfig):
+    """Configuration of every DeiT class here; takes all arguments of `transformers.DeiTConfig` with the same meaning.
+
+    Differs from it in:
+    - `drop_path_rate`: new; stochastic depth, rising linearly from 0 at the first layer to this rate at the last.
+      0.1 as in arXiv:2012.12877 table 9.
+    - `use_distillation_token`: new; `False` is the paper's plain DeiT, saved as a `vit`.
+    - `layer_norm_eps`: 1e-6 as in the official code (models.py:66), not 1e-12. A loaded file keeps its own value.
+    - `problem_type`: always `single_label_classification`, or a pipeline would apply a sigmoid.
+
+    Attributes:
+        image_size: pixels, one number or (height, width).
+        patch_size: pixels, one number or (height, width).
+        drop_path_rate: in [0, 1).
+
+    Raises:
+        ValueError: from the constructor, when sizes do not fit each other or a rate is out of its range.
+    """
+
+    layer_norm_eps: float = 1e-6
+    drop_path_rate: float | int = 0.1
+    use_distillation_token: bool = True
+
+    keys_to_ignore_at_inference = ["cls_logits", "distillation_logits", "hidden_states", "attentions"]
+
+    def __post_init__(self, **kwargs: Any):
+        if kwargs.pop("model_type", self.model_type) == "vit":
+            self.use_distillation_token = False
+        if self.problem_type is None:
+            self.problem_type = "single_label_classification"
+        super().__post_init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        if self.problem_type != "single_label_classification":
+            raise ValueError(
+                f"`problem_type` is {self.problem_type!r}, but only 'single_label_classification' is supported; "
+                "leave it out (mixed and softened targets need no other problem type here)"
+            )
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"`drop_path_rate` is {self.drop_path_rate}, but must be in [0, 1)")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`hidden_size` is {self.hidden_size}, which `num_attention_heads` {self.num_attention_heads} does "
+                "not divide; change one of them (the paper uses 64 dimensions a head)"
+            )
+        if min(self.grid_size) < 1:
+            raise ValueError(
+                f"`image_size` {self.image_size} is smaller than `patch_size` {self.patch_size}; "
+                "an image must hold at least one patch"
+            )
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: class token and, if there is one, distillation token."""
+        return 2 if self.use_distillation_token else 1
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(rows, columns) of patches; pixels beyond the last whole patch are not seen."""
+        (height, width), (patch_height, patch_width) = to_pair(self.image_size), to_pair(self.patch_size)
+        return height // patch_height, width // patch_width
+
+    @classmethod
+    def from_variant(cls, name: str, **overrides: Any) -> "DeiTConfig":
+        """The configuration of a published model, by its official name.
+
+        Source: arXiv:2012.12877 table 1; names from facebookresearch/deit models.py and timm.
+
+        Args:
+            name: one of the eight names in `VARIANTS`, such as `deit_tiny_distilled_patch16_224`.
+            overrides: any argument of `DeiTConfig`, such as `num_labels=10` or `image_size=32`. `num_labels` is 1000
+                unless given, directly or by `id2label`.
+
+        Raises:
+            ValueError: the name is none of the eight.
+        """
+        if name not in VARIANTS:
+            raise ValueError(f"`{name}` is not a published DeiT; choose one of: {', '.join(VARIANTS)}")
+        if "id2label" not in overrides:
+            overrides = {"num_labels": 1000, **overrides}
+        return cls(**{**VARIANTS[name], **overrides})
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As the parent's; a `vit` checkpoint, which is how plain DeiT is stored, is read as ours."""
+        config_dict, unused = super().get_config_dict(*args, **kwargs)
+        model_type = config_dict.get("model_type", "deit")
+        if model_type not in ("deit", "vit"):
+            raise ValueError(
+                f"`{args[0] if args else ''}` holds a model of type `{model_type}`, but DeiT classes read `deit` and "
+                "`vit`; use AutoModelForImageClassification for it (it can be a teacher or a student all the same)"
+            )
+        if model_type == "vit":
+            config_dict = {**config_dict, "model_type": "deit", "use_distillation_token": False}
+        return config_dict, unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "DeiTConfig":
+        """As the parent's, for files written by transformers: absent values have transformers' meaning."""
+        config_dict = {"layer_norm_eps": NATIVE_LAYER_NORM_EPS, **config_dict}
+        if config_dict.get("problem_type") not in (None, "single_label_classification"):
+            logger.warning(
+                "the checkpoint says `problem_type` %r; it is read as 'single_label_classification' "
+                "(transformers writes another type when it is given soft labels)",
+                config_dict.pop("problem_type"),
+            )
+        loaded = super().from_dict(config_dict, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._check()
+        return loaded
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the parent's; without a distillation token the names are those of transformers' ViT."""
+        output = super().to_dict()
+        if not self.use_distillation_token:
+            output["model_type"] = "vit"
+            if self.architectures is not None:
+                output["architectures"] = [name.replace("DeiT", "ViT", 1) for name in self.architectures]
+        return output

@@ -1,0 +1,605 @@
+"""DeiT (arXiv:2012.12877 sec. 3-4): patch, class and distillation tokens, the encoder, and its linear heads.
+
+Losses with a teacher are in losses.py and stochastic depth is torchvision's. Sub-module names are those of the Hub's
+checkpoints, so that nothing is renamed when a model is saved, loaded or resumed.
+
+Shapes: B batch, C classes, D width, H heads, P prefix tokens (class, distillation), N patches, T = P + N tokens.
+"""
+
+import copy
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import ModelOutput
+
+from .configuration_deit import DeiTConfig, to_pair
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DeiTModelOutput(ModelOutput):
+    """Features of an image.
+
+    Attributes:
+        last_hidden_state: (B, T, D) after the last norm: class token, distillation token if any, patches.
+        pooler_output: (B, `pooler_output_size`), transformers' pooler on the class token; absent without a pooler.
+        hidden_states: tuple of `num_hidden_layers` + 1 tensors (B, T, D), before the last norm.
+        attentions: tuple of `num_hidden_layers` tensors (B, H, T, T), rows sum to 1.
+        cls_features: (B, D), the class token of `last_hidden_state`; what the class head reads.
+        distillation_features: (B, D), the distillation token; absent without one.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cls_features: Tensor | None = None
+    distillation_features: Tensor | None = None
+
+
+@dataclass
+class DeiTForImageClassificationWithTeacherOutput(ModelOutput):
+    """Answers of both heads.
+
+    Attributes:
+        loss: scalar, the mean of both heads' cross-entropy, when `labels` are given.
+        logits: (B, C), the mean of both heads' logits (as official models.py:59).
+        cls_logits: (B, C) of the class head.
+        distillation_logits: (B, C) of the distillation head.
+        hidden_states: as in `DeiTModelOutput`.
+        attentions: as in `DeiTModelOutput`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    cls_logits: Tensor | None = None
+    distillation_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+def resize_position_table(
+    table: Tensor, *, num_prefix_tokens: int, grid_size: tuple[int, int], new_grid_size: tuple[int, int]
+) -> Tensor:
+    """Position table for another number of patches: bicubic over the grid, prefix tokens untouched.
+
+    Source: arXiv:2012.12877 sec. 6 (bicubic nearly keeps the vectors' norm); official main.py:288-306.
+
+    Args:
+        table: (1, P + rows * columns, D); computed in float32, returned in its own type.
+        num_prefix_tokens: P, the first rows of the table that belong to no patch.
+        grid_size: (rows, columns) of `table`.
+        new_grid_size: (rows, columns) wanted.
+
+    Returns:
+        (1, P + new rows * new columns, D).
+    """
+    if new_grid_size == grid_size:
+        return table
+    prefix, patches = table[:, :num_prefix_tokens], table[:, num_prefix_tokens:]
+    patches = patches.unflatten(1, grid_size).permute(0, 3, 1, 2)  # (1, D, rows, columns)
+    patches = F.interpolate(patches.float(), size=new_grid_size, mode="bicubic", align_corners=False)
+    return torch.cat([prefix, patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+class DeiTPatchEmbeddings(nn.Module):
+    """Cuts an image into patches and projects each to the width of the model."""
+
+    def __init__(self, config: DeiTConfig):
+        super().__init__()
+        patch_size = to_pair(config.patch_size)
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, patch_size, stride=patch_size)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.projection(pixel_values).flatten(2).transpose(1, 2)  # (B, N, D)
+
+
+class DeiTEmbeddings(nn.Module):
+    """Class token, distillation token if any, and patches, each with its learned position (sec. 4, figure 2)."""
+
+    def __init__(self, config: DeiTConfig):
+        super().__init__()
+        self.config = config
+        rows, columns = config.grid_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.distillation_token = (
+            nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_distillation_token else None
+        )
+        self.position_embeddings = nn.Parameter(
+            torch.zeros(1, config.num_prefix_tokens + rows * columns, config.hidden_size)
+        )
+        self.patch_embeddings = DeiTPatchEmbeddings(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def positions_for(self, height: int, width: int, interpolate: bool) -> Tensor:
+        """The position table for an input of this size in pixels, (1, T, D)."""
+        expected = to_pair(self.config.image_size)
+        if not interpolate and (height, width) != expected:
+            raise ValueError(
+                f"input image is {height}x{width} but the model expects {expected[0]}x{expected[1]}; resize the "
+                "image, pass `interpolate_pos_encoding=True`, or load the model with `from_pretrained(..., "
+                f"image_size=({height}, {width}))`"
+            )
+        patch_height, patch_width = to_pair(self.config.patch_size)
+        return resize_position_table(
+            self.position_embeddings,
+            num_prefix_tokens=self.config.num_prefix_tokens,
+            grid_size=self.config.grid_size,
+            new_grid_size=(height // patch_height, width // patch_width),
+        )
+
+    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        batch_size, num_channels, height, width = pixel_values.shape
+        if num_channels != self.config.num_channels:
+            raise ValueError(
+                f"input has {num_channels} channels but the model expects {self.config.num_channels}; "
+                "convert the image (such as `image.convert('RGB')`)"
+            )
+        prefix = [self.cls_token] if self.distillation_token is None else [self.cls_token, self.distillation_token]
+        patches = self.patch_embeddings(pixel_values)
+        tokens = torch.cat([token.expand(batch_size, -1, -1) for token in prefix] + [patches], dim=1)  # (B, T, D)
+        return self.dropout(tokens + self.positions_for(height, width, interpolate_pos_encoding))
+
+
+class DeiTDense(nn.Module):
+    """A linear layer that the Hub's checkpoints know as `dense`."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.dense = nn.Linear(in_features, out_features)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.dense(hidden_states)
+
+
+class DeiTSelfAttention(nn.Module):
+    """Multi-head attention before its output projection, of the first `num_queries` tokens over all tokens."""
+
+    def __init__(self, config: DeiTConfig):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+
+    def split_heads(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)  # (B, H, tokens, D / H)
+
+    def forward(
+        self, hidden_states: Tensor, num_queries: int | None, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        query = self.split_heads(self.query(hidden_states[:, :num_queries]))  # (B, H, Q, D / H)
+        key = self.split_heads(self.key(hidden_states))
+        value = self.split_heads(self.value(hidden_states))
+        dropout_rate = self.config.attention_probs_dropout_prob if self.training else 0.0
+        attentions = None
+        if output_attentions or self.config._attn_implementation == "eager":
+            scores = query @ key.transpose(2, 3) / math.sqrt(self.head_size)  # (B, H, Q, T)
+            attentions = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+            attended = F.dropout(attentions, dropout_rate) @ value
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_rate)
+        return attended.transpose(1, 2).flatten(2), attentions  # (B, Q, D)
+
+
+class DeiTAttention(nn.Module):
+    """Self-attention and its output projection, under the Hub's names."""
+
+    def __init__(self, config: DeiTConfig):
+        super().__init__()
+        self.attention = DeiTSelfAttention(config)
+        self.output = DeiTDense(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: Tensor, num_queries: int | None, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        attended, attentions = self.attention(hidden_states, num_queries, output_attentions)
+        return self.output(attended), attentions
+
+
+class DeiTLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block with stochastic depth on both of its branches."""
+
+    def __init__(self, config: DeiTConfig, drop_path_rate: float):
+        super().__init__()
+        self.attention = DeiTAttention(config)
+        self.intermediate = DeiTDense(config.hidden_size, config.intermediate_size)
+        self.output = DeiTDense(config.intermediate_size, config.hidden_size)
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = StochasticDepth(drop_path_rate, mode="row")
+
+    def forward(
+        self, hidden_states: Tensor, num_queries: int | None = None, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Output (B, Q, D) of the first `num_queries` tokens (all by default), and attentions (B, H, Q, T) or None."""
+        attended, attentions = self.attention(self.layernorm_before(hidden_states), num_queries, output_attentions)
+        hidden_states = hidden_states[:, :num_queries] + self.drop_path(self.dropout(attended))  # (B, Q, D)
+        expanded = self.activation(self.intermediate(self.layernorm_after(hidden_states)))
+        return hidden_states + self.drop_path(self.dropout(self.output(expanded))), attentions
+
+
+class DeiTEncoder(nn.Module):
+    """The stack of layers; the rate of stochastic depth rises linearly with depth."""
+
+    def __init__(self, config: DeiTConfig):
+        super().__init__()
+        rates = torch.linspace(0, config.drop_path_rate, config.num_hidden_layers, device="cpu").tolist()
+        self.layer = nn.ModuleList(DeiTLayer(config, rate) for rate in rates)
+
+    def forward(
+        self, hidden_states: Tensor, num_queries: int | None, output_attentions: bool
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Hidden states before and after each layer, and attentions; the last layer answers for `num_queries`."""
+        all_hidden_states, all_attentions = [hidden_states], []
+        for i, layer in enumerate(self.layer):
+            is_last = i == len(self.layer) - 1
+            hidden_states, attentions = layer(hidden_states, num_queries if is_last else None, output_attentions)
+            all_hidden_states.append(hidden_states)
+            all_attentions.append(attentions)
+        return all_hidden_states, all_attentions
+
+
+class DeiTPooler(nn.Module):
+    """transformers' pooler on the class token; not part of the paper, kept for checkpoints that carry one."""
+
+    def __init__(self, config: DeiTConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.pooler_output_size)
+        self.activation = ACT2FN[config.pooler_act]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.activation(self.dense(hidden_states[:, 0]))
+
+
+class DeiTPreTrainedModel(PreTrainedModel):
+    """What all DeiT classes share: initialisation, names on disk, loading at another image size.
+
+    Differs from `transformers.models.deit.DeiTPreTrainedModel` in:
+    - tokens and positions start truncated-normal, none at zero;
+    - module names equal the names on disk;
+    - without a distillation token the base model is `vit`, as on the Hub;
+    - `from_pretrained(..., image_size=)` resizes the position table.
+    """
+
+    config_class = DeiTConfig
+    base_model_prefix = "deit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean over the batch, so the Trainer must divide by its accumulation
+    _no_split_modules = ["DeiTEmbeddings", "DeiTLayer"]
+    _supports_sdpa = True
+
+    def __init__(self, config: DeiTConfig, *args: Any, **kwargs: Any):
+        super().__init__(config, *args, **kwargs)
+        if not config.use_distillation_token:
+            self.base_model_prefix = "vit"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Truncated normal for linear layers, tokens and positions (official models.py:23-30 and timm 0.3.2).
+
+        The patch projection keeps torch's default, as the official code leaves it.
+        """
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, DeiTEmbeddings):
+            init.trunc_normal_(module.cls_token, std=std)
+            init.trunc_normal_(module.position_embeddings, std=std)
+            if module.distillation_token is not None:
+                init.trunc_normal_(module.distillation_token, std=std)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base_model.embeddings.patch_embeddings
+
+    @torch.no_grad()
+    def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:
+        """Makes the model expect images of another size, in pixels; the position table is resized in place.
+
+        Raises:
+            ValueError: the image is smaller than one patch.
+        """
+        old_grid_size, old_image_size = self.config.grid_size, self.config.image_size
+        self.config.image_size = image_size
+        if min(self.config.grid_size) < 1:
+            self.config.image_size = old_image_size
+            raise ValueError(f"`image_size` {image_size} is smaller than `patch_size` {self.config.patch_size}")
+        embeddings = self.base_model.embeddings
+        embeddings.position_embeddings.data = resize_position_table(
+            embeddings.position_embeddings.data,
+            num_prefix_tokens=self.config.num_prefix_tokens,
+            grid_size=old_grid_size,
+            new_grid_size=self.config.grid_size,
+        )
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # the parent's other arguments pass through kwargs
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        """As transformers' `from_pretrained`, at any image size and from `deit` and `vit` checkpoints alike.
+
+        Source of the resizing: arXiv:2012.12877 sec. 6.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or directory.
+            model_args: passed to the constructor.
+            config: as transformers'; its `image_size` wins over the stored one.
+            kwargs: as transformers'. Fields of `DeiTConfig` override the stored ones: with `image_size=384` the
+                position table is resized at load, so that `save_pretrained` stores the resized one.
+
+        Returns:
+            The model in eval mode (with `output_loading_info=True`, the model and the info).
+        """
+        image_size = kwargs.pop("image_size", None)
+        if isinstance(config, DeiTConfig) and pretrained_model_name_or_path is not None:
+            stored = _stored_config(pretrained_model_name_or_path, kwargs)
+            image_size = config.image_size if image_size is None else image_size
+            config = copy.deepcopy(config)
+            config.image_size = stored.image_size
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        if image_size is not None:
+            (loaded[0] if isinstance(loaded, tuple) else loaded).resize_position_embeddings(image_size)
+        return loaded
+
+
+def _stored_config(source: Any, kwargs: dict[str, Any]) -> DeiTConfig:
+    """The configuration as it stands in a checkpoint, found by the arguments of `from_pretrained`."""
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return DeiTConfig.from_pretrained(source, **{name: kwargs[name] for name in names if name in kwargs})
+
+
+class DeiTModel(DeiTPreTrainedModel):
+    """Tokens and encoder without a head: features.
+
+    Differs from `transformers.DeiTModel` in: stochastic depth in training; the features of each prefix token are
+    named in the output; a configuration without distillation token is a ViT; no `bool_masked_pos`.
+    """
+
+    def __init__(self, config: DeiTConfig, add_pooling_layer: bool = True):
+        super().__init__(config)
+        self.embeddings = DeiTEmbeddings(config)
+        self.encoder = DeiTEncoder(config)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pooler = DeiTPooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        prefix_tokens_only: bool = False,
+    ) -> DeiTModelOutput | tuple[Tensor, ...]:
+        """Features of normalised images.
+
+        Args:
+            pixel_values: (B, channels, height, width), normalised as the model's processor does.
+            interpolate_pos_encoding: accept another image size by resizing the position table for this call.
+            output_hidden_states: also return the hidden states; the config's value by default.
+            output_attentions: also return the attentions, computed without the fused kernel.
+            return_dict: `False` returns a tuple.
+            prefix_tokens_only: let the last layer answer for the prefix tokens alone, when neither hidden states nor
+                attentions are asked for. `last_hidden_state` is then (B, P, D), with the same values; at 224 pixels
+                this saves 7 % of all operations, as the heads read no patches.
+
+        Raises:
+            ValueError: wrong number of channels, or another image size without `interpolate_pos_encoding`.
+        """
+        output_hidden_states = _or_default(output_hidden_states, self.config.output_hidden_states)
+        output_attentions = _or_default(output_attentions, self.config.output_attentions)
+        prefix_tokens_only = prefix_tokens_only and not (output_hidden_states or output_attentions)
+        num_prefix_tokens = self.config.num_prefix_tokens
+
+        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
+        tokens = self.embeddings(pixel_values, interpolate_pos_encoding)  # (B, T, D)
+        hidden_states, attentions = self.encoder(
+            tokens, num_prefix_tokens if prefix_tokens_only else None, output_attentions
+        )
+        last_hidden_state = self.layernorm(hidden_states[-1])  # (B, T, D) or (B, P, D)
+        output = DeiTModelOutput(
+            last_hidden_state=last_hidden_state,
+            pooler_output=None if self.pooler is None else self.pooler(last_hidden_state),
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            cls_features=last_hidden_state[:, 0],
+            distillation_features=last_hidden_state[:, 1] if self.config.use_distillation_token else None,
+        )
+        return output if _or_default(return_dict, self.config.return_dict) else output.to_tuple()
+
+
+def _or_default(value: bool | None, default: bool | None) -> bool:
+    return bool(default if value is None else value)
+
+
+def _linear_head(config: DeiTConfig) -> nn.Module:
+    return nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy with integer labels (B,), in float32; mixed targets are the trainer's (losses.py)."""
+    if labels.is_floating_point():
+        raise ValueError(
+            f"`labels` are {labels.dtype}, but must be class indices (torch.int64); for mixed or softened targets "
+            "call the model without labels and use `deit_hf.losses.soft_target_cross_entropy`"
+        )
+    return F.cross_entropy(logits.float(), labels.view(-1))
+
+
+class DeiTForImageClassification(DeiTPreTrainedModel):
+    """One linear head on the class token.
+
+    Without a distillation token (`config.use_distillation_token=False`) this is the paper's plain DeiT, saved as
+    transformers' `ViTForImageClassification`. With one it is transformers' `DeiTForImageClassification`, which
+    carries the token but does not read it: for a model trained with a teacher use
+    `DeiTForImageClassificationWithTeacher`.
+    """
+
+    def __init__(self, config: DeiTConfig):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, DeiTModel(config, add_pooling_layer=False))
+        self.classifier = _linear_head(config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
+        """Logits (B, C) of normalised images, and the cross-entropy when class indices `labels` (B,) are given.
+
+        The other arguments and the errors are those of `DeiTModel.forward`.
+
+        Raises:
+            ValueError: `labels` are not integers.
+        """
+        features = self.base_model(
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+            prefix_tokens_only=True,
+        )
+        logits = self.classifier(features.cls_features)
+        output = ImageClassifierOutput(
+            loss=None if labels is None else _cross_entropy(logits, labels),
+            logits=logits,
+            hidden_states=features.hidden_states,
+            attentions=features.attentions,
+        )
+        return output if _or_default(return_dict, self.config.return_dict) else output.to_tuple()
+
+
+class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
+    """Class head and distillation head, each on its own token; the answer is the mean of both (sec. 4).
+
+    Differs from `transformers.DeiTForImageClassificationWithTeacher` in: it can be trained (labels give a loss, and
+    the heads' logits are what losses.py needs), and it starts from plain (`vit`) checkpoints too.
+    The official model answers with a pair in training and with the mean in evaluation; this one with both always.
+    """
+
+    def __init__(self, config: DeiTConfig):
+        if not config.use_distillation_token:
+            raise ValueError(
+                "`use_distillation_token` is False, but this class needs the token; use DeiTForImageClassification "
+                "for plain DeiT, or a config with `use_distillation_token=True`"
+            )
+        super().__init__(config)
+        self.deit = DeiTModel(config, add_pooling_layer=False)
+        self.cls_classifier = _linear_head(config)
+        self.distillation_classifier = _linear_head(config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> DeiTForImageClassificationWithTeacherOutput | tuple[Tensor, ...]:
+        """Logits (B, C) of both heads and their mean, and, with `labels` (B,), the mean of their cross-entropies.
+
+        The other arguments and the errors are those of `DeiTModel.forward`.
+
+        Raises:
+            ValueError: `labels` are not integers.
+        """
+        features = self.deit(
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+            prefix_tokens_only=True,
+        )
+        cls_logits = self.cls_classifier(features.cls_features)
+        distillation_logits = self.distillation_classifier(features.distillation_features)
+        loss = None
+        if labels is not None:
+            loss = (_cross_entropy(cls_logits, labels) + _cross_entropy(distillation_logits, labels)) / 2
+        output = DeiTForImageClassificationWithTeacherOutput(
+            loss=loss,
+            logits=(cls_logits + distillation_logits) / 2,
+            cls_logits=cls_logits,
+            distillation_logits=distillation_logits,
+            hidden_states=features.hidden_states,
+            attentions=features.attentions,
+        )
+        return output if _or_default(return_dict, self.config.return_dict) else output.to_tuple()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # the parent's other arguments pass through kwargs
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        """As the parent's; a plain (`vit`) checkpoint starts a student with a fresh distillation token and head."""
+        source = pretrained_model_name_or_path
+        if source is None or _stored_config(source, kwargs).use_distillation_token:
+            return super().from_pretrained(source, *model_args, config=config, **kwargs)
+        if isinstance(config, DeiTConfig):
+            config = copy.deepcopy(config)
+            config.use_distillation_token = False
+        kwargs.pop("use_distillation_token", None)
+        loaded = DeiTForImageClassification.from_pretrained(source, *model_args, config=config, **kwargs)
+        plain, *info = loaded if isinstance(loaded, tuple) else (loaded,)
+        logger.warning("%s has no distillation token: the token, its position and its head start at random", source)
+        student = cls.from_plain(plain)
+        return (student, *info) if info else student
+
+    @classmethod
+    def from_plain(cls, plain: DeiTForImageClassification) -> "DeiTForImageClassificationWithTeacher":
+        """A student that starts as a trained plain DeiT; what the plain one lacks starts at random.
+
+        Args:
+            plain: without distillation token; it is left as it is.
+        """
+        config = copy.deepcopy(plain.config)
+        config.use_distillation_token = True
+        student = cls(config).to(device=plain.device, dtype=plain.dtype)
+        state = {
+            name.replace("vit.", "deit.", 1).replace("classifier.", "cls_classifier.", 1): tensor
+            for name, tensor in plain.state_dict().items()
+        }
+        positions = "deit.embeddings.position_embeddings"
+        fresh_position = student.state_dict()[positions][:, 1:2]
+        state[positions] = torch.cat([state[positions][:, :1], fresh_position, state[positions][:, 1:]], dim=1)
+        missing, unexpected = student.load_state_dict(state, strict=False)
+        fresh = ["deit.embeddings.distillation_token"]
+        fresh += [f"distillation_classifier.{name}" for name, _ in student.distillation_classifier.named_parameters()]
+        assert sorted(missing) == sorted(fresh), missing
+        assert not unexpected, unexpected
+        return student.eval()
