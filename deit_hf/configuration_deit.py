@@ -69,9 +69,9 @@ class DeiTConfig(transformers.DeiTConfig):
     def __post_init__(self, **kwargs: Any):
         if kwargs.pop("model_type", self.model_type) == "vit":
             self.use_distillation_token = False
+        super().__post_init__(**kwargs)
         if self.problem_type is None:
             self.problem_type = "single_label_classification"
-        super().__post_init__(**kwargs)
         self._check()
 
     def _check(self) -> None:
@@ -80,6 +80,8 @@ class DeiTConfig(transformers.DeiTConfig):
                 f"`problem_type` is {self.problem_type!r}, but only 'single_label_classification' is supported; "
                 "leave it out (mixed and softened targets need no other problem type here)"
             )
+        if self.num_labels == 1:
+            raise ValueError("`num_labels` is 1, but must be at least 2 (0 is a model without head)")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` is {self.drop_path_rate}, but must be in [0, 1)")
         if self.hidden_size % self.num_attention_heads:
@@ -128,19 +130,23 @@ class DeiTConfig(transformers.DeiTConfig):
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """As the parent's; a `vit` checkpoint, which is how plain DeiT is stored, is read as ours."""
         config_dict, unused = super().get_config_dict(*args, **kwargs)
-        model_type = config_dict.get("model_type", "deit")
-        if model_type not in ("deit", "vit"):
-            raise ValueError(
-                f"`{args[0] if args else ''}` holds a model of type `{model_type}`, but DeiT classes read `deit` and "
-                "`vit`; use AutoModelForImageClassification for it (it can be a teacher or a student all the same)"
-            )
-        if model_type == "vit":
+        if config_dict.get("model_type") == "vit":
             config_dict = {**config_dict, "model_type": "deit", "use_distillation_token": False}
         return config_dict, unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "DeiTConfig":
-        """As the parent's, for files written by transformers: absent values have transformers' meaning."""
+        """As the parent's, for files written by transformers: an absent `layer_norm_eps` has transformers' value.
+
+        Raises:
+            ValueError: the values describe neither a `deit` nor a `vit`.
+        """
+        model_type = config_dict.get("model_type", "deit")
+        if model_type not in ("deit", "vit"):
+            raise ValueError(
+                f"the configuration is of type `{model_type}`, but DeiT classes read `deit` and `vit`; "
+                "use AutoModelForImageClassification for it (it can be a teacher or a student all the same)"
+            )
         config_dict = {"layer_norm_eps": NATIVE_LAYER_NORM_EPS, **config_dict}
         if config_dict.get("problem_type") not in (None, "single_label_classification"):
             logger.warning(

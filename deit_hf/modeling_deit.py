@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -244,16 +244,23 @@ class DeiTEncoder(nn.Module):
         self.layer = nn.ModuleList(DeiTLayer(config, rate) for rate in rates)
 
     def forward(
-        self, hidden_states: Tensor, num_queries: int | None, output_attentions: bool
-    ) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Hidden states before and after each layer, and attentions; the last layer answers for `num_queries`."""
-        all_hidden_states, all_attentions = [hidden_states], []
+        self, hidden_states: Tensor, num_queries: int | None, output_hidden_states: bool, output_attentions: bool
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Output of the last layer, which answers for `num_queries` tokens, and what is asked for of all layers.
+
+        What nobody asked for is not kept, so that inference holds one layer's activations at a time.
+        """
+        all_hidden_states, all_attentions = [], []
         for i, layer in enumerate(self.layer):
+            if output_hidden_states:
+                all_hidden_states.append(hidden_states)
             is_last = i == len(self.layer) - 1
             hidden_states, attentions = layer(hidden_states, num_queries if is_last else None, output_attentions)
+            if output_attentions:
+                all_attentions.append(attentions)
+        if output_hidden_states:
             all_hidden_states.append(hidden_states)
-            all_attentions.append(attentions)
-        return all_hidden_states, all_attentions
+        return hidden_states, all_hidden_states, all_attentions
 
 
 class DeiTPooler(nn.Module):
@@ -286,8 +293,14 @@ class DeiTPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False  # the loss is a mean over the batch, so the Trainer must divide by its accumulation
     _no_split_modules = ["DeiTEmbeddings", "DeiTLayer"]
     _supports_sdpa = True
+    _input_embed_layer = "patch_embeddings"
 
     def __init__(self, config: DeiTConfig, *args: Any, **kwargs: Any):
+        if not isinstance(config, DeiTConfig):
+            raise TypeError(
+                f"`config` is a `{type(config).__module__}.{type(config).__name__}`, but must be a "
+                "`deit_hf.DeiTConfig`; make one by `DeiTConfig.from_dict(config.to_dict())`"
+            )
         super().__init__(config, *args, **kwargs)
         if not config.use_distillation_token:
             self.base_model_prefix = "vit"
@@ -315,9 +328,6 @@ class DeiTPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.position_embeddings, std=std)
             if module.distillation_token is not None:
                 init.trunc_normal_(module.distillation_token, std=std)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.base_model.embeddings.patch_embeddings
 
     @torch.no_grad()
     def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:
@@ -350,7 +360,8 @@ class DeiTPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: Hub id or directory.
             model_args: passed to the constructor.
-            config: as transformers'; its `image_size` wins over the stored one.
+            config: as transformers', whose own `DeiTConfig` and `ViTConfig` are welcome; its `image_size` wins over
+                the stored one.
             kwargs: as transformers'. Fields of `DeiTConfig` override the stored ones: with `image_size=384` the
                 position table is resized at load, so that `save_pretrained` stores the resized one.
 
@@ -358,6 +369,7 @@ class DeiTPreTrainedModel(PreTrainedModel):
             The model in eval mode (with `output_loading_info=True`, the model and the info).
         """
         image_size = kwargs.pop("image_size", None)
+        config = _own_config(config)
         if isinstance(config, DeiTConfig) and pretrained_model_name_or_path is not None:
             stored = _stored_config(pretrained_model_name_or_path, kwargs)
             image_size = config.image_size if image_size is None else image_size
@@ -367,6 +379,13 @@ class DeiTPreTrainedModel(PreTrainedModel):
         if image_size is not None:
             (loaded[0] if isinstance(loaded, tuple) else loaded).resize_position_embeddings(image_size)
         return loaded
+
+
+def _own_config(config: Any) -> Any:
+    """The `config` argument of `from_pretrained`, as ours where it is transformers' own."""
+    if isinstance(config, DeiTConfig) or not isinstance(config, PreTrainedConfig):
+        return config
+    return DeiTConfig.from_dict(config.to_dict(), attn_implementation=config._attn_implementation)
 
 
 def _stored_config(source: Any, kwargs: dict[str, Any]) -> DeiTConfig:
@@ -421,10 +440,10 @@ class DeiTModel(DeiTPreTrainedModel):
 
         pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
         tokens = self.embeddings(pixel_values, interpolate_pos_encoding)  # (B, T, D)
-        hidden_states, attentions = self.encoder(
-            tokens, num_prefix_tokens if prefix_tokens_only else None, output_attentions
+        last_hidden_state, hidden_states, attentions = self.encoder(
+            tokens, num_prefix_tokens if prefix_tokens_only else None, output_hidden_states, output_attentions
         )
-        last_hidden_state = self.layernorm(hidden_states[-1])  # (B, T, D) or (B, P, D)
+        last_hidden_state = self.layernorm(last_hidden_state)  # (B, T, D) or (B, P, D)
         output = DeiTModelOutput(
             last_hidden_state=last_hidden_state,
             pooler_output=None if self.pooler is None else self.pooler(last_hidden_state),
@@ -512,12 +531,12 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
     """
 
     def __init__(self, config: DeiTConfig):
+        super().__init__(config)
         if not config.use_distillation_token:
             raise ValueError(
                 "`use_distillation_token` is False, but this class needs the token; use DeiTForImageClassification "
                 "for plain DeiT, or a config with `use_distillation_token=True`"
             )
-        super().__init__(config)
         self.deit = DeiTModel(config, add_pooling_layer=False)
         self.cls_classifier = _linear_head(config)
         self.distillation_classifier = _linear_head(config)
@@ -570,15 +589,18 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         source = pretrained_model_name_or_path
         if source is None or _stored_config(source, kwargs).use_distillation_token:
             return super().from_pretrained(source, *model_args, config=config, **kwargs)
+        config = copy.deepcopy(_own_config(config))
         if isinstance(config, DeiTConfig):
-            config = copy.deepcopy(config)
             config.use_distillation_token = False
         kwargs.pop("use_distillation_token", None)
         loaded = DeiTForImageClassification.from_pretrained(source, *model_args, config=config, **kwargs)
         plain, *info = loaded if isinstance(loaded, tuple) else (loaded,)
         logger.warning("%s has no distillation token: the token, its position and its head start at random", source)
         student = cls.from_plain(plain)
-        return (student, *info) if info else student
+        if not info:
+            return student
+        info[0]["missing_keys"] = {_student_name(name) for name in info[0]["missing_keys"]} | _fresh_names(student)
+        return student, *info
 
     @classmethod
     def from_plain(cls, plain: DeiTForImageClassification) -> "DeiTForImageClassificationWithTeacher":
@@ -590,16 +612,21 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         config = copy.deepcopy(plain.config)
         config.use_distillation_token = True
         student = cls(config).to(device=plain.device, dtype=plain.dtype)
-        state = {
-            name.replace("vit.", "deit.", 1).replace("classifier.", "cls_classifier.", 1): tensor
-            for name, tensor in plain.state_dict().items()
-        }
+        state = {_student_name(name): tensor for name, tensor in plain.state_dict().items()}
         positions = "deit.embeddings.position_embeddings"
         fresh_position = student.state_dict()[positions][:, 1:2]
         state[positions] = torch.cat([state[positions][:, :1], fresh_position, state[positions][:, 1:]], dim=1)
         missing, unexpected = student.load_state_dict(state, strict=False)
-        fresh = ["deit.embeddings.distillation_token"]
-        fresh += [f"distillation_classifier.{name}" for name, _ in student.distillation_classifier.named_parameters()]
-        assert sorted(missing) == sorted(fresh), missing
+        assert set(missing) == _fresh_names(student), missing
         assert not unexpected, unexpected
         return student.eval()
+
+
+def _student_name(plain_name: str) -> str:
+    """Name in the distilled student of a parameter of the plain model."""
+    return plain_name.replace("vit.", "deit.", 1).replace("classifier.", "cls_classifier.", 1)
+
+
+def _fresh_names(student: DeiTForImageClassificationWithTeacher) -> set[str]:
+    """Names of what a student has and a plain model lacks: the distillation token and its head."""
+    return {name for name in student.state_dict() if "distillation_" in name}

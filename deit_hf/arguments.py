@@ -1,0 +1,278 @@
+"""The options of training, data and model, checked when they are made: defaults are the paper's (table 9).
+
+What a recipe file is and how flags override it is in recipes.py.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from timm.data import rand_augment_transform
+from transformers import SchedulerType, TrainingArguments
+
+from .configuration_deit import VARIANTS
+from .losses import DistillationType, Reduction
+from .optimization import scaled_learning_rate
+
+PAPER_BASE_LEARNING_RATE = 5e-4
+PAPER_WARMUP_EPOCHS = 5.0
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """transformers' `TrainingArguments` with the paper's objective, augmentation and schedule.
+
+    Differs from the parent's defaults in: AdamW weight decay 0.05, 300 epochs, no gradient clipping, a learning rate
+    that follows from the global batch, and in what this trainer needs (no column is removed, metrics are counted
+    batch by batch).
+
+    Raises:
+        ValueError: from the constructor, when an option is out of its range or contradicts another.
+    """
+
+    distillation_type: DistillationType = field(
+        default="none", metadata={"help": "What to learn from the teacher: none, soft or hard (sec. 4)."}
+    )
+    distillation_weight: float = field(
+        default=0.5, metadata={"help": "Weight of the teacher's term in [0, 1]; the class head's is the rest."}
+    )
+    distillation_temperature: float = field(
+        default=3.0, metadata={"help": "Temperature of soft distillation, above 0 (the paper's is 3)."}
+    )
+    distillation_reduction: Reduction = field(
+        default="batchmean",
+        metadata={
+            "help": "Mean of the soft term: batchmean (the formula) or numel (official code; over classes too)."
+        },
+    )
+    mixup_alpha: float = field(default=0.8, metadata={"help": "Beta parameter of mixup; 0 turns it off."})
+    cutmix_alpha: float = field(default=1.0, metadata={"help": "Beta parameter of cutmix; 0 turns it off."})
+    mixup_switch_prob: float = field(
+        default=0.5, metadata={"help": "Probability of cutmix instead of mixup when both are on."}
+    )
+    label_smoothing: float = field(default=0.1, metadata={"help": "Smoothing of the true labels, in [0, 1)."})
+    random_augment: str = field(
+        default="rand-m9-mstd0.5-inc1", metadata={"help": "RandAugment policy in timm's notation, or none."}
+    )
+    color_jitter: float = field(
+        default=0.3, metadata={"help": "Strength of colour jitter; only without random_augment, as in timm."}
+    )
+    random_erase_prob: float = field(default=0.25, metadata={"help": "Probability of random erasing."})
+    crop_min_scale: float = field(
+        default=0.08, metadata={"help": "Smallest share of the image's area that a training crop takes, in (0, 1]."}
+    )
+    horizontal_flip_prob: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    repeated_augmentation: int = field(
+        default=3, metadata={"help": "Views of an image within an optimizer step; 1 turns repeating off."}
+    )
+    base_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate per 512 images of the global batch (5e-4 unless learning_rate is given)."},
+    )
+    learning_rate: float | None = field(  # type: ignore[assignment]  # set in __post_init__
+        default=None, metadata={"help": "Absolute peak learning rate, instead of base_learning_rate."}
+    )
+    lr_scheduler_type: SchedulerType | str = field(
+        default="cosine", metadata={"help": "Schedule; cosine is the paper's, with min_learning_rate at its end."}
+    )
+    min_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate at the end; not scaled."})
+    warmup_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the start; not scaled."})
+    warmup_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of linear warm-up (5 unless warmup_steps is given)."}
+    )
+    weight_decay: float = field(default=0.05, metadata={"help": "Decay of matrices; no bias, norm or token decays."})
+    num_train_epochs: float = field(default=300.0, metadata={"help": "Epochs; with repeats each sees fewer images."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 does not clip."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: views need their columns."})
+    batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be true: metrics are counted by batch."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Replace non-finite losses in the log; waits for the device at every step."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start anew in an output_dir that holds a run; its checkpoints are deleted."}
+    )
+
+    def __post_init__(self) -> None:
+        self._check_ranges()
+        self._check_unsupported()
+        super().__post_init__()
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # torch warns of pinned memory without a device
+        self._set_learning_rate()
+        self._set_warmup()
+        self._check_batch()
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    @property
+    def global_batch_size(self) -> int:
+        """Views of one optimizer step: all processes, all accumulation steps."""
+        return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+
+    def _check_ranges(self) -> None:
+        _check_choice("distillation_type", self.distillation_type, ("none", "soft", "hard"))
+        _check_choice("distillation_reduction", self.distillation_reduction, ("batchmean", "numel"))
+        _check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
+        for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):
+            _check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
+        for name in ("mixup_alpha", "cutmix_alpha", "color_jitter", "min_learning_rate", "warmup_learning_rate"):
+            _check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        for name in ("learning_rate", "base_learning_rate", "warmup_epochs"):
+            if getattr(self, name) is not None:
+                _check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        _check("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
+        _check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
+        _check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
+
+    def _check_unsupported(self) -> None:
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"`label_smoothing_factor` is {self.label_smoothing_factor}, but must be 0: it would smooth a second "
+                "time; use `label_smoothing`"
+            )
+        if self.remove_unused_columns or not self.batch_eval_metrics:
+            raise ValueError("`remove_unused_columns` must be false and `batch_eval_metrics` true; leave both out")
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"`train_sampling_strategy` is {self.train_sampling_strategy!r}, but must be 'random': the order of "
+                "views is a function of the seed and the epoch"
+            )
+        if self.random_augment != "none":
+            try:
+                if not self.random_augment.startswith("rand"):
+                    raise ValueError("it does not start with 'rand'")
+                rand_augment_transform(self.random_augment, {})
+            except (AssertionError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f"`random_augment` is {self.random_augment!r}, which is no RandAugment policy of timm "
+                    f"({error or 'unknown part'}); use one like 'rand-m9-mstd0.5-inc1', or 'none'"
+                ) from error
+
+    def _set_learning_rate(self) -> None:
+        if self.base_learning_rate is None and self.learning_rate is None:
+            self.base_learning_rate = PAPER_BASE_LEARNING_RATE
+        if self.base_learning_rate is None:
+            return
+        scaled = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
+        if self.learning_rate not in (None, scaled):
+            raise ValueError(
+                f"`learning_rate` is {self.learning_rate} but `base_learning_rate` {self.base_learning_rate} gives "
+                f"{scaled} for a global batch of {self.global_batch_size}; give only one of them"
+            )
+        self.learning_rate = scaled
+
+    def _set_warmup(self) -> None:
+        if self.warmup_epochs is None:
+            self.warmup_epochs = 0.0 if self.warmup_steps else PAPER_WARMUP_EPOCHS
+        elif self.warmup_epochs and self.warmup_steps:
+            raise ValueError(
+                f"`warmup_epochs` is {self.warmup_epochs} and `warmup_steps` {self.warmup_steps}; give only one"
+            )
+
+    def _check_batch(self) -> None:
+        if self.mixes and self.per_device_train_batch_size % 2:
+            raise ValueError(
+                f"`per_device_train_batch_size` is {self.per_device_train_batch_size}, but must be even, as mixup and "
+                "cutmix mix pairs; change it, or set `mixup_alpha` and `cutmix_alpha` to 0"
+            )
+
+
+def _check(name: str, value: float, allowed: Callable[[float], bool], description: str) -> None:
+    if not allowed(value):
+        raise ValueError(f"`{name}` is {value}, but must be {description}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` is {value!r}, but must be one of {', '.join(choices)}")
+
+
+@dataclass
+class ModelArguments:
+    """Student and teacher.
+
+    Raises:
+        ValueError: from the constructor, when no student or two are named.
+    """
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Weights to start from: Hub id, directory, or timm:NAME[@FILE] for a model of timm."},
+    )
+    variant: str | None = field(
+        default=None,
+        metadata={"help": "DeiT to train from scratch, such as deit_tiny_distilled_patch16_224."},
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Pixels; the position table of loaded weights is resized to it."}
+    )
+    drop_path_rate: float | None = field(
+        default=None, metadata={"help": "Stochastic depth of a DeiT student, in [0, 1); 0.1 in the paper."}
+    )
+    config_overrides: dict | str | None = field(
+        default=None, metadata={"help": 'Other fields of DeiTConfig for a variant, as JSON: {"hidden_size": 96}.'}
+    )
+    use_distillation_token: bool | None = field(
+        default=None,
+        metadata={
+            "help": "For loaded weights: whether the student has the token. By default as the weights have it, and "
+            "also when there is a teacher; false with a teacher is usual distillation."
+        },
+    )
+    teacher_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE]."}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.config_overrides, str):
+            self.config_overrides = json.loads(self.config_overrides)
+        if (self.model_name_or_path is None) == (self.variant is None):
+            raise ValueError(
+                f"`model_name_or_path` is {self.model_name_or_path} and `variant` is {self.variant}; give one: "
+                f"weights to start from, or a DeiT to train from scratch ({', '.join(VARIANTS)})"
+            )
+        if self.config_overrides and self.variant is None:
+            raise ValueError("`config_overrides` changes a `variant`; loaded weights have the sizes that they have")
+
+
+@dataclass
+class DataArguments:
+    """Where images and labels come from; the names are those of transformers' `run_image_classification.py`.
+
+    Raises:
+        ValueError: from the constructor, when no source is named, or two.
+    """
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id, builder, local directory of parquet files or class folders, or digits: scikit-learn's "
+            "handwritten digits, which need no download."
+        },
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
+    train_dir: str | None = field(default=None, metadata={"help": "Folder with one sub-folder of images per class."})
+    validation_dir: str | None = field(default=None, metadata={"help": "The same for evaluation."})
+    train_split: str = field(default="train", metadata={"help": "Name of the training split."})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "Name of the evaluation split; validation, else test, by default."}
+    )
+    image_column_name: str = field(default="image", metadata={"help": "Column that holds the images."})
+    label_column_name: str = field(default="label", metadata={"help": "Column that holds the class indices or names."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first so many."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first so many."})
+
+    def __post_init__(self) -> None:
+        folders = self.train_dir is not None or self.validation_dir is not None
+        if (self.dataset_name is not None) == folders:
+            raise ValueError(
+                f"`dataset_name` is {self.dataset_name}, `train_dir` {self.train_dir} and `validation_dir` "
+                f"{self.validation_dir}; give either a dataset or folders"
+            )
+        for name in ("max_train_samples", "max_eval_samples"):
+            if getattr(self, name) is not None:
+                _check(name, getattr(self, name), lambda v: v >= 1, "1 or more")

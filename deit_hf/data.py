@@ -1,0 +1,170 @@
+"""Datasets of images and labels as views: a key goes in, normalised pixels come out, the same ones every time.
+
+Takes plain `datasets` with an image and a label column. Which keys come in which order is in sampling.py.
+"""
+
+import contextlib
+import io
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+import PIL
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers.image_utils import load_image
+
+from .mixing import Mixing
+from .sampling import ViewKey
+from .transforms import View
+
+_STREAM = 0  # keeps the views' random numbers apart from those of the mixing and the sampler
+
+
+class ImageDataset:
+    """Pictures and labels by index, checked once so that training does not find out at step 900.
+
+    Attributes:
+        num_classes: classes that labels may take.
+
+    Raises:
+        TypeError: not a map-style `datasets.Dataset`, or labels that are not integers.
+        ValueError: a missing column, no rows, or a label outside [0, num_classes).
+    """
+
+    def __init__(self, dataset: datasets.Dataset, *, image_column_name: str, label_column_name: str, num_classes: int):
+        if not isinstance(dataset, datasets.Dataset):
+            raise TypeError(
+                f"the dataset is a {type(dataset).__name__}, but must be a `datasets.Dataset`; for other sources use "
+                "`datasets.Dataset.from_list` or `from_generator`"
+            )
+        for name in (image_column_name, label_column_name):
+            if name not in dataset.column_names:
+                raise ValueError(
+                    f"the dataset has no column `{name}`, only {', '.join(dataset.column_names)}; "
+                    "name the columns with `image_column_name` and `label_column_name`"
+                )
+        if len(dataset) == 0:
+            raise ValueError("the dataset has no rows; check the split and `max_train_samples`/`max_eval_samples`")
+        self.num_classes = num_classes
+        self.labels = _checked_labels(dataset, label_column_name, num_classes)
+        image_column = dataset.select_columns([image_column_name])
+        if isinstance(dataset.features[image_column_name], datasets.Image):
+            image_column = image_column.cast_column(image_column_name, datasets.Image(decode=False))
+        self._image_column, self._image_column_name = image_column, image_column_name
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image:
+        """The picture in row `index`, as RGB.
+
+        Raises:
+            ValueError: it cannot be decoded; names the row and the file.
+        """
+        return decode_image(self._image_column[index][self._image_column_name], f"row {index} of the dataset")
+
+
+def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int) -> np.ndarray:
+    labels = np.asarray(dataset.select_columns([name]).with_format("numpy")[:][name])
+    if labels.dtype.kind not in "iu":
+        raise TypeError(
+            f"column `{name}` holds {dataset.features[name]}, but labels must be integers without gaps in the column; "
+            f"make class indices with `dataset.class_encode_column('{name}')`"
+        )
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        raise ValueError(
+            f"row {outside[0]} has label {labels[outside[0]]}, but the model has {num_classes} classes, so labels "
+            f"must be in [0, {num_classes - 1}] ({len(outside)} such rows); set `num_labels` or mend the data"
+        )
+    return labels.astype(np.int64)
+
+
+def decode_image(source: Any, where: str) -> Image:
+    """An RGB picture from what a dataset row, a file path or a URL holds; EXIF rotation is applied.
+
+    Args:
+        source: `{"bytes", "path"}` of an undecoded `datasets.Image`, a PIL image, a path or a URL.
+        where: names the source in the error.
+
+    Raises:
+        ValueError: it cannot be read or decoded.
+    """
+    path = source.get("path") if isinstance(source, dict) else source if isinstance(source, str) else None
+    try:
+        if isinstance(source, dict):
+            source = PIL.Image.open(path if source["bytes"] is None else io.BytesIO(source["bytes"]))
+        return load_image(source)
+    except (OSError, ValueError, TypeError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        named = f"{where} ({path})" if path and path != where else where
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{named} is not an image that can be decoded: {reason[:200]}; mend or remove it") from error
+
+
+@contextlib.contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Seeds the random streams that image transforms draw from (python, numpy, torch), and restores them after."""
+    words = np.random.SeedSequence(entropy).generate_state(4)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(words[2])
+    torch.default_generator.manual_seed(int(words[3]))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class TrainingViews(Dataset):
+    """Random views by key; a view is a pure function of (seed, epoch, index, repeat)."""
+
+    def __init__(self, images: ImageDataset, view: View, *, seed: int):
+        self.images, self.view, self.seed = images, view, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: ViewKey) -> dict[str, Any]:
+        image = self.images.image(key.index)
+        with seeded(self.seed, _STREAM, key.epoch, key.index, key.repeat):
+            pixel_values = self.view(image)
+        return {"pixel_values": pixel_values, "labels": self.images.labels[key.index], "key": key}
+
+
+class EvaluationViews(Dataset):
+    """The one evaluation view of each image, by index."""
+
+    def __init__(self, images: ImageDataset, view: View):
+        self.images, self.view = images, view
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"pixel_values": self.view(self.images.image(index)), "labels": self.images.labels[index]}
+
+
+class ViewCollator:
+    """Batches views; training views are mixed on the way.
+
+    Returns `pixel_values` (B, channels, height, width), `labels` (B,), and for mixed views `mix_ratios` (B,): the
+    share that each image kept, its partner being its neighbour (mixing.py).
+    """
+
+    def __init__(self, mixing: Mixing):
+        self.mixing = mixing
+
+    def __call__(self, views: list[dict[str, Any]]) -> dict[str, Tensor]:
+        pixel_values = torch.stack([view["pixel_values"] for view in views])  # (B, channels, height, width)
+        batch = {"pixel_values": pixel_values, "labels": torch.tensor([int(view["labels"]) for view in views])}
+        if "key" in views[0] and self.mixing.is_on:
+            positions = [view["key"].position for view in views]
+            batch["pixel_values"], batch["mix_ratios"] = self.mixing(pixel_values, views[0]["key"].epoch, positions)
+        return batch

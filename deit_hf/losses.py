@@ -1,0 +1,150 @@
+"""The distillation objective of arXiv:2012.12877 sec. 4, as plain functions of logits.
+
+Nothing here knows a model, a trainer or how targets were mixed (mixing.py).
+"""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+DistillationType = Literal["none", "soft", "hard"]
+Reduction = Literal["batchmean", "numel"]
+
+
+class ObjectiveTerms(NamedTuple):
+    """The objective and its two terms, each a scalar; `distillation` is None when there is no teacher."""
+
+    loss: Tensor
+    cls: Tensor
+    distillation: Tensor | None
+
+
+def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy with targets that are distributions, in nats, mean over the batch.
+
+    Source: the ground-truth term of sec. 4 under mixup, cutmix and smoothing; official main.py:359-365.
+
+    Args:
+        logits: (B, C), computed in float32 if of half precision.
+        targets: (B, C), rows sum to 1.
+
+    Returns:
+        Scalar >= 0.
+    """
+    _check_shapes(logits, targets, "targets")
+    return F.cross_entropy(_full_precision(logits), targets.to(_full_precision(logits).dtype))
+
+
+def soft_distillation_loss(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, reduction: Reduction = "batchmean"
+) -> Tensor:
+    """τ² KL(teacher || student) of the softened distributions, in nats.
+
+    Source: distillation term of the soft objective, sec. 4 (equation 2), without its weight λ.
+    Differs: as printed, the arguments of KL are (student, teacher); we follow the official losses.py:50-60
+    (pinned by test_soft_loss_is_kl_of_teacher_to_student).
+
+    Args:
+        student_logits: distillation head, (B, C), computed in float32 if of half precision.
+        teacher_logits: (B, C); no gradient flows into them.
+        temperature: τ > 0; 1 leaves the logits alone.
+        reduction: `batchmean` is the mean over B (the formula); `numel` also divides by C (official losses.py:60),
+            which makes the term C times smaller.
+
+    Returns:
+        Scalar >= 0; zero iff both softened distributions agree.
+
+    Raises:
+        ValueError: shapes differ (a teacher with other classes?), temperature <= 0, or an unknown reduction.
+    """
+    _check_shapes(student_logits, teacher_logits, "teacher_logits")
+    if temperature <= 0:
+        raise ValueError(f"`temperature` is {temperature}, but must be greater than 0")
+    if reduction not in ("batchmean", "numel"):
+        raise ValueError(f"`reduction` is {reduction!r}, but must be 'batchmean' or 'numel'")
+    student = (_full_precision(student_logits) / temperature).log_softmax(dim=-1)
+    teacher = (_full_precision(teacher_logits).detach() / temperature).log_softmax(dim=-1)
+    divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    return divergence * temperature**2 / (len(student) if reduction == "batchmean" else student.numel())
+
+
+def hard_distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Cross-entropy with the teacher's decision as label, in nats, mean over the batch.
+
+    Source: sec. 4 (equation 3), its second term without the factor 1/2; official losses.py:61-62. The teacher's label
+    is never smoothed.
+
+    Args:
+        student_logits: distillation head, (B, C), computed in float32 if of half precision.
+        teacher_logits: (B, C); only their argmax counts.
+
+    Returns:
+        Scalar >= 0.
+
+    Raises:
+        ValueError: shapes differ (a teacher with other classes?).
+    """
+    _check_shapes(student_logits, teacher_logits, "teacher_logits")
+    return F.cross_entropy(_full_precision(student_logits), teacher_logits.argmax(dim=-1))
+
+
+def distillation_objective(
+    cls_logits: Tensor,
+    distillation_logits: Tensor | None,
+    targets: Tensor,
+    teacher_logits: Tensor | None,
+    *,
+    distillation_type: DistillationType,
+    weight: float,
+    temperature: float,
+    reduction: Reduction = "batchmean",
+) -> ObjectiveTerms:
+    """(1 - w) CE(class head, targets) + w L(distillation head, teacher).
+
+    Source: sec. 4, equations 2 and 3; official losses.py:38-69. Without a distillation head both terms act on the
+    class head ("usual distillation", table 3). Without a teacher there is no second term, and a distillation head
+    learns from the targets as the class head does.
+
+    Args:
+        cls_logits: (B, C).
+        distillation_logits: (B, C), or None for a model without distillation token.
+        targets: (B, C), mixed and smoothed, rows sum to 1.
+        teacher_logits: (B, C), or None for `none`.
+        distillation_type: `none`, `soft` or `hard`.
+        weight: w in [0, 1] (λ of the paper).
+        temperature: τ > 0, for `soft`.
+        reduction: of `soft_distillation_loss`.
+
+    Raises:
+        ValueError: shapes differ, or an unknown type or value.
+    """
+    cls_loss = soft_target_cross_entropy(cls_logits, targets)
+    if distillation_type == "none":
+        if distillation_logits is None:
+            return ObjectiveTerms(cls_loss, cls_loss, None)
+        return ObjectiveTerms((cls_loss + soft_target_cross_entropy(distillation_logits, targets)) / 2, cls_loss, None)
+    if teacher_logits is None:
+        raise ValueError(f"`distillation_type` is {distillation_type!r} but there are no `teacher_logits`")
+    student_logits = cls_logits if distillation_logits is None else distillation_logits
+    if distillation_type == "soft":
+        distillation_loss = soft_distillation_loss(
+            student_logits, teacher_logits, temperature=temperature, reduction=reduction
+        )
+    elif distillation_type == "hard":
+        distillation_loss = hard_distillation_loss(student_logits, teacher_logits)
+    else:
+        raise ValueError(f"`distillation_type` is {distillation_type!r}, but must be 'none', 'soft' or 'hard'")
+    return ObjectiveTerms((1 - weight) * cls_loss + weight * distillation_loss, cls_loss, distillation_loss)
+
+
+def _full_precision(logits: Tensor) -> Tensor:
+    return logits.float() if logits.element_size() < 4 else logits
+
+
+def _check_shapes(student_logits: Tensor, other: Tensor, name: str) -> None:
+    if student_logits.shape != other.shape:
+        raise ValueError(
+            f"student logits are {tuple(student_logits.shape)} but `{name}` are {tuple(other.shape)}; both must be "
+            "(batch, classes) of the same label set"
+        )

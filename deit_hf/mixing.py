@@ -1,0 +1,143 @@
+"""Mixup, cutmix and label smoothing (arXiv:2012.12877 sec. 5 and table 9), free of how an epoch is cut into batches.
+
+Partners and ratios follow from positions in the epoch: positions 2k and 2k + 1 are partners, and each block of
+consecutive positions shares one draw. So the number of processes and of accumulation steps changes no mixed image.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_BLOCK_SIZE = 64  # images that share one draw: the official batch of one GPU for DeiT-B (README_deit.md:235)
+_STREAM = 1  # keeps this module's random numbers apart from those of the views
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of how to mix: `ratio` is the share that an image keeps, in [0, 1].
+
+    `box` is (top, bottom, left, right) in pixels, pasted from the partner; None blends whole images (mixup).
+    """
+
+    ratio: float
+    box: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How a training batch is mixed.
+
+    Source: official main.py:128-139 with timm's `Mixup(mode="batch")`: always on, mixup or cutmix by a coin.
+    Differs: the partner is the neighbour, not the mirror image in the local batch, and the block of one draw is cut
+    by position in the epoch (pinned by test_mixing_does_not_depend_on_how_the_epoch_is_cut).
+
+    Attributes:
+        mixup_alpha: both parameters of the Beta distribution of mixup's ratio; 0 turns mixup off.
+        cutmix_alpha: the same for cutmix.
+        switch_prob: probability of cutmix when both are on.
+        block_size: positions that share one draw.
+        seed: of the run.
+    """
+
+    mixup_alpha: float
+    cutmix_alpha: float
+    switch_prob: float
+    block_size: int
+    seed: int
+
+    @property
+    def is_on(self) -> bool:
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    def draw(self, epoch: int, block: int, image_size: tuple[int, int]) -> Draw:
+        """The draw of a block of positions; a pure function of its arguments and the seed."""
+        generator = np.random.default_rng((self.seed, _STREAM, epoch, block))
+        both = self.mixup_alpha > 0 and self.cutmix_alpha > 0
+        use_cutmix = generator.random() < self.switch_prob if both else self.cutmix_alpha > 0
+        alpha = self.cutmix_alpha if use_cutmix else self.mixup_alpha
+        ratio = float(generator.beta(alpha, alpha))
+        return _draw_box(generator, ratio, image_size) if use_cutmix else Draw(ratio)
+
+    def __call__(self, images: Tensor, epoch: int, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Mixes each image with its neighbour.
+
+        Args:
+            images: (B, channels, height, width); B even, in the order of `positions`.
+            epoch: number of the epoch.
+            positions: B consecutive positions in the epoch, the first one even.
+
+        Returns:
+            Mixed images, and the share (B,) that each image kept, for `mix_targets`.
+        """
+        mixed, ratios = torch.empty_like(images), torch.empty(len(images))
+        for block, part in self._blocks(positions):
+            draw = self.draw(epoch, block, (images.shape[2], images.shape[3]))
+            mixed[part] = mix_images(images[part], draw)
+            ratios[part] = draw.ratio
+        return mixed, ratios
+
+    def _blocks(self, positions: Sequence[int]) -> Iterator[tuple[int, slice]]:
+        """The blocks of positions that a batch covers, each with its part of the batch."""
+        first, end = positions[0], positions[-1] + 1
+        assert first % 2 == 0, positions
+        assert end - first == len(positions), positions
+        for block in range(first // self.block_size, (end - 1) // self.block_size + 1):
+            start = max(block * self.block_size, first)
+            stop = min((block + 1) * self.block_size, end)
+            yield block, slice(start - first, stop - first)
+
+
+def _draw_box(generator: np.random.Generator, ratio: float, image_size: tuple[int, int]) -> Draw:
+    """A box that covers 1 - ratio of the image, cut at its borders; the ratio is then the share really kept.
+
+    Source: CutMix (arXiv:1905.04899 sec. 3.1) as timm's `rand_bbox` and its corrected ratio.
+    """
+    spans = []
+    for size in image_size:
+        cut = int(size * np.sqrt(1 - ratio))
+        center = int(generator.integers(size))
+        spans.append((max(center - cut // 2, 0), min(center + (cut + 1) // 2, size)))
+    (top, bottom), (left, right) = spans
+    kept = 1 - (bottom - top) * (right - left) / (image_size[0] * image_size[1])
+    return Draw(kept, (top, bottom, left, right))
+
+
+def swap_partners(batch: Tensor) -> Tensor:
+    """Each row's partner: rows 2k and 2k + 1 change places, (B, ...) with B even."""
+    return batch.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def mix_images(images: Tensor, draw: Draw) -> Tensor:
+    """Images (B, channels, height, width), each mixed with its partner; B is even."""
+    partners = swap_partners(images)
+    if draw.box is None:
+        return torch.lerp(partners, images, draw.ratio)
+    top, bottom, left, right = draw.box
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
+    return mixed
+
+
+def mix_targets(labels: Tensor, ratios: Tensor | None, *, num_classes: int, smoothing: float) -> Tensor:
+    """Training targets (B, C) of labels (B,): smoothed one-hot rows, mixed with the partner's.
+
+    Source: timm's `mixup_target`, the official recipe's; smoothing ε takes ε and spreads it over all C classes.
+
+    Args:
+        labels: class indices (B,); B even when there are `ratios`.
+        ratios: share (B,) that each image kept, or None for unmixed images.
+        num_classes: C.
+        smoothing: ε in [0, 1).
+
+    Returns:
+        float32, rows sum to 1.
+    """
+    targets = F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes  # (B, C)
+    if ratios is None:
+        return targets
+    kept = ratios.to(targets)[:, None]
+    return targets * kept + swap_partners(targets) * (1 - kept)

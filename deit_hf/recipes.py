@@ -1,0 +1,106 @@
+"""Recipes: a YAML file of options, overridden by flags, read and written; and errors of one line for scripts."""
+
+import contextlib
+import dataclasses
+import difflib
+import enum
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+# Options that a repeated run must not take over: secrets, what depends on the machine, and what deletes or resumes.
+NOT_REPEATED = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint", "dataloader_pin_memory", "local_rank"}
+# Old names of transformers that only mirror new ones, and an object that is no option of a file.
+NOT_REPEATED |= {"gradient_checkpointing", "gradient_checkpointing_kwargs", "accelerator_config"}
+
+
+def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], description: str | None = None) -> tuple:
+    """Options from `[RECIPE.yaml] [--field value ...]`; a flag wins over the recipe, the recipe over the default.
+
+    Args:
+        dataclass_types: classes of options; together their fields are what a recipe may hold.
+        arguments: the command line without the program's name.
+        description: for `--help`.
+
+    Returns:
+        One instance of each class, in the same order.
+
+    Raises:
+        FileNotFoundError: there is no such recipe.
+        ValueError: the recipe is no YAML mapping or has an unknown key, or what the classes raise.
+    """
+    parser = HfArgumentParser(dataclass_types, description=description, allow_abbrev=False)
+    parser.add_argument("recipe", nargs="?", help="YAML file of options; flags override it")
+    known = {f.name for cls in dataclass_types for f in dataclasses.fields(cls) if f.init}
+    recipe = [argument for argument in arguments[:1] if not argument.startswith("-")]
+    if recipe:
+        parser.set_defaults(**read_recipe(recipe[0], known))
+    *parsed, _ = parser.parse_args_into_dataclasses(args=list(arguments), look_for_args_file=False)
+    return tuple(parsed)
+
+
+def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
+    """The options in a recipe file, all of them among the `known` names."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no recipe at `{path}`; the ones of this project are in scripts/recipes/")
+    try:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe `{path}` is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe `{path}` holds a {type(recipe).__name__}, but must hold lines of `option: value`")
+    for key in recipe:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=3)
+            hint = f"; did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else ""
+            raise ValueError(f"recipe `{path}` has the unknown option `{key}`{hint or '; see --help for all'}")
+    return recipe
+
+
+def write_recipe(path: str | Path, *options: Any) -> None:
+    """Writes what is in force as a recipe: each option of ours, and of transformers' what differs from its default.
+
+    The command that reads it repeats the run. Tokens are left out.
+    """
+    recipe: dict[str, Any] = {}
+    for group in options:
+        recipe.update(_options_in_force(group))
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    Path(path).write_text(f"# Options in force; repeat with: python scripts/train.py {path}\n{text}", encoding="utf-8")
+
+
+def _options_in_force(group: Any) -> dict[str, Any]:
+    values = {}
+    for option in dataclasses.fields(group):
+        value = getattr(group, option.name)
+        value = value.value if isinstance(value, enum.Enum) else value
+        default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
+        is_ours = not isinstance(group, TrainingArguments) or option.name in type(group).__annotations__
+        derived = option.name == "learning_rate" and group.base_learning_rate is not None
+        # transformers resolves many of its None into an empty value, which says no more
+        differs = value != default and (bool(value) or bool(default))
+        if option.name not in NOT_REPEATED and not derived and (is_ours or differs):
+            values[option.name] = value
+    return values
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns what a user can mend (wrong values, kinds, files) into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, datasets.exceptions.DatasetsError) as error:
+        logger.debug("the error in full", exc_info=True)
+        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+        # an error from a worker process carries its whole traceback; its last line is the error itself
+        line = lines[-1].partition("Error: ")[2] or lines[-1] if "Traceback" in str(error) else " ".join(lines)
+        sys.stderr.write(f"error: {line}\n")
+        raise SystemExit(2) from None

@@ -1,0 +1,323 @@
+"""The training of arXiv:2012.12877 on top of transformers' Trainer: student, teacher, views and objective together.
+
+Each idea has its own module: sampling, data, mixing, losses, teacher, evaluation, optimization. This one only
+connects them.
+"""
+
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+from .arguments import DistillationArguments
+from .configuration_deit import to_pair
+from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
+from .evaluation import HeadAccuracy
+from .losses import ObjectiveTerms, distillation_objective
+from .mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
+from .optimization import cosine_schedule_with_warmup, decay_parameter_names
+from .sampling import ViewSampler
+from .teacher import Teacher
+from .transforms import crop_size, evaluation_view, make_processor, training_view
+
+
+class DistillationTrainer(Trainer):
+    """Trains an image classifier of transformers, with or without a teacher, on plain `datasets`.
+
+    A model with a distillation head learns from the teacher on that head; any other model learns from labels and
+    teacher on its only head ("usual distillation", table 3).
+
+    Logs beside the parent's: `loss_cls`, and with a teacher `loss_distillation` and `teacher_agreement` (share of
+    views on which the head that learns from the teacher decides as it does), averaged over the same steps as `loss`.
+    Evaluation gives `eval_loss` and, for both heads and their mean, `eval_top1_cls`, `eval_top1_distillation`,
+    `eval_top1_average` and the same for `top5`; `eval_top1` and `eval_top5` for a model with one head.
+    """
+
+    args: DistillationArguments
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: DistillationArguments,
+        *,
+        teacher: Teacher | None = None,
+        train_dataset: datasets.Dataset | None = None,
+        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None = None,
+        processing_class: Any = None,
+        image_column_name: str = "image",
+        label_column_name: str = "label",
+        **kwargs: Any,
+    ):
+        """Checks that model, teacher, processor and data fit each other.
+
+        Args:
+            model: the student: a DeiT of this package, or any image classifier of transformers.
+            args: the recipe.
+            teacher: needed for, and only for, `distillation_type` soft and hard.
+            train_dataset: rows of image and label.
+            eval_dataset: the same, or several by name.
+            processing_class: image processor with the student's statistics; the paper's evaluation view by default.
+            image_column_name: column of images.
+            label_column_name: column of class indices.
+            kwargs: the parent's other arguments.
+
+        Raises:
+            TypeError: an argument is of another kind.
+            ValueError: two of them do not fit; names both.
+        """
+        if not isinstance(args, DistillationArguments):
+            raise TypeError(f"`args` is a {type(args).__name__}, but must be DistillationArguments")
+        processing_class = _checked_processor(processing_class, model)
+        self.teacher = _checked_teacher(teacher, args, model, processing_class)
+        self._columns = {"image_column_name": image_column_name, "label_column_name": label_column_name}
+        self._num_classes = model.config.num_labels
+        self._view_seed = args.seed if args.data_seed is None else args.data_seed
+        self._view_sampler: ViewSampler | None = None
+        self._terms: dict[str, Tensor] = {}
+        self._num_terms = 0
+        self.processing_class = processing_class  # the parent sets it too, but the views below need it already
+        super().__init__(
+            model,
+            args,
+            train_dataset=None if train_dataset is None else self._training_views(train_dataset, args),
+            eval_dataset=self._all_evaluation_views(eval_dataset),
+            processing_class=processing_class,
+            compute_metrics=kwargs.pop("compute_metrics", None) or HeadAccuracy(),
+            data_collator=ViewCollator(self._mixing(args)),
+            **kwargs,
+        )
+        # The objective is a mean over the local batch, so the parent must divide it by the accumulation steps.
+        # It would not for a model whose forward takes **kwargs.
+        self.model_accepts_loss_kwargs = False
+        self.label_names = ["labels"]
+        self.add_callback(_EpochOfViews(self))
+        if self.teacher is not None:
+            self.teacher.to(self.args.device)
+
+    # ---- the objective ----
+
+    def compute_loss(  # type: ignore[override]  # the parent's arguments, with what a batch here holds
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The objective of one batch of training views (sec. 4).
+
+        The parent would hand the labels to transformers' loss, which takes mixed targets for multi-label ones.
+        """
+        outputs = model(pixel_values=inputs["pixel_values"])
+        cls_logits, distillation_logits = (
+            outputs.get("cls_logits", outputs["logits"]),
+            outputs.get("distillation_logits"),
+        )
+        teacher_logits = self._teacher_logits(inputs["pixel_values"])  # of the mixed image, as official losses.py:47
+        targets = mix_targets(
+            inputs["labels"],
+            inputs.get("mix_ratios"),
+            num_classes=self._num_classes,
+            smoothing=self.args.label_smoothing,
+        )
+        terms = distillation_objective(
+            cls_logits,
+            distillation_logits,
+            targets,
+            teacher_logits,
+            distillation_type=self.args.distillation_type,
+            weight=self.args.distillation_weight,
+            temperature=self.args.distillation_temperature,
+            reduction=self.args.distillation_reduction,
+        )
+        self._count_terms(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
+        return (terms.loss, outputs) if return_outputs else terms.loss
+
+    def _teacher_logits(self, pixel_values: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        with self.accelerator.autocast():
+            return self.teacher(pixel_values)
+
+    def _count_terms(self, terms: ObjectiveTerms, student_logits: Tensor, teacher_logits: Tensor | None) -> None:
+        """Adds up what the log reports beside the loss, without waiting for the device."""
+        counted = {"loss_cls": terms.cls.detach()}
+        if terms.distillation is not None and teacher_logits is not None:
+            counted["loss_distillation"] = terms.distillation.detach()
+            agrees = student_logits.detach().argmax(dim=-1) == teacher_logits.argmax(dim=-1)
+            counted["teacher_agreement"] = agrees.float().mean()
+        self._terms = {name: self._terms.get(name, 0) + value for name, value in counted.items()}
+        self._num_terms += 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the objective's terms, over all processes, to each report of the training loss."""
+        if "loss" in logs and self._num_terms:
+            for name, total in self._terms.items():
+                logs[name] = self.accelerator.reduce(total / self._num_terms, reduction="mean").item()
+            self._terms, self._num_terms = {}, 0
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Logits of all heads on evaluation views; the parent would give the answer's only, or the training loss."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(pixel_values=inputs["pixel_values"])
+        loss = nn.functional.cross_entropy(outputs["logits"].float(), inputs["labels"])
+        if prediction_loss_only:
+            return loss, None, None
+        heads = [outputs[name] for name in ("logits", "cls_logits", "distillation_logits") if name in outputs]
+        return loss, tuple(heads) if len(heads) > 1 else heads[0], inputs["labels"]
+
+    # ---- optimisation ----
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """The parent would decay tokens and positions."""
+        return decay_parameter_names(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The paper's cosine with its unscaled first and last rate; another `lr_scheduler_type` is the parent's."""
+        if self.args.lr_scheduler_type != "cosine" or self.args.lr_scheduler_kwargs:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = cosine_schedule_with_warmup(
+                optimizer or self.optimizer,
+                num_warmup_steps=self._num_warmup_steps(num_training_steps),
+                num_steps=num_training_steps,
+                warmup_learning_rate=self.args.warmup_learning_rate,
+                min_learning_rate=self.args.min_learning_rate,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _num_warmup_steps(self, num_training_steps: int) -> int:
+        if self.args.warmup_steps or self._view_sampler is None:
+            return self.args.get_warmup_steps(num_training_steps)
+        assert self.args.warmup_epochs is not None
+        steps_in_epoch = len(self._view_sampler) // self._view_sampler.step_size
+        return int(self.args.warmup_epochs * steps_in_epoch)
+
+    # ---- data ----
+
+    def _mixing(self, args: DistillationArguments) -> Mixing:
+        return Mixing(
+            mixup_alpha=args.mixup_alpha,
+            cutmix_alpha=args.cutmix_alpha,
+            switch_prob=args.mixup_switch_prob,
+            block_size=min(MAX_BLOCK_SIZE, args.global_batch_size),
+            seed=self._view_seed,
+        )
+
+    def _training_views(self, dataset: datasets.Dataset, args: DistillationArguments) -> TrainingViews:
+        view = training_view(
+            crop_size(self.processing_class),
+            mean=tuple(self.processing_class.image_mean),
+            std=tuple(self.processing_class.image_std),
+            crop_min_scale=args.crop_min_scale,
+            horizontal_flip_prob=args.horizontal_flip_prob,
+            random_augment=args.random_augment,
+            color_jitter=args.color_jitter,
+            random_erase_prob=args.random_erase_prob,
+        )
+        images = ImageDataset(dataset, num_classes=self._num_classes, **self._columns)
+        return TrainingViews(images, view, seed=self._view_seed)
+
+    def _evaluation_views(self, dataset: datasets.Dataset) -> EvaluationViews:
+        images = ImageDataset(dataset, num_classes=self._num_classes, **self._columns)
+        return EvaluationViews(images, evaluation_view(self.processing_class))
+
+    def _all_evaluation_views(self, dataset: Any) -> Any:
+        if isinstance(dataset, dict):
+            return {name: self._evaluation_views(part) for name, part in dataset.items()}
+        return None if dataset is None else self._evaluation_views(dataset)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        """Keys of views in a global order, which Accelerate shares out; the parent's order knows no views."""
+        self._view_sampler = ViewSampler(
+            len(self.train_dataset),
+            step_size=self.get_total_train_batch_size(self.args),
+            num_repeats=self.args.repeated_augmentation,
+            seed=self._view_seed,
+        )
+        return self._view_sampler
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As the parent's, for plain `datasets` too."""
+        if isinstance(eval_dataset, datasets.Dataset):
+            eval_dataset = self._evaluation_views(eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As the parent's, for plain `datasets` too."""
+        if isinstance(test_dataset, datasets.Dataset):
+            test_dataset = self._evaluation_views(test_dataset)
+        return super().get_test_dataloader(test_dataset)
+
+
+class _EpochOfViews(TrainerCallback):
+    """Tells the sampler its epoch; the parent's way ends at a sampler that skips batches on several processes."""
+
+    def __init__(self, trainer: DistillationTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.trainer._view_sampler is not None
+        self.trainer._view_sampler.set_epoch(int(state.epoch))
+
+
+def _checked_processor(processing_class: Any, model: PreTrainedModel) -> Any:
+    """The processor, or the paper's; its size must be the model's."""
+    image_size = getattr(model.config, "image_size", None)
+    if processing_class is None:
+        if image_size is None:
+            raise ValueError(
+                f"{type(model).__name__} does not say its image size; pass "
+                "`processing_class=deit_hf.transforms.make_processor(image_size)`"
+            )
+        return make_processor(image_size)
+    given = crop_size(processing_class)
+    if image_size is not None and given != to_pair(image_size):
+        raise ValueError(
+            f"the image processor gives {given[0]}x{given[1]} pixels but the model expects {image_size}; use "
+            f"`deit_hf.transforms.make_processor({image_size})`, or load the model with `image_size={given[0]}`"
+        )
+    return processing_class
+
+
+def _checked_teacher(
+    teacher: Teacher | None, args: DistillationArguments, model: PreTrainedModel, processing_class: Any
+) -> Teacher | None:
+    """The teacher, which must be there iff the objective needs it, and must know the student's pixels and labels."""
+    if teacher is None:
+        if args.distillation_type != "none":
+            raise ValueError(
+                f"`distillation_type` is {args.distillation_type!r} but there is no teacher; pass `teacher=`, or set "
+                "`distillation_type` to 'none'"
+            )
+        return None
+    if not isinstance(teacher, Teacher):
+        raise TypeError(
+            f"`teacher` is a {type(teacher).__name__}, but must be a deit_hf.Teacher; wrap it: "
+            "Teacher(module, mean=..., std=..., image_size=...) or Teacher.from_pretrained(source, student_config=...)"
+        )
+    if args.distillation_type == "none":
+        raise ValueError(
+            "there is a teacher but `distillation_type` is 'none'; set it to 'hard' or 'soft', or drop the teacher"
+        )
+    statistics = (tuple(processing_class.image_mean), tuple(processing_class.image_std))
+    if statistics != (teacher.student_mean, teacher.student_std):
+        raise ValueError(
+            f"the student's pixels have mean {statistics[0]} and std {statistics[1]}, but the teacher was told "
+            f"{teacher.student_mean} and {teacher.student_std}; make it with `student_mean=` and `student_std=`"
+        )
+    teacher.match_labels(model.config)
+    return teacher

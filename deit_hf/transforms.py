@@ -1,0 +1,112 @@
+"""From a picture to pixels: the training view of the paper's recipe, the evaluation view, and the processor.
+
+Training views use timm's transforms, which are the official recipe's own (official datasets.py:79-112). Mixing works
+on batches and is in mixing.py; how a view gets its random numbers is in data.py.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import timm.data
+from PIL.Image import Image, Resampling
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from transformers import DeiTImageProcessor
+
+from .configuration_deit import to_pair
+
+CROP_RATIO = 0.875  # official main.py: --eval-crop-ratio; the centre crop's share of the resized short side
+
+View = Callable[[Image], Tensor]
+
+
+def make_processor(
+    image_size: int | tuple[int, int],
+    *,
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
+) -> DeiTImageProcessor:
+    """The evaluation view as transformers' processor: short side to size / 0.875, bicubic, centre crop, normalise.
+
+    Source: official datasets.py:98-108. Differs from `DeiTImageProcessor()`, which squashes to 256x256 and
+    normalises with mean and std 0.5.
+
+    Args:
+        image_size: pixels of the crop, one number or (height, width).
+        mean: per channel, of pixels in [0, 1].
+        std: per channel.
+    """
+    height, width = to_pair(image_size)
+    return DeiTImageProcessor(
+        do_resize=True,
+        size={"shortest_edge": int(max(height, width) / CROP_RATIO)},
+        resample=Resampling.BICUBIC,
+        do_center_crop=True,
+        crop_size={"height": height, "width": width},
+        do_rescale=True,
+        do_normalize=True,
+        image_mean=list(mean),
+        image_std=list(std),
+    )
+
+
+def crop_size(processor: Any) -> tuple[int, int]:
+    """(height, width) in pixels of what a transformers image processor gives.
+
+    Raises:
+        ValueError: the processor does not fix the size.
+    """
+    size = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
+    if "height" in size and "width" in size:
+        return size["height"], size["width"]
+    raise ValueError(
+        f"the image processor's size is {dict(size)}, which does not fix height and width; "
+        "use `deit_hf.transforms.make_processor(image_size)`"
+    )
+
+
+def evaluation_view(processor: Any) -> View:
+    """The view that the processor, and with it a pipeline, gives of an image: (channels, height, width)."""
+    return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def training_view(
+    image_size: tuple[int, int],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    crop_min_scale: float,
+    horizontal_flip_prob: float,
+    random_augment: str,
+    color_jitter: float,
+    random_erase_prob: float,
+) -> View:
+    """A random view of an image, (channels, height, width), normalised.
+
+    Source: table 9 and official main.py:96-123: bicubic random-resized crop, flip, RandAugment in timm's meaning,
+    per-pixel random erasing after normalisation.
+
+    Args:
+        image_size: (height, width) in pixels.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel.
+        crop_min_scale: smallest share of the image's area that a crop takes, in (0, 1]; the largest is 1.
+        horizontal_flip_prob: in [0, 1].
+        random_augment: timm's policy, such as `rand-m9-mstd0.5-inc1`; `none` for no policy.
+        color_jitter: strength; only without a policy, as in timm.
+        random_erase_prob: in [0, 1].
+    """
+    return timm.data.create_transform(
+        (3, *image_size),
+        is_training=True,
+        scale=(crop_min_scale, 1.0),
+        hflip=horizontal_flip_prob,
+        auto_augment=None if random_augment == "none" else random_augment,
+        color_jitter=color_jitter or None,
+        interpolation="bicubic",
+        mean=mean,
+        std=std,
+        re_prob=random_erase_prob,
+        re_mode="pixel",
+        re_count=1,
+    )

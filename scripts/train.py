@@ -1,0 +1,22 @@
+"""Trains a model by a recipe: python scripts/train.py RECIPE.yaml [--option value ...]
+
+Options override the recipe. Several processes: accelerate launch scripts/train.py RECIPE.yaml
+"""
+
+import logging
+import sys
+
+from deit_hf.arguments import DataArguments, DistillationArguments, ModelArguments
+from deit_hf.recipes import one_line_errors, parse_recipe
+from deit_hf.training import train
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    with one_line_errors():
+        options = parse_recipe((ModelArguments, DataArguments, DistillationArguments), sys.argv[1:], __doc__)
+        train(*options)
+
+
+if __name__ == "__main__":
+    main()
