@@ -3,9 +3,13 @@
 Prints top-1 and top-5, of both heads and their mean if the model has two, and writes them with --output_file.
 """
 
+import sys
+
+sys.path.pop(0)  # this folder has an evaluate.py, which would hide the `evaluate` library
+
+
 import json
 import logging
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -3,6 +3,11 @@
 IMAGE is a path or a URL of any picture that Pillow reads.
 """
 
+import sys
+
+sys.path.pop(0)  # this folder has an evaluate.py, which would hide the `evaluate` library
+
+
 import argparse
 import logging
 

@@ -3,8 +3,12 @@
 Options override the recipe. Several processes: accelerate launch scripts/train.py RECIPE.yaml
 """
 
-import logging
 import sys
+
+sys.path.pop(0)  # this folder has an evaluate.py, which would hide the `evaluate` library
+
+
+import logging
 
 from deit_hf.arguments import DataArguments, DistillationArguments, ModelArguments
 from deit_hf.recipes import one_line_errors, parse_recipe
