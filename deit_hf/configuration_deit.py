@@ -66,7 +66,7 @@ class DeiTConfig(transformers.DeiTConfig):
 
     keys_to_ignore_at_inference = ["cls_logits", "distillation_logits", "hidden_states", "attentions"]
 
-    def __post_init__(self, **kwargs: Any):
+    def __post_init__(self, **kwargs: Any) -> None:
         if kwargs.pop("model_type", self.model_type) == "vit":
             self.use_distillation_token = False
         super().__post_init__(**kwargs)

@@ -8,14 +8,12 @@ import argparse
 import copy
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +22,7 @@ from .configuration_deit import DeiTConfig, to_pair
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 
 Classifier = DeiTForImageClassification | DeiTForImageClassificationWithTeacher
-_CLASSES = (DeiTForImageClassification, DeiTForImageClassificationWithTeacher)
+_CLASSES: Any = (DeiTForImageClassification, DeiTForImageClassificationWithTeacher)
 
 # Official name (facebookresearch/deit at 7e160fe, and timm) | ours with a distillation token | other names of it.
 # `#` is the layer, `*` stands for weight and bias. LayerScale has no name here: it is folded into its projection.
@@ -45,44 +43,34 @@ _NAMES = (
     ("head.*", "cls_classifier.*", "head.layers.head.*"),
     ("head_dist.*", "distillation_classifier.*", "head.layers.head_dist.*"),
 )
-_SCALED_BY = {"gamma_1": "attn.proj", "gamma_2": "mlp.fc2"}
-
-# What every DeiT has and its sizes are read from, with the number of dimensions.
+_SCALE_OF = {"attn.proj": "gamma_1", "mlp.fc2": "gamma_2"}
+# What every DeiT has, and its sizes are read from: name and number of dimensions.
 _LANDMARKS = {"cls_token": 3, "pos_embed": 3, "patch_embed.proj.weight": 4, "blocks.0.mlp.fc1.weight": 2}
 
-# Where training checkpoints keep the weights: official main.py:331-339, timm, mmpretrain. The official evaluation reads
-# `model`, so averaged weights are taken only where there are no others.
+# Where training checkpoints keep the weights: official main.py, timm and mmpretrain. The official evaluation is that
+# of `model`, so averaged weights are taken only where there are no others.
 _WEIGHT_ENTRIES = ("model", "state_dict", "model_ema", "state_dict_ema")
 
-# Official training checkpoints carry their arguments, with a path in them when they ran under a scheduler. A pure path
-# touches no files and exists on every system.
-_HARMLESS = [
-    argparse.Namespace,
-    (PurePosixPath, "pathlib.PosixPath"),
-    (PurePosixPath, "pathlib._local.PosixPath"),
-]
+# Official checkpoints carry their arguments, a path among them (run_with_submitit.py); a pure path touches no file.
+_HARMLESS: list[Any] = [argparse.Namespace, *((PurePosixPath, f"pathlib.{part}PosixPath") for part in ("", "_local."))]
 
 
 def convert_checkpoint(
-    checkpoint: str | os.PathLike[str] | Mapping[str, Any] | nn.Module,
-    *,
-    config: DeiTConfig | None = None,
-    **overrides: Any,
+    checkpoint: str | Path | Mapping[str, Any] | nn.Module, *, config: DeiTConfig | None = None, **overrides: Any
 ) -> Classifier:
     """A model of this package, with the weights of an official, timm or mmpretrain checkpoint.
 
-    Source: names of facebookresearch/deit models.py and models_v2.py, timm models/deit.py, and
-    open-mmlab/mmpretrain models/backbones/deit.py; the order class token, distillation token, patches is the same.
+    Source: names of facebookresearch/deit models.py and models_v2.py, timm deit.py, mmpretrain backbones/deit.py.
     Differs: LayerScale of DeiT III is multiplied into the projections before it, and its class token gets a position
-    of zeros; the logits are the same (test_deit3_with_layer_scale_gives_equal_logits).
+    of zeros; the logits are the same (test_deit3_folds_into_a_plain_vit_with_equal_logits).
 
     Args:
-        checkpoint: path of a `.pth` or `.safetensors` file, the state dict in it, or a timm model. Files are never
-            unpickled freely: tensors, plain values and `argparse.Namespace` are all that is read.
-        config: used instead of the configuration read from the shapes of the tensors.
-        overrides: arguments of `DeiTConfig` that shapes cannot tell: `id2label`; `image_size=(height, width)` in
-            pixels when the grid of patches is not square; `num_attention_heads` when heads are not 64 wide (both are
-            known for a timm model); `num_labels=0` for a checkpoint without a head.
+        checkpoint: path of a `.pth` or `.safetensors` file, the state dict in it, or a timm model. Of a file only
+            tensors, plain values and `argparse.Namespace` are read; nothing in it is run.
+        config: used instead of the one that the shapes of the tensors tell.
+        overrides: arguments of `DeiTConfig` that shapes do not tell: `id2label`; `image_size=(height, width)` in
+            pixels if the grid of patches is not square, `num_attention_heads` if heads are not 64 wide (a timm model
+            tells both); `num_labels=0` for a checkpoint without a head.
 
     Returns:
         `DeiTForImageClassificationWithTeacher` if the checkpoint has a distillation token, else a plain
@@ -90,9 +78,9 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: no file at this path.
-        TypeError: `checkpoint` is none of the four kinds.
-        ValueError: the file is damaged, or holds code; names or shapes are not those of a DeiT; a size cannot be
-            told; `config` and `overrides` are both given; a timm model does not compute what its tensors say.
+        TypeError: `checkpoint` is none of the three kinds.
+        ValueError: the file is damaged or holds code; names or shapes are not those of a DeiT, or leave a size open;
+            `config` and `overrides` are both given; a timm model does not compute what its tensors say.
     """
     if config is not None and overrides:
         raise ValueError(f"`config` and {', '.join(f'`{name}`' for name in overrides)} were both given; pass one")
@@ -111,11 +99,9 @@ def convert_checkpoint(
 def to_timm_state_dict(model: Classifier) -> dict[str, Tensor]:
     """The weights under official names, with query, key and value fused; timm and the official code load it strictly.
 
-    Args:
-        model: plain, or with teacher. Its number of heads, image size and norm epsilon are in its config alone.
-
     Returns:
-        Copies on the CPU, in the model's type; for a model with teacher `head` and `head_dist` are both there.
+        Copies on the CPU in the model's type, `head` and `head_dist` apart. What the config alone says is not in them:
+        the number of heads, a grid of patches that is not square, the norm's epsilon.
 
     Raises:
         TypeError: another kind of model.
@@ -125,41 +111,30 @@ def to_timm_state_dict(model: Classifier) -> dict[str, Tensor]:
         raise TypeError(f"`model` is a {type(model).__name__}, but must be one of this package's image classifiers")
     config = model.config
     if config.use_distillation_token and isinstance(model, DeiTForImageClassification):
-        raise ValueError(
-            "`model` has a distillation token but no distillation head, which official DeiTs do not come in; "
-            "convert a DeiTForImageClassificationWithTeacher, or a model with `use_distillation_token=False`"
-        )
+        raise ValueError("`model` has a distillation token without a head on it, which no official DeiT has")
     if config.hidden_act != "gelu":
         raise ValueError(f"`hidden_act` is {config.hidden_act!r}, but official DeiTs compute 'gelu'")
     state = model.state_dict()
-    return {
-        official: torch.cat([state[name] for name in ours]).to("cpu", copy=True)
-        for official, ours in name_table(config).items()
-    }
+    return {official: torch.cat([state[name] for name in ours]).cpu() for official, ours in name_table(config).items()}
 
 
-def export_checkpoint(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Writes a saved model (directory or Hub id) as one safetensors file with official names, for timm.
-
-    Args:
-        source: saved by this package or by transformers.
-        path: the file to write.
+def export_checkpoint(source: str | Path, path: str | Path) -> None:
+    """Writes a saved model (a directory) as one safetensors file with official names, for timm.
 
     Raises:
-        OSError: no model at `source`.
-        ValueError: it is no DeiT or ViT classifier, some of its weights are missing, or `to_timm_state_dict` refuses.
+        FileNotFoundError: no model at `source`.
+        ValueError: it is no DeiT or ViT, lacks weights, or `to_timm_state_dict` refuses.
     """
-    architecture = (DeiTConfig.from_pretrained(source).architectures or ["unknown"])[0].replace("ViT", "DeiT", 1)
-    classes = {cls.__name__: cls for cls in _CLASSES}
-    if architecture not in classes:
-        raise ValueError(f"`{source}` holds a `{architecture}`, but must hold an image classifier")
-    model, info = classes[architecture].from_pretrained(source, output_loading_info=True)
+    if not Path(source, "config.json").is_file():
+        raise FileNotFoundError(f"no saved model at `{source}`: there is no `{Path(source, 'config.json')}`")
+    has_token = DeiTConfig.from_pretrained(source).use_distillation_token
+    model, info = _CLASSES[has_token].from_pretrained(source, output_loading_info=True)
     if info["missing_keys"]:
-        raise ValueError(f"`{source}` is not complete: it lacks {_listed(info['missing_keys'])}")
+        raise ValueError(f"`{source}` is no complete classifier: it lacks {_listed(sorted(info['missing_keys']))}")
     save_file(to_timm_state_dict(model), path, metadata={"format": "pt"})
 
 
-def read_labels(path: str | os.PathLike[str]) -> dict[int, str]:
+def read_labels(path: str | Path) -> dict[int, str]:
     """Class names by index, as `id2label`, from a text file (a line per class) or JSON (a list, or index to name).
 
     Raises:
@@ -169,31 +144,27 @@ def read_labels(path: str | os.PathLike[str]) -> dict[int, str]:
     text = Path(path).read_text(encoding="utf-8")
     try:
         names = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
-        if isinstance(names, dict):
-            names = [names[str(index)] for index in range(len(names))]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"`{path}` is no list of names, and no table of names by index 0, 1, ...: {error}") from error
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError(f"`{path}` must hold a name for each class, in the order of the classes, and none empty")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`{path}` is no JSON: {error}") from error
+    if isinstance(names, dict):
+        names = [names.get(str(index)) for index in range(len(names))]
+    if not names or not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"`{path}` must name each class in order, or by index from 0 on, and leave none empty")
     return {index: name.strip() for index, name in enumerate(names)}
 
 
 def name_table(config: DeiTConfig) -> dict[str, list[str]]:
     """Official name of each tensor of such a model -> ours; three for the fused query, key and value."""
+    absent: tuple[str, ...] = () if config.use_distillation_token else ("dist_token", "head_dist.")
+    absent += () if config.num_labels else ("head.", "head_dist.")
     table = {}
     for official, ours, *_ in _rows(config.num_hidden_layers):
-        is_absent = (
-            not ours
-            or (not config.use_distillation_token and official.startswith(("dist_token", "head_dist")))
-            or (not config.qkv_bias and official.endswith("qkv.bias"))
-            or (config.num_labels == 0 and official.startswith("head"))
-        )
-        if is_absent:
+        if not ours or official.startswith(absent) or (official.endswith("qkv.bias") and not config.qkv_bias):
             continue
         if not config.use_distillation_token:
             ours = ours.replace("deit.", "vit.").replace("cls_classifier.", "classifier.")
-        table[official] = [ours.replace(".qkv.", f".{part}.") for part in ("query", "key", "value")]
-        table[official] = list(dict.fromkeys(table[official]))
+        parts = ("query", "key", "value") if ".qkv." in ours else ("",)
+        table[official] = [ours.replace("qkv", part) for part in parts]
     return table
 
 
@@ -211,15 +182,11 @@ def _open(checkpoint: Any) -> tuple[str, Any]:
         return f"the {type(checkpoint).__name__}", checkpoint.state_dict()
     if isinstance(checkpoint, Mapping):
         return "the state dict", checkpoint
-    if not isinstance(checkpoint, str | os.PathLike):
-        raise TypeError(
-            f"`checkpoint` is a {type(checkpoint).__name__}, but must be a path, a state dict or a timm model"
-        )
+    if not isinstance(checkpoint, str | Path):
+        raise TypeError(f"`checkpoint` is a {type(checkpoint).__name__}, not a path, a state dict or a timm model")
     path = Path(checkpoint)
-    if path.is_dir():
-        raise ValueError(f"`{path}` is a directory; pass the file in it (`from_pretrained` reads transformers' own)")
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at `{path}`")
+        raise FileNotFoundError(f"no file at `{path}`; pass a `.pth` or `.safetensors` file, no directory")
     return f"`{path}`", _read_file(path)
 
 
@@ -230,35 +197,29 @@ def _read_file(path: Path) -> Any:
             return load_file(path)
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ValueError(f"`{path}` is damaged, or no safetensors file: {error}") from error
     except Exception as error:  # bytes of any kind come here: a damaged pickle fails in a dozen ways
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
-                f"`{path}` holds `{refused[1]}`, which is not weights and could run code: it was not opened; if you "
-                "trust its source, have the weights alone saved there (`torch.save(model.state_dict(), path)`)"
+                f"`{path}` holds `{refused[1]}`, which is no weight and could run code, so it was not opened; ask for "
+                "a file of weights alone, as `torch.save(model.state_dict(), path)` writes it"
             ) from error
-        raise ValueError(f"`{path}` is damaged, or no PyTorch checkpoint ({type(error).__name__})") from error
+        raise ValueError(f"`{path}` is damaged, or no checkpoint ({type(error).__name__})") from error
 
 
 def _official_state_dict(loaded: Any, source: str) -> dict[str, Tensor]:
     """The tensors in float32, under official names, from whatever a checkpoint is wrapped in."""
     if isinstance(loaded, Mapping):
-        nested = [loaded[name] for name in _WEIGHT_ENTRIES if isinstance(loaded.get(name), Mapping)]
-        loaded = nested[0] if nested else loaded
+        loaded = next((loaded[name] for name in _WEIGHT_ENTRIES if isinstance(loaded.get(name), Mapping)), loaded)
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(x, Tensor) for x in loaded.values()):
-        holds = _listed(loaded) if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
-        raise ValueError(f"{source} holds no state dict (tensors by name), but {holds}")
+        found = loaded if isinstance(loaded, Mapping) else [type(loaded).__name__]
+        raise ValueError(f"{source} holds no state dict (tensors by name), but {_listed(found)}")
     # wrappers for several processes and compiled models put their own name first
-    state = {re.sub(r"^((module|_orig_mod)\.)+", "", name): x.float().cpu() for name, x in loaded.items()}
-    others = {other: official for official, _, *names in _rows(_depth(state)) for other in names}
-    state = {others.get(name, name): tensor for name, tensor in state.items()}
+    state = {re.sub(r"^((module|_orig_mod)\.)+", "", name): x.detach().float().cpu() for name, x in loaded.items()}
+    official_names = {other: official for official, _, *others in _rows(_depth(state)) for other in others}
+    state = {official_names.get(name, name): tensor for name, tensor in state.items()}
     lacking = [name for name, ndim in _LANDMARKS.items() if name not in state or state[name].ndim != ndim]
     if lacking:
-        raise ValueError(
-            f"{source} is no official, timm or mmpretrain DeiT: it lacks {_listed(lacking)}; it holds {_listed(state)}"
-        )
+        raise ValueError(f"{source} is no DeiT: it lacks {_listed(lacking)} and holds {_listed(state)}")
     return state
 
 
@@ -276,58 +237,39 @@ def _listed(names: Iterable[str]) -> str:
 def _infer_config(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeiTConfig:
     """The configuration that the shapes tell; `settings` are known otherwise and win."""
     hidden_size, num_channels, *patch_size = state["patch_embed.proj.weight"].shape
+    if hidden_size % 64 and "num_attention_heads" not in settings:
+        raise ValueError(f"a width of {hidden_size} is not made of heads 64 wide; pass `num_attention_heads`")
     inferred = {
         "hidden_size": hidden_size,
+        "num_attention_heads": hidden_size // 64,
         "num_channels": num_channels,
         "patch_size": _one_or_pair(patch_size),
+        "image_size": _infer_image_size(state, patch_size),
         "num_hidden_layers": _depth(state),
         "intermediate_size": state["blocks.0.mlp.fc1.weight"].shape[0],
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
         "use_distillation_token": "dist_token" in state,
     }
-    if "num_attention_heads" not in settings:
-        inferred["num_attention_heads"] = _infer_num_heads(hidden_size)
-    if "image_size" not in settings:
-        inferred["image_size"] = _infer_image_size(state, patch_size)
+    num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
     if "id2label" in settings:
-        settings = {"label2id": {name: index for index, name in settings["id2label"].items()}, **settings}
-    elif "num_labels" not in settings:
-        inferred["num_labels"] = _num_classes(state)
-    return DeiTConfig(**{**inferred, **settings})
-
-
-def _infer_num_heads(hidden_size: int) -> int:
-    if hidden_size % 64:
+        settings = {"label2id": {name: int(index) for index, name in settings["id2label"].items()}, **settings}
+    elif num_classes:
+        inferred["num_labels"] = num_classes
+    config = DeiTConfig(**{**inferred, **settings})
+    if config.num_labels != num_classes:
         raise ValueError(
-            f"the checkpoint is {hidden_size} wide, no multiple of the 64 dimensions a head of the published DeiTs; "
-            "pass `num_attention_heads`"
+            f"the head has {num_classes} classes, but `num_labels` or `id2label` says {config.num_labels}; make it "
+            f"{num_classes} (`from_pretrained(..., num_labels=...)` can start another head afterwards)"
         )
-    return hidden_size // 64
+    return config
 
 
 def _infer_image_size(state: Mapping[str, Tensor], patch_size: list[int]) -> int | tuple[int, int]:
     """Pixels of a square grid of patches; only models with LayerScale may have no position for their class token."""
-    num_rows, num_prefix_tokens = state["pos_embed"].shape[1], 2 if "dist_token" in state else 1
-    has_layer_scale = "blocks.0.gamma_1" in state
-    for num_patches in (
-        (num_rows, num_rows - num_prefix_tokens) if has_layer_scale else (num_rows - num_prefix_tokens,)
-    ):
-        side = math.isqrt(max(num_patches, 0))
-        if side and side**2 == num_patches:
-            return _one_or_pair([side * length for length in patch_size])
-    raise ValueError(
-        f"the position table has {num_rows} rows, which is no square grid of patches and {num_prefix_tokens} prefix "
-        "token(s); pass `image_size=(height, width)`"
-    )
-
-
-def _num_classes(state: Mapping[str, Tensor]) -> int:
-    if "head.weight" not in state:
-        raise ValueError(
-            "the checkpoint has no classification head (`head.weight`), only features; pass `num_labels=0` for a "
-            "model without a head (`from_pretrained(..., num_labels=10)` then starts a new one)"
-        )
-    return state["head.weight"].shape[0]
+    num_rows = state["pos_embed"].shape[1]
+    has_prefix_rows = "blocks.0.gamma_1" not in state or math.isqrt(num_rows) ** 2 != num_rows
+    side = math.isqrt(num_rows - has_prefix_rows * (2 if "dist_token" in state else 1))
+    return _one_or_pair([side * length for length in patch_size])
 
 
 def _one_or_pair(size: Iterable[int]) -> int | tuple[int, int]:
@@ -337,8 +279,6 @@ def _one_or_pair(size: Iterable[int]) -> int | tuple[int, int]:
 
 def _settings_of(model: Any) -> dict[str, Any]:
     """What a timm or official model knows beyond its tensors."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
     return {
         "image_size": _one_or_pair(to_pair(model.patch_embed.img_size)),
         "num_attention_heads": model.blocks[0].attn.num_heads,
@@ -348,28 +288,24 @@ def _settings_of(model: Any) -> dict[str, Any]:
 
 def _with_prefix_rows(table: Tensor, config: DeiTConfig) -> Tensor:
     """Position table (1, P + N, D), with rows of zeros for the prefix tokens where it is (1, N, D), as in DeiT III."""
-    num_patches, num_prefix_tokens = math.prod(config.grid_size), config.num_prefix_tokens
-    if table.shape[1] == num_patches:
-        return F.pad(table, (0, 0, num_prefix_tokens, 0))
-    if table.shape[1] != num_patches + num_prefix_tokens:
+    num_rows, num_patches = table.shape[1], math.prod(config.grid_size)
+    if num_rows == num_patches:
+        return F.pad(table, (0, 0, config.num_prefix_tokens, 0))
+    if num_rows != num_patches + config.num_prefix_tokens:
         raise ValueError(
-            f"the position table has {table.shape[1]} rows, but `image_size` {config.image_size} makes {num_patches} "
-            f"patches, with {num_prefix_tokens} prefix token(s); pass the `image_size` of the checkpoint "
-            "(`resize_position_embeddings` changes it afterwards)"
+            f"the position table has {num_rows} rows, but `image_size` {config.image_size} makes {num_patches} patches"
+            f" and {config.num_prefix_tokens} prefix tokens; pass the checkpoint's own `image_size=(height, width)`"
         )
     return table
 
 
 def _fold_layer_scale(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same function without LayerScale: each factor multiplies the rows of the projection before it."""
-    folded = dict(state)
-    for name, scale in state.items():
-        block, _, kind = name.rpartition(".")
-        if kind in _SCALED_BY:
-            projection = f"{block}.{_SCALED_BY[kind]}"
-            folded[f"{projection}.weight"] = folded[f"{projection}.weight"] * scale[:, None]
-            folded[f"{projection}.bias"] = folded[f"{projection}.bias"] * scale
-            del folded[name]
+    folded = {name: tensor for name, tensor in state.items() if not name.endswith(tuple(_SCALE_OF.values()))}
+    for name, tensor in folded.items():
+        match = re.match(r"(blocks\.\d+\.)(attn\.proj|mlp\.fc2)\.", name)
+        if match and (factor := match[1] + _SCALE_OF[match[2]]) in state:
+            folded[name] = tensor * state[factor].view(-1, *[1] * (tensor.ndim - 1))
     return folded
 
 
@@ -378,10 +314,9 @@ def _our_names(state: Mapping[str, Tensor], config: DeiTConfig) -> dict[str, Ten
     table = name_table(config)
     lacking, unknown = [name for name in table if name not in state], [name for name in state if name not in table]
     if lacking or unknown:
-        kind = "distilled" if config.use_distillation_token else "plain"
         raise ValueError(
-            f"the checkpoint does not fit a {kind} DeiT of {config.num_hidden_layers} layers: "
-            f"it lacks {_listed(lacking)}; it has, but should not, {_listed(unknown)}"
+            f"the checkpoint is no {'distilled' if config.use_distillation_token else 'plain'} DeiT of "
+            f"{config.num_hidden_layers} layers: it lacks {_listed(lacking)}, and has {_listed(unknown)} too many"
         )
     return {
         name: part.clone(memory_format=torch.contiguous_format)
@@ -394,27 +329,21 @@ def _build(state: dict[str, Tensor], config: DeiTConfig) -> Classifier:
     """The model of this configuration around these very tensors."""
     with torch.device("meta"):  # no time spent on initial values, and the random state stays as it was
         model = _CLASSES[config.use_distillation_token](config)
-    for name, expected in model.state_dict().items():
-        if state[name].shape != expected.shape:
-            raise ValueError(
-                f"`{name}` is {tuple(state[name].shape)} in the checkpoint, but {tuple(expected.shape)} by the "
-                "configuration; leave out the field that differs (`num_labels`, `id2label`, a size)"
-            )
-    model.load_state_dict(state, assign=True)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:  # the names are right, so it is a shape
+        raise ValueError(f"the checkpoint does not fit its configuration: {str(error).splitlines()[1]}") from error
     return model.eval()
 
 
 @torch.no_grad()
 def _check_same_logits(source: nn.Module, model: Classifier) -> None:
     """Pooling, activation or order of a block leave no trace in the tensors, so one image goes through both."""
-    config = model.config
-    image = torch.randn(
-        1, config.num_channels, *to_pair(config.image_size), generator=torch.Generator().manual_seed(0)
-    )
-    expected = copy.deepcopy(source).cpu().float().eval()(image)
-    logits = model(image).logits
-    if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4):
+    config, generator = model.config, torch.Generator().manual_seed(0)
+    image = torch.randn(1, config.num_channels, *to_pair(config.image_size), generator=generator, dtype=torch.float64)
+    expected = copy.deepcopy(source).cpu().double().eval()(image)
+    logits = copy.deepcopy(model).double()(image).logits
+    if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-5, atol=1e-5):
         raise ValueError(
-            f"the {type(source).__name__} does not compute what a DeiT with its weights computes; its pooling, "
-            "activation or blocks are other ones"
+            f"the {type(source).__name__} is no DeiT: it has another pooling, activation or kind of block"
         )

@@ -70,6 +70,10 @@ class DeiTForImageClassificationWithTeacherOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def resize_position_table(
     table: Tensor, *, num_prefix_tokens: int, grid_size: tuple[int, int], new_grid_size: tuple[int, int]
 ) -> Tensor:
@@ -78,7 +82,7 @@ def resize_position_table(
     Source: arXiv:2012.12877 sec. 6 (bicubic nearly keeps the vectors' norm); official main.py:288-306.
 
     Args:
-        table: (1, P + rows * columns, D); computed in float32, returned in its own type.
+        table: (1, P + rows * columns, D); half precision is computed in float32, returned in its own type.
         num_prefix_tokens: P, the first rows of the table that belong to no patch.
         grid_size: (rows, columns) of `table`.
         new_grid_size: (rows, columns) wanted.
@@ -90,7 +94,7 @@ def resize_position_table(
         return table
     prefix, patches = table[:, :num_prefix_tokens], table[:, num_prefix_tokens:]
     patches = patches.unflatten(1, grid_size).permute(0, 3, 1, 2)  # (1, D, rows, columns)
-    patches = F.interpolate(patches.float(), size=new_grid_size, mode="bicubic", align_corners=False)
+    patches = F.interpolate(_at_least_float32(patches), size=new_grid_size, mode="bicubic", align_corners=False)
     return torch.cat([prefix, patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
@@ -268,6 +272,7 @@ class DeiTPooler(nn.Module):
 
     def __init__(self, config: DeiTConfig):
         super().__init__()
+        assert config.pooler_output_size is not None  # the configuration puts `hidden_size` there
         self.dense = nn.Linear(config.hidden_size, config.pooler_output_size)
         self.activation = ACT2FN[config.pooler_act]
 
@@ -285,10 +290,11 @@ class DeiTPreTrainedModel(PreTrainedModel):
     - `from_pretrained(..., image_size=)` resizes the position table.
     """
 
+    config: DeiTConfig
     config_class = DeiTConfig
     base_model_prefix = "deit"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch, so the Trainer must divide by its accumulation
     _no_split_modules = ["DeiTEmbeddings", "DeiTLayer"]
@@ -319,7 +325,8 @@ class DeiTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Conv2d):
             bound = 1 / math.sqrt(module.weight[0].numel())
             init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -342,6 +349,7 @@ class DeiTPreTrainedModel(PreTrainedModel):
             self.config.image_size = old_image_size
             raise ValueError(f"`image_size` {image_size} is smaller than `patch_size` {self.config.patch_size}")
         embeddings = self.base_model.embeddings
+        assert isinstance(embeddings, DeiTEmbeddings)
         embeddings.position_embeddings.data = resize_position_table(
             embeddings.position_embeddings.data,
             num_prefix_tokens=self.config.num_prefix_tokens,
@@ -350,7 +358,7 @@ class DeiTPreTrainedModel(PreTrainedModel):
         )
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # the parent's other arguments pass through kwargs
+    def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
         """As transformers' `from_pretrained`, at any image size and from `deit` and `vit` checkpoints alike.
@@ -460,17 +468,17 @@ def _or_default(value: bool | None, default: bool | None) -> bool:
 
 
 def _linear_head(config: DeiTConfig) -> nn.Module:
-    return nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+    return nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy with integer labels (B,), in float32; mixed targets are the trainer's (losses.py)."""
+    """Mean cross-entropy with integer labels (B,), at least in float32; mixed targets: see losses.py."""
     if labels.is_floating_point():
         raise ValueError(
             f"`labels` are {labels.dtype}, but must be class indices (torch.int64); for mixed or softened targets "
             "call the model without labels and use `deit_hf.losses.soft_target_cross_entropy`"
         )
-    return F.cross_entropy(logits.float(), labels.view(-1))
+    return F.cross_entropy(_at_least_float32(logits), labels.view(-1))
 
 
 class DeiTForImageClassification(DeiTPreTrainedModel):
@@ -582,7 +590,7 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         return output if _or_default(return_dict, self.config.return_dict) else output.to_tuple()
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # the parent's other arguments pass through kwargs
+    def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
         """As the parent's; a plain (`vit`) checkpoint starts a student with a fresh distillation token and head."""
@@ -611,7 +619,8 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         """
         config = copy.deepcopy(plain.config)
         config.use_distillation_token = True
-        student = cls(config).to(device=plain.device, dtype=plain.dtype)
+        student = cls(config)
+        student.to(device=plain.device, dtype=plain.dtype)  # type: ignore[call-arg]  # transformers wraps `to` untyped
         state = {_student_name(name): tensor for name, tensor in plain.state_dict().items()}
         positions = "deit.embeddings.position_embeddings"
         fresh_position = student.state_dict()[positions][:, 1:2]

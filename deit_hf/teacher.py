@@ -204,6 +204,12 @@ def is_timm_source(source: str) -> bool:
     return source.startswith("timm:") or (source.startswith("timm/") and not os.path.isdir(source))
 
 
+def check_model_source(source: str) -> None:
+    """Raises FileNotFoundError for a name that can only be a directory, but is none."""
+    if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not os.path.isdir(source):
+        raise FileNotFoundError(f"no directory `{source}`; name a saved model, or a Hub id such as user/name")
+
+
 def create_timm_model(source: str, num_classes: int | None = None, pretrained: bool = True) -> nn.Module:
     """A timm model by its name here (see `is_timm_source`).
 
@@ -263,6 +269,7 @@ def _load_timm(source: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _load_transformers(source: str) -> tuple[nn.Module, dict[str, Any]]:
+    check_model_source(source)
     module, info = AutoModelForImageClassification.from_pretrained(source, output_loading_info=True)
     if info["missing_keys"]:
         raise ValueError(

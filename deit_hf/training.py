@@ -24,7 +24,7 @@ from .configuration_deit import DeiTConfig
 from .dataset_sources import class_names, load_image_datasets
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from .recipes import write_recipe
-from .teacher import Teacher, create_timm_model, is_timm_source
+from .teacher import Teacher, check_model_source, create_timm_model, is_timm_source
 from .trainer import DistillationTrainer
 from .transforms import make_processor
 
@@ -167,6 +167,7 @@ def _pretrained_student(
 
 def _deit_class(source: str, with_token: bool | None = None) -> Any:
     """The class for saved weights: ours for `deit` and `vit`, with the token as the weights have it unless said."""
+    check_model_source(source)
     model_type = AutoConfig.from_pretrained(source).model_type
     if model_type not in ("deit", "vit"):
         return AutoModelForImageClassification

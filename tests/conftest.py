@@ -9,11 +9,13 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also in the processes that tests start
 
+import datasets
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher
+from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, Teacher
 
 torch.set_num_threads(1)  # toy tensors gain nothing from more, and tests may run side by side
 
@@ -47,3 +49,32 @@ def tiny_student(tiny_config: DeiTConfig) -> DeiTForImageClassificationWithTeach
 def toy_images() -> Tensor:
     """Four normalised images, (4, 3, 32, 32)."""
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class TinyConvNet(nn.Module):
+    """A classifier with batch statistics and dropout, which betray a teacher that is put in training mode."""
+
+    def __init__(self, num_classes: int = 5):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.norm = nn.BatchNorm2d(8)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.head(self.dropout(self.norm(self.conv(pixel_values)).relu().mean(dim=(2, 3))))
+
+
+@pytest.fixture
+def tiny_teacher() -> Teacher:
+    """A convnet of five classes with its own statistics, at the student's size."""
+    return Teacher(TinyConvNet(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), image_size=32)
+
+
+@pytest.fixture
+def toy_rows() -> datasets.Dataset:
+    """Forty random pictures of different sizes, eight of each of five classes."""
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, (30 + i, 50 - i, 3), dtype=np.uint8) for i in range(20)] * 2
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcde"))})
+    return datasets.Dataset.from_dict({"image": images, "label": [i % 5 for i in range(40)]}, features=features)

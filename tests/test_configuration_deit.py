@@ -145,12 +145,17 @@ def test_saved_file_is_read_by_plain_transformers(distilled: bool, native_class:
     [(transformers.DeiTConfig, True), (transformers.ViTConfig, False)],
     ids=["distilled", "plain"],
 )
-def test_file_of_transformers_is_read_with_its_own_values(native: type, distilled: bool, tmp_path: Path):
-    """Red when a native file is read with this package's defaults in place of what it says."""
-    native(**ALL_FIELDS, num_labels=7).save_pretrained(tmp_path)
-    config = DeiTConfig.from_pretrained(tmp_path)
-    assert {name: getattr(config, name) for name in ALL_FIELDS} == ALL_FIELDS
-    assert (config.num_labels, config.use_distillation_token) == (7, distilled)
+def test_configuration_of_transformers_is_read_with_its_own_values(
+    native: Any, distilled: bool, tmp_path: Path, caplog: Any
+):
+    """Red when a native file or object is read with this package's defaults, or a `vit` raises a warning."""
+    original = native(**ALL_FIELDS, num_labels=7)
+    original.save_pretrained(tmp_path)
+    for config in (DeiTConfig.from_pretrained(tmp_path), DeiTConfig.from_dict(original.to_dict())):
+        assert {name: getattr(config, name) for name in ALL_FIELDS} == ALL_FIELDS
+        assert (config.num_labels, config.use_distillation_token) == (7, distilled)
+        assert config.model_type == "deit"
+    assert not caplog.text
 
 
 def test_norm_eps_is_the_papers_for_new_models_and_the_files_for_loaded_ones(tmp_path: Path):

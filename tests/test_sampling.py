@@ -1,0 +1,80 @@
+"""The order of view keys: global, a function of (seed, epoch), and whole for every world size."""
+
+from collections import Counter
+
+import pytest
+from accelerate.data_loader import BatchSamplerShard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import BatchSampler
+
+from deit_hf.sampling import ViewSampler
+
+
+def make_sampler(num_images: int, step_size: int, num_repeats: int = 1, seed: int = 0, epoch: int = 0) -> ViewSampler:
+    sampler = ViewSampler(num_images, step_size=step_size, num_repeats=num_repeats, seed=seed)
+    sampler.set_epoch(epoch)
+    return sampler
+
+
+def test_without_repeats_an_epoch_is_a_shuffle_of_all_images():
+    keys = list(make_sampler(12, 4, epoch=3))
+    assert sorted(key.index for key in keys) == list(range(12))
+    assert [key.index for key in keys] != list(range(12))
+    assert [key.position for key in keys] == list(range(12))
+    assert {(key.epoch, key.repeat) for key in keys} == {(3, 0)}
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    order = list(make_sampler(50, 10, seed=1, epoch=2))
+    assert order == list(make_sampler(50, 10, seed=1, epoch=2))
+    assert order != list(make_sampler(50, 10, seed=2, epoch=2))
+    assert [key.index for key in order] != [key.index for key in make_sampler(50, 10, seed=1, epoch=3)]
+
+
+def test_three_repeats_see_a_third_of_the_images_three_times():
+    keys = list(make_sampler(90, 30, num_repeats=3))
+    assert len(keys) == 90
+    assert Counter(Counter(key.index for key in keys).values()) == {3: 30}
+    assert all({key.repeat for key in keys if key.index == index} == {0, 1, 2} for index in {k.index for k in keys})
+
+
+def test_repeats_share_a_step_but_are_never_partners():
+    keys = list(make_sampler(96, 24, num_repeats=3))
+    for start in range(0, 96, 24):
+        step = keys[start : start + 24]
+        assert len({key.index for key in step}) == 8
+        assert all(step[i].index != step[i + 1].index for i in range(0, 24, 2))
+
+
+@given(
+    num_images=st.integers(1, 400),
+    step_size=st.integers(1, 64).map(lambda n: 2 * n),
+    num_repeats=st.integers(1, 4),
+    epoch=st.integers(0, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_dataset_gives_whole_steps_of_distinct_views(
+    num_images: int, step_size: int, num_repeats: int, epoch: int
+):
+    sampler = make_sampler(num_images, step_size, num_repeats, epoch=epoch)
+    keys = list(sampler)
+    assert len(keys) == len(sampler)
+    assert len(keys) % step_size == 0
+    assert len(keys) > 0
+    assert len({(key.index, key.repeat) for key in keys}) == len(keys)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("num_images", [7, 100, 300])
+def test_processes_together_see_each_key_once_in_global_order(world_size: int, num_images: int):
+    keys = list(make_sampler(num_images, 16, num_repeats=3))
+    ranks = [
+        list(
+            BatchSamplerShard(BatchSampler(make_sampler(num_images, 16, 3), 16 // world_size, False), world_size, rank)
+        )
+        for rank in range(world_size)
+    ]
+    assert len({len(batches) for batches in ranks}) == 1
+    rounds = [batch for batches in zip(*ranks, strict=True) for batch in batches]
+    assert [key for batch in rounds for key in batch] == keys

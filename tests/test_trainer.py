@@ -1,0 +1,309 @@
+"""The trainer: what one step does, to whom, and that it does not depend on how the batch is cut."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from deit_hf import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    DistillationArguments,
+    DistillationTrainer,
+    Teacher,
+    hard_distillation_loss,
+    soft_distillation_loss,
+)
+from deit_hf.mixing import mix_targets
+from deit_hf.transforms import make_processor
+
+
+def make_args(tmp_path: Path, **options) -> DistillationArguments:
+    options = {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "warmup_epochs": 0,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        **options,
+    }
+    return DistillationArguments(str(tmp_path / "run"), **options)
+
+
+def make_trainer(tmp_path: Path, config: DeiTConfig, rows: datasets.Dataset, teacher=None, **options):
+    torch.manual_seed(0)
+    config.drop_path_rate = 0.0
+    student = DeiTForImageClassificationWithTeacher(config)
+    return DistillationTrainer(student, make_args(tmp_path, **options), teacher=teacher, train_dataset=rows)
+
+
+def parameters_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_objective_of_a_batch_follows_from_losses_and_targets(
+    tmp_path, tiny_config, tiny_teacher, toy_rows, kind: str
+):
+    options = {"distillation_type": kind, "distillation_weight": 0.3, "distillation_temperature": 2.0}
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, **options)
+    batch = next(iter(trainer.get_train_dataloader()))
+    loss = trainer.compute_loss(trainer.model.train(), dict(batch))
+
+    outputs, teacher_logits = trainer.model(batch["pixel_values"]), tiny_teacher(batch["pixel_values"])
+    targets = mix_targets(batch["labels"], batch["mix_ratios"], num_classes=5, smoothing=0.1)
+    cls_loss = F.cross_entropy(outputs.cls_logits, targets)
+    distillation_loss = (
+        hard_distillation_loss(outputs.distillation_logits, teacher_logits)
+        if kind == "hard"
+        else soft_distillation_loss(outputs.distillation_logits, teacher_logits, temperature=2.0)
+    )
+    torch.testing.assert_close(loss, 0.7 * cls_loss + 0.3 * distillation_loss, rtol=0, atol=1e-6)
+
+
+def test_training_changes_every_parameter_of_the_student_and_none_of_the_teacher(
+    tmp_path, tiny_config, tiny_teacher, toy_rows
+):
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, distillation_type="hard")
+    student, teacher = parameters_of(trainer.model), parameters_of(tiny_teacher)
+    trainer.train()
+    unchanged = [name for name, tensor in parameters_of(trainer.model).items() if torch.equal(tensor, student[name])]
+    # a key bias shifts all scores of a row alike, which softmax does not see
+    assert [name for name in unchanged if not name.endswith("attention.key.bias")] == []
+    assert all(torch.equal(tensor, teacher[name]) for name, tensor in parameters_of(tiny_teacher).items())
+    assert not any(module.training for module in tiny_teacher.modules())
+
+
+def test_teacher_is_in_no_checkpoint_and_no_optimizer(tmp_path, tiny_config, tiny_teacher, toy_rows):
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, distillation_type="hard")
+    trainer.train()
+    trainer.save_model()
+    saved = transformers.AutoModelForImageClassification.from_pretrained(trainer.args.output_dir)
+    assert sum(p.numel() for p in saved.parameters()) == sum(p.numel() for p in trainer.model.parameters())
+    optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in trainer.model.parameters()}
+
+
+def test_distillation_weight_decides_which_head_learns(tmp_path, tiny_config, tiny_teacher, toy_rows):
+    heads = {}
+    for weight in (0.0, 1.0):
+        options = {"distillation_type": "hard", "distillation_weight": weight, "weight_decay": 0.0}
+        trainer = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, **options)
+        before = parameters_of(trainer.model)
+        trainer.train()
+        after = parameters_of(trainer.model)
+        names = ("cls_classifier.weight", "distillation_classifier.weight")
+        heads[weight] = [not torch.equal(before[name], after[name]) for name in names]
+    assert heads == {0.0: [True, False], 1.0: [False, True]}
+
+
+@pytest.mark.parametrize("distilled", [True, False])
+def test_eight_small_batches_accumulate_to_one_big_one(tmp_path, tiny_config, tiny_teacher, toy_rows, distilled: bool):
+    results = []
+    for batch_size, accumulation in ((16, 1), (2, 8)):
+        options = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+        teacher = tiny_teacher if distilled else None
+        options["distillation_type"] = "hard" if distilled else "none"
+        trainer = make_trainer(tmp_path, tiny_config, toy_rows, teacher, optim="sgd", max_steps=2, **options)
+        trainer.train()
+        results.append((parameters_of(trainer.model), [log["loss"] for log in trainer.state.log_history[:-1]]))
+    (big, big_losses), (small, small_losses) = results
+    assert small_losses == pytest.approx(big_losses, abs=1e-5)
+    for name, tensor in big.items():
+        torch.testing.assert_close(small[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_mixed_targets_never_reach_the_models_own_loss(tmp_path, tiny_config, toy_rows):
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows)
+    seen = []
+    trainer.model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
+    trainer.train()
+    trainer.save_model()
+    assert set().union(*seen) == {"pixel_values"}
+    config = json.loads((Path(trainer.args.output_dir) / "config.json").read_text())
+    assert config["problem_type"] == "single_label_classification"
+
+
+def test_log_reports_terms_that_add_up_to_the_loss(tmp_path, tiny_config, tiny_teacher, toy_rows):
+    options = {"distillation_type": "soft", "distillation_weight": 0.3, "logging_steps": 2}
+    options |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, **options)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 2
+    for log in logs:
+        assert log["loss"] == pytest.approx(0.7 * log["loss_cls"] + 0.3 * log["loss_distillation"], abs=1e-5)
+        assert 0 <= log["teacher_agreement"] <= 1
+
+
+def test_agreement_is_one_when_the_student_teaches_itself(tmp_path, tiny_config, toy_rows):
+    class DistillationHead(nn.Module):
+        def __init__(self, model: nn.Module):
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            return self.model(pixel_values).distillation_logits
+
+    torch.manual_seed(0)
+    twin = DeiTForImageClassificationWithTeacher(tiny_config)
+    teacher = Teacher(DistillationHead(twin), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), image_size=32)
+    options = {"distillation_type": "soft", "learning_rate": 0.0}
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, teacher, **options)
+    trainer.train()
+    assert trainer.state.log_history[0]["teacher_agreement"] == 1.0
+    assert trainer.state.log_history[0]["loss_distillation"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [3, 7, 64])
+def test_evaluation_counts_every_image_once_for_each_head(tmp_path, tiny_config, toy_rows, batch_size: int):
+    rows = toy_rows.select(range(23))
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, per_device_eval_batch_size=batch_size)
+    for head in (trainer.model.cls_classifier, trainer.model.distillation_classifier):
+        nn.init.normal_(head.weight, std=10.0)  # decisions that differ between images and heads
+    metrics = trainer.evaluate(rows)
+    processor = make_processor(32)
+    pixels = torch.cat([processor(image, return_tensors="pt")["pixel_values"] for image in rows["image"]])
+    with torch.no_grad():
+        outputs = trainer.model.eval()(pixels)
+    labels = torch.tensor(rows["label"])
+    for head, logits in (
+        ("cls", outputs.cls_logits),
+        ("distillation", outputs.distillation_logits),
+        ("average", (outputs.cls_logits + outputs.distillation_logits) / 2),
+    ):
+        expected = (logits.argmax(dim=-1) == labels).double().mean().item()
+        assert metrics[f"eval_top1_{head}"] == pytest.approx(expected, abs=1e-9)
+        assert metrics[f"eval_top5_{head}"] == 1.0  # of five classes
+    assert metrics["eval_top1_cls"] != metrics["eval_top1_distillation"]
+    assert metrics["eval_loss"] == pytest.approx(F.cross_entropy(outputs.logits, labels).item(), rel=1e-5)
+
+
+def test_predict_gives_the_logits_of_all_heads(tmp_path, tiny_config, toy_rows):
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows)
+    average, cls, distillation = trainer.predict(toy_rows).predictions
+    assert average == pytest.approx((cls + distillation) / 2, abs=1e-6)
+    assert len(average) == 40
+
+
+@pytest.mark.parametrize("model_class", [DeiTForImageClassification, ResNetForImageClassification])
+def test_a_model_with_one_head_learns_from_labels_and_teacher(
+    tmp_path, tiny_config, tiny_teacher, toy_rows, model_class
+):
+    if model_class is ResNetForImageClassification:
+        config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=5, layer_type="basic")
+    else:
+        config = tiny_config
+        config.use_distillation_token = False
+    student = model_class(config)
+    before = parameters_of(student)
+    args = make_args(tmp_path, distillation_type="hard", distillation_weight=0.5)
+    rows = {"train_dataset": toy_rows, "eval_dataset": toy_rows}
+    trainer = DistillationTrainer(student, args, teacher=tiny_teacher, processing_class=make_processor(32), **rows)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["loss"] == pytest.approx(0.5 * log["loss_cls"] + 0.5 * log["loss_distillation"], abs=1e-5)
+    head = [name for name in before if name.startswith("classifier") and name.endswith("weight")][0]
+    assert not torch.equal(before[head], parameters_of(student)[head])
+    assert {"eval_top1", "eval_top5"} <= set(trainer.evaluate())
+
+
+def test_tokens_and_positions_do_not_decay_in_the_optimizer(tmp_path, tiny_config, toy_rows):
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows)
+    optimizer = trainer.create_optimizer()
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    decays = {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays["deit.embeddings.distillation_token"] == 0
+    assert decays["deit.embeddings.position_embeddings"] == 0
+    assert decays["deit.encoder.layer.0.layernorm_before.weight"] == 0
+    assert decays["distillation_classifier.weight"] == 0.05
+    assert set(decays) == set(names.values())
+
+
+def test_learning_rate_warms_up_and_ends_at_the_minimum(tmp_path, tiny_config, toy_rows):
+    options = {"num_train_epochs": 4, "warmup_epochs": 1, "learning_rate": 1e-3, "min_learning_rate": 1e-4}
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options)  # five steps an epoch
+    trainer.train()
+    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
+    assert rates[0] == pytest.approx(1e-6)
+    assert max(rates) == rates[5] == pytest.approx(1e-3)
+    assert trainer.lr_scheduler.get_last_lr()[0] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 7])
+def test_resumed_training_ends_bit_equal(tmp_path, tiny_config, tiny_teacher, toy_rows, stop_at: int):
+    # five steps an epoch: stops in the first epoch, at its end, and in the second
+    options = {"num_train_epochs": 2, "distillation_type": "hard", "save_strategy": "steps", "save_steps": stop_at}
+    whole = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, **options)
+    whole.model.deit.encoder.layer[1].drop_path.p = 0.5  # a random stream in the step itself
+    whole.train()
+    resumed = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, **options)
+    resumed.model.deit.encoder.layer[1].drop_path.p = 0.5
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{stop_at}")
+    expected = parameters_of(whole.model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters_of(resumed.model).items())
+
+
+def test_saved_run_gives_the_same_answers_in_plain_transformers(tmp_path, tiny_config, toy_rows, toy_images):
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows)
+    trainer.save_model()
+    plain = transformers.AutoModelForImageClassification.from_pretrained(trainer.args.output_dir)
+    torch.testing.assert_close(plain(toy_images).logits, trainer.model.eval()(toy_images).logits, rtol=0, atol=1e-5)
+    processor = transformers.AutoImageProcessor.from_pretrained(trainer.args.output_dir)
+    assert processor.image_mean == pytest.approx([0.485, 0.456, 0.406])
+    assert processor.crop_size["height"] == 32
+
+
+class TestRefusedAtConstruction:
+    """What does not fit is refused before the first step, with both sides named."""
+
+    def test_distillation_without_teacher(self, tmp_path, tiny_config, toy_rows):
+        with pytest.raises(ValueError, match="`distillation_type` is 'hard' but there is no teacher"):
+            make_trainer(tmp_path, tiny_config, toy_rows, distillation_type="hard")
+
+    def test_teacher_without_distillation(self, tmp_path, tiny_config, tiny_teacher, toy_rows):
+        with pytest.raises(ValueError, match="there is a teacher but `distillation_type` is 'none'"):
+            make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher)
+
+    def test_teacher_that_is_a_bare_module(self, tmp_path, tiny_config, tiny_teacher, toy_rows):
+        with pytest.raises(TypeError, match="`teacher` is a TinyConvNet, but must be a deit_hf.Teacher"):
+            make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher.module, distillation_type="hard")
+
+    def test_teacher_of_other_classes(self, tmp_path, tiny_config, tiny_teacher, toy_rows):
+        tiny_config.num_labels = 6
+        with pytest.raises(ValueError, match="has 5 classes but the student 6"):
+            make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, distillation_type="hard")
+
+    def test_teacher_told_of_other_pixels(self, tmp_path, tiny_config, tiny_teacher, toy_rows):
+        teacher = Teacher(tiny_teacher.module, mean=(0.5,) * 3, std=(0.5,) * 3, student_mean=(0.5,) * 3, image_size=32)
+        with pytest.raises(ValueError, match="but the teacher was told"):
+            make_trainer(tmp_path, tiny_config, toy_rows, teacher, distillation_type="hard")
+
+    def test_labels_beyond_the_students_classes(self, tmp_path, tiny_config, toy_rows):
+        tiny_config.num_labels = 4
+        with pytest.raises(ValueError, match="row 4 has label 4, but the model has 4 classes"):
+            make_trainer(tmp_path, tiny_config, toy_rows)
+
+    def test_processor_of_another_size(self, tmp_path, tiny_config, toy_rows):
+        student, args = DeiTForImageClassificationWithTeacher(tiny_config), make_args(tmp_path)
+        with pytest.raises(ValueError, match="gives 48x48 pixels but the model expects 32"):
+            DistillationTrainer(student, args, train_dataset=toy_rows, processing_class=make_processor(48))
+
+    def test_model_that_does_not_say_its_size(self, tmp_path, toy_rows):
+        config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=5)
+        with pytest.raises(ValueError, match="ResNetForImageClassification does not say its image size"):
+            DistillationTrainer(ResNetForImageClassification(config), make_args(tmp_path), train_dataset=toy_rows)
+
+    def test_plain_training_arguments(self, tiny_student, tmp_path):
+        with pytest.raises(TypeError, match="`args` is a TrainingArguments, but must be DistillationArguments"):
+            DistillationTrainer(tiny_student, transformers.TrainingArguments(str(tmp_path)))  # type: ignore[arg-type]
