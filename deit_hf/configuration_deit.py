@@ -70,7 +70,7 @@ class DeiTConfig(transformers.DeiTConfig):
         if kwargs.pop("model_type", self.model_type) == "vit":
             self.use_distillation_token = False
         super().__post_init__(**kwargs)
-        if self.problem_type is None:
+        if self.problem_type is None:  # type: ignore[has-type]  # declared in the parent, which mypy skips
             self.problem_type = "single_label_classification"
         self._check()
 

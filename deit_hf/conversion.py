@@ -197,6 +197,8 @@ def _read_file(path: Path) -> Any:
             return load_file(path)
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:  # the disk's fault, or a missing permission
+        raise
     except Exception as error:  # bytes of any kind come here: a damaged pickle fails in a dozen ways
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
@@ -332,7 +334,7 @@ def _build(state: dict[str, Tensor], config: DeiTConfig) -> Classifier:
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:  # the names are right, so it is a shape
-        raise ValueError(f"the checkpoint does not fit its configuration: {str(error).splitlines()[1]}") from error
+        raise ValueError(f"shapes do not fit the configuration: {str(error).splitlines()[1].strip()}") from error
     return model.eval()
 
 
@@ -344,6 +346,4 @@ def _check_same_logits(source: nn.Module, model: Classifier) -> None:
     expected = copy.deepcopy(source).cpu().double().eval()(image)
     logits = copy.deepcopy(model).double()(image).logits
     if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-5, atol=1e-5):
-        raise ValueError(
-            f"the {type(source).__name__} is no DeiT: it has another pooling, activation or kind of block"
-        )
+        raise ValueError(f"the {type(source).__name__} is no DeiT: its pooling, activation or blocks are other ones")

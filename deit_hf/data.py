@@ -11,7 +11,8 @@ from typing import Any
 
 import datasets
 import numpy as np
-import PIL
+import PIL.Image
+import PIL.ImageOps
 import torch
 from PIL.Image import Image
 from torch import Tensor
@@ -22,6 +23,7 @@ from .mixing import Mixing
 from .sampling import ViewKey
 from .transforms import View
 
+URL_TIMEOUT = 30  # seconds
 _STREAM = 0  # keeps the views' random numbers apart from those of the mixing and the sampler
 
 
@@ -50,6 +52,7 @@ class ImageDataset:
                 )
         if len(dataset) == 0:
             raise ValueError("the dataset has no rows; check the split and `max_train_samples`/`max_eval_samples`")
+        dataset = dataset.with_format(None)  # a user's format or transform would change what a row holds
         self.num_classes = num_classes
         self.labels = _checked_labels(dataset, label_column_name, num_classes)
         image_column = dataset.select_columns([image_column_name])
@@ -64,6 +67,7 @@ class ImageDataset:
         """The picture in row `index`, as RGB.
 
         Raises:
+            FileNotFoundError: the row names a file that does not exist.
             ValueError: it cannot be decoded; names the row and the file.
         """
         return decode_image(self._image_column[index][self._image_column_name], f"row {index} of the dataset")
@@ -71,7 +75,7 @@ class ImageDataset:
 
 def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int) -> np.ndarray:
     labels = np.asarray(dataset.select_columns([name]).with_format("numpy")[:][name])
-    if labels.dtype.kind not in "iu":
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise TypeError(
             f"column `{name}` holds {dataset.features[name]}, but labels must be integers without gaps in the column; "
             f"make class indices with `dataset.class_encode_column('{name}')`"
@@ -93,17 +97,43 @@ def decode_image(source: Any, where: str) -> Image:
         where: names the source in the error.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: it cannot be read or decoded.
     """
     path = source.get("path") if isinstance(source, dict) else source if isinstance(source, str) else None
+    named = f"{where} ({path})" if path and path != where else where
     try:
-        if isinstance(source, dict):
-            source = PIL.Image.open(path if source["bytes"] is None else io.BytesIO(source["bytes"]))
-        return load_image(source)
-    except (OSError, ValueError, TypeError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        named = f"{where} ({path})" if path and path != where else where
+        return _to_8_bit(PIL.ImageOps.exif_transpose(_open(source))).convert("RGB")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{named}: there is no such file") from error
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(f"{named} is empty or of no image format that Pillow knows; mend or remove it") from error
+    except Exception as error:  # Pillow's decoders raise whatever they stumble on, RuntimeError included
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{named} is not an image that can be decoded: {reason[:200]}; mend or remove it") from error
+
+
+def _open(source: Any) -> Image:
+    if isinstance(source, dict):
+        source = source["path"] if source["bytes"] is None else io.BytesIO(source["bytes"])
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return load_image(source, timeout=URL_TIMEOUT)
+    if isinstance(source, str | io.BytesIO):
+        return PIL.Image.open(source)
+    if not isinstance(source, Image):
+        raise TypeError(f"it holds {type(source).__name__}, but must hold a picture, a path or a URL")
+    return source
+
+
+def _to_8_bit(image: Image) -> Image:
+    """Grey of 16 bits scaled to 8; Pillow's own conversion would clip nearly all of it to white."""
+    if image.mode.startswith("I;16"):
+        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        low, high = image.getextrema()
+        if low < 0 or high > 255:
+            raise ValueError(f"its grey values go from {low} to {high}, but must be in [0, 255] or 16-bit integers")
+    return image
 
 
 @contextlib.contextmanager

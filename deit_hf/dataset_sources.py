@@ -1,5 +1,6 @@
 """Where the rows come from: `datasets` on the Hub or on disk, folders of images, or scikit-learn's digits."""
 
+import glob
 from pathlib import Path
 
 import datasets
@@ -25,17 +26,20 @@ def load_image_datasets(
 
     Raises:
         FileNotFoundError: no such dataset or folder.
-        ValueError: no such split or column.
+        ValueError: no such split or column, or class names that the training split lacks.
     """
     splits = _load_splits(data)
-    train_rows = None
-    if train:
-        train_rows = _first_rows(_split(splits, data.train_split), data.max_train_samples)
     eval_split = data.eval_split or next((name for name in ("validation", "test") if name in splits), None)
-    eval_rows = None if eval_split is None else _first_rows(_split(splits, eval_split), data.max_eval_samples)
-    if not train and eval_rows is None:
+    if not train and eval_split is None:
         raise ValueError(f"no split to evaluate on among {', '.join(splits)}; name one with `eval_split`")
-    return _encode_labels(train_rows, eval_rows, data.label_column_name)
+    # the training split, if there is one, says which classes there are, even when only the other one is wanted
+    train_rows = _split(splits, data.train_split) if train or data.train_split in splits else None
+    eval_rows = None if eval_split is None else _split(splits, eval_split)
+    column = data.label_column_name
+    names = _label_names(train_rows if train_rows is not None else eval_rows, data)
+    train_rows = _some_rows(train_rows, data.max_train_samples) if train else None
+    eval_rows = _some_rows(eval_rows, data.max_eval_samples)
+    return _encode_labels(train_rows, column, names), _encode_labels(eval_rows, column, names)
 
 
 def class_names(dataset: datasets.Dataset, label_column_name: str) -> list[str] | None:
@@ -52,8 +56,11 @@ def load_digits() -> datasets.DatasetDict:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    from sklearn.datasets import load_digits as load_arrays  # an extra: only this dataset needs it
-    from sklearn.model_selection import train_test_split
+    try:  # an extra: only this dataset needs it
+        from sklearn.datasets import load_digits as load_arrays
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError("the digits come with scikit-learn; install it: pip install scikit-learn") from error
 
     arrays = load_arrays()
     images = np.round(arrays.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8); 0..16 on disk
@@ -73,10 +80,15 @@ def _load_splits(data: DataArguments) -> datasets.DatasetDict:
     if data.dataset_name is not None:
         return datasets.load_dataset(data.dataset_name, data.dataset_config_name)
     folders = {data.train_split: data.train_dir, data.eval_split or "validation": data.validation_dir}
+    folders = {name: folder for name, folder in folders.items() if folder is not None}
     for folder in folders.values():
-        if folder is not None and not Path(folder).is_dir():
+        if not Path(folder).is_dir():
             raise FileNotFoundError(f"no folder `{folder}`; it must hold one sub-folder of images per class")
-    patterns = {name: str(Path(folder) / "**") for name, folder in folders.items() if folder is not None}
+        if not any(path.is_file() for path in Path(folder).rglob("*")):
+            raise FileNotFoundError(
+                f"folder `{folder}` holds no files; it must hold one sub-folder of images per class"
+            )
+    patterns = {name: str(Path(glob.escape(str(folder))) / "**") for name, folder in folders.items()}
     return datasets.load_dataset("imagefolder", data_files=patterns)
 
 
@@ -88,24 +100,42 @@ def _split(splits: datasets.DatasetDict, name: str) -> datasets.Dataset:
     return splits[name]
 
 
-def _first_rows(dataset: datasets.Dataset, max_samples: int | None) -> datasets.Dataset:
-    return dataset if max_samples is None else dataset.select(range(min(max_samples, len(dataset))))
+def _some_rows(rows: datasets.Dataset | None, max_samples: int | None) -> datasets.Dataset | None:
+    """As many rows at most, the same ones every time; drawn, as the first rows of class folders are all of a class."""
+    if rows is None or max_samples is None or max_samples >= len(rows):
+        return rows
+    return rows.shuffle(seed=0).select(range(max_samples))
 
 
-def _encode_labels(
-    train_rows: datasets.Dataset | None, eval_rows: datasets.Dataset | None, column: str
-) -> tuple[datasets.Dataset | None, datasets.Dataset | None]:
-    """Turns class names in the label column into indices, the same for both splits."""
-    reference = train_rows if train_rows is not None else eval_rows
-    assert reference is not None
-    if column not in reference.column_names:
+def _label_names(rows: datasets.Dataset | None, data: DataArguments) -> list[str] | None:
+    """The classes in a column of class names, sorted; None for a column of anything else."""
+    assert rows is not None
+    column = data.label_column_name
+    if column not in rows.column_names:
+        hint = "set `label_column_name`"
+        if data.dataset_name is None:
+            hint = "a folder must hold a sub-folder of images for each class, at least two"
+        raise ValueError(f"the dataset has no column `{column}`, only {', '.join(rows.column_names)}; {hint}")
+    if not _holds_names(rows, column):
+        return None
+    names = set(rows[column])
+    if None in names:
+        raise ValueError(f"column `{column}` has rows without a label; remove them, such as with `dataset.filter`")
+    return sorted(names)
+
+
+def _holds_names(rows: datasets.Dataset, column: str) -> bool:
+    return getattr(rows.features[column], "dtype", None) in ("string", "large_string")
+
+
+def _encode_labels(rows: datasets.Dataset | None, column: str, names: list[str] | None) -> datasets.Dataset | None:
+    """Turns class names in the label column into indices of `names`."""
+    if rows is None or names is None:
+        return rows
+    unknown = set(rows[column]) - set(names)
+    if unknown:
         raise ValueError(
-            f"the dataset has no column `{column}`, only {', '.join(reference.column_names)}; set `label_column_name`"
+            f"column `{column}` of the evaluation split has labels that the training split lacks: "
+            f"{', '.join(sorted(str(name) for name in unknown)[:4])}; remove these rows"
         )
-    if reference.features[column].dtype != "string":
-        return train_rows, eval_rows
-    names = datasets.ClassLabel(names=sorted(set(reference[column])))
-    return (
-        None if train_rows is None else train_rows.cast_column(column, names),
-        None if eval_rows is None else eval_rows.cast_column(column, names),
-    )
+    return rows.cast_column(column, datasets.ClassLabel(names=names))

@@ -3,6 +3,10 @@
 The paper reports all three (table 3). No metric script is fetched: the metric is a class of the `evaluate` library.
 """
 
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -82,3 +86,24 @@ class HeadAccuracy:
             result.update({f"{key}{name}": value for key, value in accuracy.items()})
         self._start()
         return result
+
+
+def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
+    """Top-1 of finished runs, a line each: of the only head, or of both heads and their mean.
+
+    Args:
+        output_dirs: each holds the `eval_results.json` of a run.
+
+    Raises:
+        FileNotFoundError: a run has none.
+    """
+    lines = [f"{'run':24} {'one head':>10} {'class':>10} {'distill.':>10} {'mean':>10}"]
+    for output_dir in output_dirs:
+        path = Path(output_dir) / "eval_results.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no evaluation at `{path}`; train with an evaluation split first")
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        names = ("eval_top1", "eval_top1_cls", "eval_top1_distillation", "eval_top1_average")
+        cells = (f"{metrics[name]:10.2%}" if name in metrics else f"{'-':>10}" for name in names)
+        lines.append(f"{Path(output_dir).name:24} {' '.join(cells)}")
+    return "\n".join(lines)

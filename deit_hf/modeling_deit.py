@@ -620,7 +620,7 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         config = copy.deepcopy(plain.config)
         config.use_distillation_token = True
         student = cls(config)
-        student.to(device=plain.device, dtype=plain.dtype)  # type: ignore[call-arg]  # transformers wraps `to` untyped
+        student.to(device=plain.device, dtype=plain.dtype)
         state = {_student_name(name): tensor for name, tensor in plain.state_dict().items()}
         positions = "deit.embeddings.position_embeddings"
         fresh_position = student.state_dict()[positions][:, 1:2]

@@ -1,18 +1,22 @@
 """Recipes: a YAML file of options, overridden by flags, read and written; and errors of one line for scripts."""
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
 import enum
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, NoReturn, get_type_hints
 
 import datasets
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +41,46 @@ def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], desc
         FileNotFoundError: there is no such recipe.
         ValueError: the recipe is no YAML mapping or has an unknown key, or what the classes raise.
     """
-    parser = HfArgumentParser(dataclass_types, description=description, allow_abbrev=False)
-    parser.add_argument("recipe", nargs="?", help="YAML file of options; flags override it")
+    parser = _Parser(list(dataclass_types), description=description, allow_abbrev=False)
+    parser.add_argument("recipe", nargs="?", help="YAML file of options, before all flags; flags override it")
     known = {f.name for cls in dataclass_types for f in dataclasses.fields(cls) if f.init}
     recipe = [argument for argument in arguments[:1] if not argument.startswith("-")]
     if recipe:
-        parser.set_defaults(**read_recipe(recipe[0], known))
+        _set_defaults(parser, read_recipe(recipe[0], known))
+    misplaced = parser.parse_known_args(list(arguments))[0].recipe
+    if misplaced is not None and not recipe:
+        raise ValueError(f"`{misplaced}` comes after flags; name the recipe first")
     *parsed, _ = parser.parse_args_into_dataclasses(args=list(arguments), look_for_args_file=False)
     return tuple(parsed)
+
+
+class _Parser(HfArgumentParser):
+    """Raises what argparse would say below pages of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help for all options")
+
+
+def _set_defaults(parser: _Parser, recipe: dict[str, Any]) -> None:
+    """Makes the recipe's values the defaults."""
+    hints = {name: str(hint) for cls in parser.dataclass_types for name, hint in get_type_hints(cls).items()}
+    for action in parser._actions:
+        if action.dest in recipe:
+            action.required = False
+            parser.set_defaults(**{action.dest: _as_default(action, recipe[action.dest], hints[action.dest])})
+
+
+def _as_default(action: argparse.Action, value: Any, hint: str) -> Any:
+    """A recipe's value; numbers and words as text, which argparse then reads and checks as it does for a flag."""
+    if value is False and "Strategy" in hint:
+        return "no"  # as in `save_strategy: no`; YAML reads the word as a boolean
+    is_number = action.type in (int, float)
+    refused: tuple[type, ...] = (list, dict) if is_number or action.choices or action.type is string_to_bool else ()
+    refused += (bool,) if is_number else ()
+    refused += (NoneType,) if action.default is not None else ()
+    if isinstance(value, refused):
+        raise ValueError(f"option `{action.dest}` of the recipe is {value!r}, but must be a single value of its type")
+    return value if isinstance(value, (bool, list, dict, NoneType)) else str(value)
 
 
 def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
@@ -80,24 +116,32 @@ def write_recipe(path: str | Path, *options: Any) -> None:
 def _options_in_force(group: Any) -> dict[str, Any]:
     values = {}
     for option in dataclasses.fields(group):
-        value = getattr(group, option.name)
-        value = value.value if isinstance(value, enum.Enum) else value
+        value = _plain(getattr(group, option.name))
         default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
         is_ours = not isinstance(group, TrainingArguments) or option.name in type(group).__annotations__
         derived = option.name == "learning_rate" and group.base_learning_rate is not None
         # transformers resolves many of its None into an empty value, which says no more
-        differs = value != default and (bool(value) or bool(default))
+        differs = value != default and (value not in ([], {}, "", None) or bool(default))
         if option.name not in NOT_REPEATED and not derived and (is_ours or differs):
             values[option.name] = value
     return values
 
 
+def _plain(value: Any) -> Any:
+    """The value as YAML's own types."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what a user can mend (wrong values, kinds, files) into one line on stderr and exit code 2."""
+    """Turns what a user can mend (wrong values, kinds, files, installs) into one line on stderr and exit code 2."""
     try:
         yield
-    except (ValueError, TypeError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, TypeError, OSError, ImportError, datasets.exceptions.DatasetsError) as error:
         logger.debug("the error in full", exc_info=True)
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
         # an error from a worker process carries its whole traceback; its last line is the error itself

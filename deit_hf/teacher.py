@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -36,6 +36,8 @@ class Teacher(nn.Module):
     """
 
     label_indices: Tensor | None
+    pixel_scale: Tensor
+    pixel_shift: Tensor
 
     def __init__(
         self,
@@ -126,6 +128,18 @@ class Teacher(nn.Module):
                 f"teacher `{self.name}` has {logits.shape[1]} classes but {len(self.id2label)} names in `id2label`"
             )
         return logits.shape[1]
+
+    def check_student_pixels(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Refuses a student whose pixels are normalised otherwise than this teacher was told.
+
+        Raises:
+            ValueError: the statistics differ; names both.
+        """
+        if (mean, std) != (self.student_mean, self.student_std):
+            raise ValueError(
+                f"the student's pixels have mean {mean} and std {std}, but the teacher was told {self.student_mean} "
+                f"and {self.student_std}; make it with `student_mean=` and `student_std=`"
+            )
 
     def match_labels(self, student_config: Any) -> None:
         """From now on answers come in the label order of `student_config`: by name when both sides have real names.
@@ -259,7 +273,7 @@ def _num_classes_of_file(name: str, path: str) -> int:
 def _load_timm(source: str) -> tuple[nn.Module, dict[str, Any]]:
     module = create_timm_model(source)
     cfg = timm.data.resolve_model_data_config(module)
-    label_names = module.pretrained_cfg.get("label_names")
+    label_names = cast(dict, module.pretrained_cfg).get("label_names")
     return module, {
         "mean": cfg["mean"],
         "std": cfg["std"],

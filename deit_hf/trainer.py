@@ -4,6 +4,8 @@ Each idea has its own module: sampling, data, mixing, losses, teacher, evaluatio
 connects them.
 """
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -13,15 +15,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from .arguments import DistillationArguments
-from .configuration_deit import to_pair
 from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from .evaluation import HeadAccuracy
+from .hub import HubPushError, push_directory
 from .losses import ObjectiveTerms, distillation_objective
 from .mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
+from .model_card import ModelFacts, write_model_card
 from .optimization import cosine_schedule_with_warmup, decay_parameter_names
+from .recipes import write_recipe
 from .sampling import ViewSampler
 from .teacher import Teacher
-from .transforms import crop_size, evaluation_view, make_processor, training_view
+from .transforms import checked_processor, crop_size, evaluation_view, training_view
+
+logger = logging.getLogger(__name__)
 
 
 class DistillationTrainer(Trainer):
@@ -37,6 +43,7 @@ class DistillationTrainer(Trainer):
     """
 
     args: DistillationArguments
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -70,7 +77,7 @@ class DistillationTrainer(Trainer):
         """
         if not isinstance(args, DistillationArguments):
             raise TypeError(f"`args` is a {type(args).__name__}, but must be DistillationArguments")
-        processing_class = _checked_processor(processing_class, model)
+        processing_class = checked_processor(processing_class, model)
         self.teacher = _checked_teacher(teacher, args, model, processing_class)
         self._columns = {"image_column_name": image_column_name, "label_column_name": label_column_name}
         self._num_classes = model.config.num_labels
@@ -99,7 +106,7 @@ class DistillationTrainer(Trainer):
 
     # ---- the objective ----
 
-    def compute_loss(  # type: ignore[override]  # the parent's arguments, with what a batch here holds
+    def compute_loss(
         self,
         model: nn.Module,
         inputs: dict[str, Tensor],
@@ -262,6 +269,71 @@ class DistillationTrainer(Trainer):
             test_dataset = self._evaluation_views(test_dataset)
         return super().get_test_dataloader(test_dataset)
 
+    # ---- what a run leaves ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the parent's, without a push: `push_to_hub` is for when all files are there."""
+        super().save_model(output_dir, _internal_call=True)
+
+    def create_model_card(self, **facts: Any) -> None:
+        """Writes README.md from the run's files; an edited one stays.
+
+        Args:
+            facts: fields of `deit_hf.model_card.ModelFacts` that the files do not tell.
+        """
+        if self.is_world_process_zero():
+            directory = Path(self.args.output_dir)
+            facts = {"model_name": self.args.hub_model_id or str(directory), **facts}
+            write_model_card(directory, ModelFacts.from_directory(directory, **facts))
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **facts: Any,
+    ) -> str | None:
+        """Saves model, processor, recipe and card in `output_dir`, and uploads them in one commit, without pickles.
+
+        A Hub that fails is a warning with the command that tries again: nothing is lost, no training ends.
+
+        Args:
+            commit_message: the commit's first line.
+            blocking: the parent's; this push always waits.
+            token: of the Hub; by default `args.hub_token`, else the one of `hf auth login` or `HF_TOKEN`.
+            revision: branch; by default `args.hub_revision`, else main.
+            facts: as for `create_model_card`.
+
+        Returns:
+            The commit's address, or None where there is none.
+        """
+        self.save_model()
+        if not self.is_world_process_zero():
+            return None
+        directory = Path(self.args.output_dir)
+        if not (directory / "recipe.yaml").exists():
+            write_recipe(directory / "recipe.yaml", self.args)
+        self.create_model_card(**facts)
+        try:
+            return push_directory(
+                directory,
+                self.args.hub_model_id or directory.name,
+                private=self.args.hub_private_repo,
+                revision=revision or self.args.hub_revision,
+                commit_message=commit_message,
+                token=token or self.args.hub_token,
+            )
+        except HubPushError as error:
+            logger.warning("%s", error)
+            return None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Does nothing: the parent would talk to the Hub before the first step, and end the run if that fails."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Does nothing: the parent would push unfinished runs, pickles included."""
+
 
 class _EpochOfViews(TrainerCallback):
     """Tells the sampler its epoch; the parent's way ends at a sampler that skips batches on several processes."""
@@ -272,25 +344,6 @@ class _EpochOfViews(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         assert self.trainer._view_sampler is not None
         self.trainer._view_sampler.set_epoch(int(state.epoch))
-
-
-def _checked_processor(processing_class: Any, model: PreTrainedModel) -> Any:
-    """The processor, or the paper's; its size must be the model's."""
-    image_size = getattr(model.config, "image_size", None)
-    if processing_class is None:
-        if image_size is None:
-            raise ValueError(
-                f"{type(model).__name__} does not say its image size; pass "
-                "`processing_class=deit_hf.transforms.make_processor(image_size)`"
-            )
-        return make_processor(image_size)
-    given = crop_size(processing_class)
-    if image_size is not None and given != to_pair(image_size):
-        raise ValueError(
-            f"the image processor gives {given[0]}x{given[1]} pixels but the model expects {image_size}; use "
-            f"`deit_hf.transforms.make_processor({image_size})`, or load the model with `image_size={given[0]}`"
-        )
-    return processing_class
 
 
 def _checked_teacher(
@@ -313,11 +366,6 @@ def _checked_teacher(
         raise ValueError(
             "there is a teacher but `distillation_type` is 'none'; set it to 'hard' or 'soft', or drop the teacher"
         )
-    statistics = (tuple(processing_class.image_mean), tuple(processing_class.image_std))
-    if statistics != (teacher.student_mean, teacher.student_std):
-        raise ValueError(
-            f"the student's pixels have mean {statistics[0]} and std {statistics[1]}, but the teacher was told "
-            f"{teacher.student_mean} and {teacher.student_std}; make it with `student_mean=` and `student_std=`"
-        )
+    teacher.check_student_pixels(tuple(processing_class.image_mean), tuple(processing_class.image_std))
     teacher.match_labels(model.config)
     return teacher

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,13 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: Distillati
     assert train_rows is not None
     labels = _label_config(train_rows, data_args.label_column_name)
     student, processor = build_student(model_args, labels)
-    statistics = {"student_mean": tuple(processor.image_mean), "student_std": tuple(processor.image_std)}
     teacher = None
     if model_args.teacher_model_name_or_path is not None:
         teacher = Teacher.from_pretrained(
-            model_args.teacher_model_name_or_path, student_config=student.config, **statistics
+            model_args.teacher_model_name_or_path,
+            student_config=student.config,
+            student_mean=tuple(processor.image_mean),
+            student_std=tuple(processor.image_std),
         )
     trainer = DistillationTrainer(
         student,
@@ -74,17 +77,20 @@ def _save(
     trainer: DistillationTrainer, metrics: dict[str, float], model_args: ModelArguments, data_args: DataArguments
 ) -> dict[str, float]:
     """Writes a finished run; the model first, so that nothing that follows can lose it."""
+    args = trainer.args
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("train", metrics)
     if trainer.is_world_process_zero():
-        write_recipe(Path(trainer.args.output_dir) / "recipe.yaml", model_args, data_args, trainer.args)
-    if trainer.eval_dataset is None:
-        return metrics
-    eval_metrics = trainer.evaluate()
-    trainer.log_metrics("eval", eval_metrics)
-    trainer.save_metrics("eval", eval_metrics)
-    return eval_metrics
+        write_recipe(Path(args.output_dir) / "recipe.yaml", model_args, data_args, args)
+    if trainer.eval_dataset is not None:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    trainer.create_model_card()
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
 
 
 def evaluate(model_name_or_path: str, data_args: DataArguments, args: DistillationArguments) -> dict[str, float]:
@@ -137,11 +143,14 @@ def build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[P
     }
     if model_args.variant is not None:
         assert not isinstance(model_args.config_overrides, str)
-        config = DeiTConfig.from_variant(model_args.variant, **labels, **(model_args.config_overrides or {}), **sizes)
+        config = DeiTConfig.from_variant(
+            model_args.variant, **{**labels, **(model_args.config_overrides or {}), **sizes}
+        )
         deit = DeiTForImageClassificationWithTeacher if config.use_distillation_token else DeiTForImageClassification
         return deit(config), make_processor(config.image_size)
     source = str(model_args.model_name_or_path)
     if is_timm_source(source):
+        _refuse_deit_options(source, drop_path_rate=model_args.drop_path_rate)
         return _timm_student(source, labels, model_args.image_size)
     return _pretrained_student(source, labels, sizes, model_args)
 
@@ -154,15 +163,19 @@ def _pretrained_student(
     if with_token is None:
         with_token = True if model_args.teacher_model_name_or_path is not None else None
     student_class = _deit_class(source, with_token)
-    if student_class is AutoModelForImageClassification and sizes:
-        raise ValueError(
-            f"{', '.join(f'`{name}`' for name in sizes)} can be set for a DeiT, but `{source}` is of another type"
-        )
+    if student_class is AutoModelForImageClassification:
+        _refuse_deit_options(source, **sizes)
     new_heads = AutoConfig.from_pretrained(source).num_labels != labels["num_labels"]
     student = student_class.from_pretrained(source, **labels, **sizes, ignore_mismatched_sizes=new_heads)
     if student_class is AutoModelForImageClassification:
         return student, AutoImageProcessor.from_pretrained(source)
     return student, make_processor(student.config.image_size)
+
+
+def _refuse_deit_options(source: str, **options: Any) -> None:
+    given = ", ".join(f"`{name}`" for name, value in options.items() if value is not None)
+    if given:
+        raise ValueError(f"{given} can be set for a DeiT, but `{source}` is of another type")
 
 
 def _deit_class(source: str, with_token: bool | None = None) -> Any:
@@ -194,20 +207,13 @@ def _label_config(rows: datasets.Dataset, label_column_name: str) -> dict[str, A
     """The data's label set as a model's config wants it."""
     names = class_names(rows, label_column_name)
     if names is None:
-        if rows.features[label_column_name].dtype not in (
-            "int8",
-            "int16",
-            "int32",
-            "int64",
-            "uint8",
-            "uint16",
-            "uint32",
-        ):
+        feature = rows.features[label_column_name]
+        if not re.fullmatch(r"u?int\d+", getattr(feature, "dtype", "")):
             raise TypeError(
-                f"column `{label_column_name}` holds {rows.features[label_column_name]}, but labels must be class "
-                "indices or names; set `label_column_name`"
+                f"column `{label_column_name}` holds {feature}, but labels must be class indices or names; set "
+                "`label_column_name`"
             )
-        return {"num_labels": max(rows[label_column_name]) + 1 if len(rows) else 2}
+        return {"num_labels": max((label for label in rows[label_column_name] if label is not None), default=1) + 1}
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
@@ -216,16 +222,16 @@ def _label_config(rows: datasets.Dataset, label_column_name: str) -> dict[str, A
 
 
 def _check_label_order(names: list[str] | None, id2label: dict[int, str]) -> None:
-    """Refuses data that has the model's labels in another order; other names may mean the same."""
+    """Refuses data that counts the model's labels in another order; other names may mean the same."""
     own = [id2label[index] for index in sorted(id2label)]
     if names is None or names == own:
         return
-    if sorted(names) == sorted(own):
-        index = next(i for i, (a, b) in enumerate(zip(names, own, strict=True)) if a != b)
-        raise ValueError(
-            f"label {index} is {names[index]!r} in the data but {own[index]!r} in the model, though both have the "
-            "same labels; bring the data's labels into the model's order with `dataset.align_labels_with_mapping`"
-        )
+    for index, name in enumerate(names):
+        if name in own and own[index : index + 1] != [name]:
+            raise ValueError(
+                f"label {name!r} has index {index} in the data but {own.index(name)} in the model; bring the data's "
+                "labels into the model's order with `dataset.align_labels_with_mapping`"
+            )
     logger.warning("labels have other names in the data (%s, ...) than in the model (%s, ...)", names[0], own[0])
 
 

@@ -11,7 +11,7 @@ import timm.data
 from PIL.Image import Image, Resampling
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from transformers import DeiTImageProcessor
+from transformers import DeiTImageProcessor, PreTrainedModel
 
 from .configuration_deit import to_pair
 
@@ -56,6 +56,9 @@ def crop_size(processor: Any) -> tuple[int, int]:
     Raises:
         ValueError: the processor does not fix the size.
     """
+    if hasattr(processor, "data_config"):  # the processor of timm's models on the Hub
+        _, height, width = processor.data_config["input_size"]
+        return height, width
     size = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
     if "height" in size and "width" in size:
         return size["height"], size["width"]
@@ -63,6 +66,29 @@ def crop_size(processor: Any) -> tuple[int, int]:
         f"the image processor's size is {dict(size)}, which does not fix height and width; "
         "use `deit_hf.transforms.make_processor(image_size)`"
     )
+
+
+def checked_processor(processor: Any, model: PreTrainedModel) -> Any:
+    """The image processor, or without one the paper's at the model's size.
+
+    Raises:
+        ValueError: its size is not the model's, or there is none and the model does not say its size.
+    """
+    image_size = getattr(model.config, "image_size", None)
+    if processor is None:
+        if image_size is None:
+            raise ValueError(
+                f"{type(model).__name__} does not say its image size; pass "
+                "`processing_class=deit_hf.transforms.make_processor(image_size)`"
+            )
+        return make_processor(image_size)
+    given = crop_size(processor)
+    if image_size is not None and given != to_pair(image_size):
+        raise ValueError(
+            f"the image processor gives {given[0]}x{given[1]} pixels but the model expects {image_size}; use "
+            f"`deit_hf.transforms.make_processor({image_size})`, or load the model with `image_size={given[0]}`"
+        )
+    return processor
 
 
 def evaluation_view(processor: Any) -> View:

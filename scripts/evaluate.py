@@ -3,9 +3,11 @@
 Prints top-1 and top-5, of both heads and their mean if the model has two, and writes them with --output_file.
 """
 
+import os
 import sys
 
-sys.path.pop(0)  # this folder has an evaluate.py, which would hide the `evaluate` library
+# this folder has an evaluate.py, which would hide the `evaluate` library
+sys.path[:] = [path for path in sys.path if os.path.realpath(path) != os.path.dirname(os.path.realpath(__file__))]
 
 
 import json

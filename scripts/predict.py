@@ -3,9 +3,11 @@
 IMAGE is a path or a URL of any picture that Pillow reads.
 """
 
+import os
 import sys
 
-sys.path.pop(0)  # this folder has an evaluate.py, which would hide the `evaluate` library
+# this folder has an evaluate.py, which would hide the `evaluate` library
+sys.path[:] = [path for path in sys.path if os.path.realpath(path) != os.path.dirname(os.path.realpath(__file__))]
 
 
 import argparse

@@ -3,8 +3,14 @@
 Checkpoints and pickles stay here. Exit code 2: wrong input; 3: the Hub was not reached or refused, try again.
 """
 
-import argparse
+import os
 import sys
+
+# this folder has an evaluate.py, which would hide the `evaluate` library
+sys.path[:] = [path for path in sys.path if os.path.realpath(path) != os.path.dirname(os.path.realpath(__file__))]
+
+
+import argparse
 
 from deit_hf.hub import HubPushError, push_directory
 from deit_hf.recipes import one_line_errors

@@ -68,7 +68,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A model repository; the first commit is the server's own, as on the Hub."""
+    """A model repository."""
 
     id: str
     private: bool
@@ -108,10 +108,10 @@ class Fault:
 
     method: str
     pattern: str
-    times: int
-    hook: Callable[[], None] | None
-    status: int | None
-    drop_after: int | None
+    times: int = 1
+    hook: Callable[[], None] | None = None
+    status: int | None = None
+    drop_after: int | None = None
 
 
 class HubError(Exception):
@@ -147,7 +147,7 @@ class LocalHub:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._server.shutdown()
+        self._server.shutdown()  # may be called twice
         self._server.server_close()
 
     def add_user(self, name: str, role: str = "write") -> str:
@@ -156,18 +156,15 @@ class LocalHub:
         self._tokens[token] = (name, role)
         return token
 
-    def fail(
-        self,
-        method: str,
-        pattern: str,
-        *,
-        times: int = 1,
-        hook: Callable[[], None] | None = None,
-        status: int | None = None,
-        drop_after: int | None = None,
-    ) -> None:
-        """Arranges a failure of the next `times` requests whose path matches the pattern (see `Fault`)."""
-        self._faults.append(Fault(method, pattern, times, hook, status, drop_after))
+    def add_repository(self, repo_id: str, private: bool = False) -> None:
+        """A new repository; like the Hub's it starts with a commit of the server's own."""
+        repository = self.repositories[repo_id] = Repository(repo_id, private)
+        attributes = StoredFile(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", lfs=False)
+        repository.commit("main", "initial commit", {".gitattributes": attributes})
+
+    def fail(self, method: str, pattern: str, **fault: Any) -> None:
+        """Arranges a failure of the next requests whose path matches the pattern; `fault` as in `Fault`."""
+        self._faults.append(Fault(method, pattern, **fault))
 
     def take_fault(self, method: str, path: str) -> Fault | None:
         """The fault that this request meets, if any; counts it."""
@@ -384,9 +381,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.hub.lock:
             if repo_id in self.hub.repositories:
                 raise HubError(409, "You already created this model repo", url=url)
-            repository = self.hub.repositories[repo_id] = Repository(repo_id, private)
-            attributes = StoredFile(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", lfs=False)
-            repository.commit("main", "initial commit", {".gitattributes": attributes})
+            self.hub.add_repository(repo_id, private)
         return {"url": url}
 
     def _create_branch(self, repo: str, revision: str) -> dict[str, Any]:

@@ -1,0 +1,235 @@
+"""Views against the official recipe's own pieces: torchvision's for evaluation, timm's for training."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, RandomResizedCropAndInterpolation
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import MaybeToTensor
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import crop
+from transformers import AutoImageProcessor, DeiTImageProcessor, TimmWrapperImageProcessor
+
+from deit_hf.transforms import crop_size, evaluation_view, make_processor, training_view
+
+PAPER = {
+    "crop_min_scale": 0.08,
+    "horizontal_flip_prob": 0.5,
+    "random_augment": "rand-m9-mstd0.5-inc1",
+    "color_jitter": 0.3,
+    "random_erase_prob": 0.25,
+}
+OFF = {
+    "crop_min_scale": 1.0,
+    "horizontal_flip_prob": 0.0,
+    "random_augment": "none",
+    "color_jitter": 0.0,
+    "random_erase_prob": 0.0,
+}
+RAND_AUGMENT_OPS = [
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Rotate",
+    "PosterizeIncreasing",
+    "SolarizeIncreasing",
+    "SolarizeAdd",
+    "ColorIncreasing",
+    "ContrastIncreasing",
+    "BrightnessIncreasing",
+    "SharpnessIncreasing",
+    "ShearX",
+    "ShearY",
+    "TranslateXRel",
+    "TranslateYRel",
+]
+
+
+def noise(height: int, width: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def official_view(size: tuple[int, int], short_side: int, center_crop=transforms.CenterCrop) -> transforms.Compose:
+    """Official datasets.py:98-108, of torchvision's parts alone."""
+    return transforms.Compose(
+        [
+            transforms.Resize(short_side, interpolation=InterpolationMode.BICUBIC),
+            center_crop(size),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+
+
+def pil_view(size, tmp_path):
+    make_processor(size).save_pretrained(tmp_path)
+    return evaluation_view(AutoImageProcessor.from_pretrained(tmp_path, backend="pil"))
+
+
+def make_view(size: tuple[int, int] = (32, 32), **options):
+    return training_view(size, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, **{**PAPER, **options})
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+# ---- evaluation ----
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side"),
+    [(224, 256), (384, 438), ((32, 48), 54), ((48, 32), 54)],
+    ids=["224", "384", "wide", "tall"],
+)
+@pytest.mark.parametrize("shape", [(300, 400), (400, 300), (500, 500), (64, 100), (20, 30)])
+def test_pil_backend_gives_the_official_view_bit_for_bit(tmp_path, size, short_side: int, shape: tuple[int, int]):
+    # a squashed aspect ratio, another filter, another short side or other statistics would show here
+    expected = official_view(size if isinstance(size, tuple) else (size, size), short_side)(noise(*shape))
+    assert torch.equal(pil_view(size, tmp_path)(noise(*shape)), expected)
+
+
+def test_odd_margin_is_cut_one_row_higher_than_in_torchvision(tmp_path):
+    # 257 x 256 becomes 439 x 438: of the 55 rows too many transformers cuts 27 above, torchvision 28
+    def crop_27_above(size: tuple[int, int]):
+        return lambda image: crop(image, 27, 27, *size)
+
+    view = pil_view(384, tmp_path)(noise(257, 256))
+    assert torch.equal(view, official_view((384, 384), 438, crop_27_above)(noise(257, 256)))
+    assert not torch.equal(view, official_view((384, 384), 438)(noise(257, 256)))
+
+
+@pytest.mark.parametrize("size", [224, 384])
+@pytest.mark.parametrize("shape", [(300, 400), (500, 500), (20, 30)])
+def test_default_backend_is_within_two_of_255_levels_of_the_official_view(size: int, shape: tuple[int, int]):
+    # measured: at most 2 levels in a pixel, 0.013 levels on average; it rounds after resizing each axis
+    expected = official_view((size, size), int(size / 0.875))(noise(*shape))
+    levels = (evaluation_view(make_processor(size))(noise(*shape)) - expected).abs() * 255
+    levels = levels * torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None]
+    assert levels.max().item() < 2.01
+    assert levels.mean().item() < 0.02
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (32, 32), (7, 90)])
+def test_constant_picture_comes_out_normalised_with_imagenets_statistics(shape: tuple[int, int]):
+    pixel_values = evaluation_view(make_processor(32))(Image.new("RGB", shape, (255, 128, 0)))
+    expected = torch.tensor([(1 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (0 - 0.406) / 0.225])
+    torch.testing.assert_close(pixel_values, expected[:, None, None].expand(3, 32, 32), rtol=0, atol=1e-5)
+
+
+def test_saved_processor_is_transformers_own_and_gives_the_same_pixels(tmp_path):
+    processor = make_processor((32, 48), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    processor.save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is DeiTImageProcessor
+    assert torch.equal(evaluation_view(loaded)(noise(70, 50)), evaluation_view(processor)(noise(70, 50)))
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        (make_processor(32), (32, 32)),
+        (make_processor((32, 48)), (32, 48)),
+        (DeiTImageProcessor(size={"height": 40, "width": 24}, do_center_crop=False), (40, 24)),
+        (TimmWrapperImageProcessor({"input_size": (3, 40, 24)}, architecture="resnet18"), (40, 24)),
+    ],
+    ids=["square", "wide", "no crop", "timm"],
+)
+def test_crop_size_is_that_of_the_pixels(processor, expected: tuple[int, int]):
+    assert crop_size(processor) == expected
+    assert evaluation_view(processor)(noise(60, 50)).shape == (3, *expected)
+
+
+def test_processor_that_does_not_fix_the_size_is_refused():
+    processor = DeiTImageProcessor(size={"shortest_edge": 256}, do_center_crop=False)
+    with pytest.raises(ValueError, match="'shortest_edge': 256.*does not fix height and width; use `deit_hf"):
+        crop_size(processor)
+
+
+# ---- training ----
+
+
+def test_training_view_is_the_papers_op_by_op():
+    crop_op, flip, augment, to_tensor, normalize, erase = make_view((224, 224)).transforms
+    assert isinstance(crop_op, RandomResizedCropAndInterpolation)
+    assert (crop_op.size, crop_op.scale, crop_op.interpolation) == ((224, 224), (0.08, 1.0), InterpolationMode.BICUBIC)
+    assert crop_op.ratio == pytest.approx((3 / 4, 4 / 3))
+    assert isinstance(flip, transforms.RandomHorizontalFlip)
+    assert flip.p == 0.5
+    assert isinstance(to_tensor, MaybeToTensor)
+    assert isinstance(normalize, transforms.Normalize)
+    assert torch.equal(normalize.mean, torch.tensor(IMAGENET_DEFAULT_MEAN))
+    assert torch.equal(normalize.std, torch.tensor(IMAGENET_DEFAULT_STD))
+    # erasing comes after normalisation, with noise of its own for each pixel
+    assert isinstance(erase, RandomErasing)
+    assert (erase.probability, erase.per_pixel, erase.min_count, erase.max_count) == (0.25, True, 1, 1)
+    assert (erase.min_area, erase.max_area) == pytest.approx((0.02, 1 / 3))
+
+
+def test_rand_augment_is_timms_with_two_increasing_ops_at_half_probability():
+    augment = make_view((224, 224)).transforms[2]
+    assert augment.num_layers == 2
+    assert augment.choice_weights is None
+    assert [op.name for op in augment.ops] == RAND_AUGMENT_OPS
+    settings = {(op.prob, op.magnitude, op.magnitude_std, op.kwargs["resample"]) for op in augment.ops}
+    assert settings == {(0.5, 9, 0.5, Image.Resampling.BICUBIC)}
+    assert {op.kwargs["fillcolor"] for op in augment.ops} == {(124, 116, 104)}
+
+
+def test_training_view_equals_timms_parts_under_the_same_seeds():
+    settings = {"translate_const": 14, "img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC}
+    parts = transforms.Compose(
+        [
+            RandomResizedCropAndInterpolation(
+                (32, 40), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), interpolation="bicubic"
+            ),
+            transforms.RandomHorizontalFlip(0.5),
+            rand_augment_transform("rand-m9-mstd0.5-inc1", settings),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+            RandomErasing(0.25, mode="pixel", max_count=1, device="cpu"),
+        ]
+    )
+    view = make_view((32, 40))
+    for seed in range(40):
+        seed_all(seed)
+        expected = parts(noise(60, 50))
+        seed_all(seed)
+        assert torch.equal(view(noise(60, 50)), expected), seed
+
+
+def test_colour_jitter_only_works_without_random_augment():
+    def kinds(**options) -> list[type]:
+        return [type(op) for op in make_view(**options).transforms]
+
+    assert transforms.ColorJitter not in kinds()
+    assert transforms.ColorJitter not in kinds(random_augment="none", color_jitter=0.0)
+    jitter = make_view(random_augment="none").transforms[2]
+    assert isinstance(jitter, transforms.ColorJitter)
+    assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (*[(0.7, 1.3)] * 3, None)
+
+
+def test_all_options_off_leave_the_resized_picture():
+    # a flip, jitter or erasing that stays on, or a crop of less than everything, would change with the seed
+    whole = transforms.Resize((32, 32), interpolation=InterpolationMode.BICUBIC)(noise(50, 50))
+    expected = official_view((32, 32), 32)(whole)
+    views: list[Tensor] = []
+    for seed in range(10):
+        seed_all(seed)
+        views.append(make_view(**OFF)(noise(50, 50)))
+    assert all(torch.equal(view, expected) for view in views)
+
+
+def test_smallest_crop_bounds_the_area_of_all_crops():
+    crop_op = make_view(crop_min_scale=0.5).transforms[0]
+    seed_all(0)
+    areas = [np.prod(crop_op.get_params(noise(100, 100), crop_op.scale, crop_op.ratio)[2:]) for _ in range(200)]
+    assert min(areas) == pytest.approx(5000, abs=300)
