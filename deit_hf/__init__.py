@@ -2,6 +2,7 @@
 
 from .arguments import DistillationArguments
 from .configuration_deit import DeiTConfig
+from .conversion import convert_checkpoint
 from .losses import hard_distillation_loss, soft_distillation_loss
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel
 from .teacher import Teacher
@@ -16,6 +17,7 @@ __all__ = [
     "DistillationArguments",
     "DistillationTrainer",
     "Teacher",
+    "convert_checkpoint",
     "hard_distillation_loss",
     "soft_distillation_loss",
 ]
