@@ -153,7 +153,7 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 
 class TrainingViews(Dataset):
-    """Random views by key; a view is a pure function of (seed, epoch, index, repeat)."""
+    """Random views by key; a view is a pure function of (seed, epoch, sample, repeat)."""
 
     def __init__(self, images: ImageDataset, view: View, *, seed: int):
         self.images, self.view, self.seed = images, view, seed
@@ -162,10 +162,10 @@ class TrainingViews(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: ViewKey) -> dict[str, Any]:
-        image = self.images.image(key.index)
-        with seeded(self.seed, _STREAM, key.epoch, key.index, key.repeat):
+        image = self.images.image(key.sample)
+        with seeded(self.seed, _STREAM, key.epoch, key.sample, key.repeat):
             pixel_values = self.view(image)
-        return {"pixel_values": pixel_values, "labels": self.images.labels[key.index], "key": key}
+        return {"pixel_values": pixel_values, "labels": self.images.labels[key.sample], "key": key}
 
 
 class EvaluationViews(Dataset):

@@ -13,14 +13,14 @@ _STREAM = 2  # keeps this module's random numbers apart from those of the views 
 
 
 class ViewKey(NamedTuple):
-    """Names one training view. With the seed, the view is a function of (epoch, index, repeat).
+    """Names one training view. With the seed, the view is a function of (epoch, sample, repeat).
 
     `position` is the place in the epoch's global order; how a view is mixed is a function of it.
     """
 
     epoch: int
     position: int
-    index: int
+    sample: int
     repeat: int
 
 

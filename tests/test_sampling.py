@@ -19,8 +19,8 @@ def make_sampler(num_images: int, step_size: int, num_repeats: int = 1, seed: in
 
 def test_without_repeats_an_epoch_is_a_shuffle_of_all_images():
     keys = list(make_sampler(12, 4, epoch=3))
-    assert sorted(key.index for key in keys) == list(range(12))
-    assert [key.index for key in keys] != list(range(12))
+    assert sorted(key.sample for key in keys) == list(range(12))
+    assert [key.sample for key in keys] != list(range(12))
     assert [key.position for key in keys] == list(range(12))
     assert {(key.epoch, key.repeat) for key in keys} == {(3, 0)}
 
@@ -29,22 +29,22 @@ def test_order_depends_on_seed_and_epoch_only():
     order = list(make_sampler(50, 10, seed=1, epoch=2))
     assert order == list(make_sampler(50, 10, seed=1, epoch=2))
     assert order != list(make_sampler(50, 10, seed=2, epoch=2))
-    assert [key.index for key in order] != [key.index for key in make_sampler(50, 10, seed=1, epoch=3)]
+    assert [key.sample for key in order] != [key.sample for key in make_sampler(50, 10, seed=1, epoch=3)]
 
 
 def test_three_repeats_see_a_third_of_the_images_three_times():
     keys = list(make_sampler(90, 30, num_repeats=3))
     assert len(keys) == 90
-    assert Counter(Counter(key.index for key in keys).values()) == {3: 30}
-    assert all({key.repeat for key in keys if key.index == index} == {0, 1, 2} for index in {k.index for k in keys})
+    assert Counter(Counter(key.sample for key in keys).values()) == {3: 30}
+    assert all({key.repeat for key in keys if key.sample == index} == {0, 1, 2} for index in {k.sample for k in keys})
 
 
 def test_repeats_share_a_step_but_are_never_partners():
     keys = list(make_sampler(96, 24, num_repeats=3))
     for start in range(0, 96, 24):
         step = keys[start : start + 24]
-        assert len({key.index for key in step}) == 8
-        assert all(step[i].index != step[i + 1].index for i in range(0, 24, 2))
+        assert len({key.sample for key in step}) == 8
+        assert all(step[i].sample != step[i + 1].sample for i in range(0, 24, 2))
 
 
 @given(
@@ -62,7 +62,7 @@ def test_any_dataset_gives_whole_steps_of_distinct_views(
     assert len(keys) == len(sampler)
     assert len(keys) % step_size == 0
     assert len(keys) > 0
-    assert len({(key.index, key.repeat) for key in keys}) == len(keys)
+    assert len({(key.sample, key.repeat) for key in keys}) == len(keys)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])

@@ -264,6 +264,19 @@ def test_saved_run_gives_the_same_answers_in_plain_transformers(tmp_path, tiny_c
     assert processor.crop_size["height"] == 32
 
 
+def test_unreachable_hub_ends_no_training_and_says_how_to_retry(tmp_path, tiny_config, toy_rows, caplog, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    options = {"push_to_hub": True, "hub_model_id": "user/name", "hub_token": "hf_secret"}
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options)
+    trainer.train()
+    assert trainer.push_to_hub() is None  # tests run offline
+    assert "python scripts/push_to_hub.py" in caplog.text
+    assert "hf_secret" not in caplog.text
+    files = {path.name for path in Path(trainer.args.output_dir).iterdir()}
+    assert {"model.safetensors", "config.json", "preprocessor_config.json", "recipe.yaml", "README.md"} <= files
+    assert "hf_secret" not in (Path(trainer.args.output_dir) / "recipe.yaml").read_text()
+
+
 class TestRefusedAtConstruction:
     """What does not fit is refused before the first step, with both sides named."""
 

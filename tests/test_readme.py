@@ -1,0 +1,71 @@
+"""What the README shows runs as printed, and what it names exists."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+from deit_hf.arguments import DataArguments, DistillationArguments, ModelArguments
+from deit_hf.recipes import parse_recipe
+from deit_hf.transforms import make_processor
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
+RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.yaml"))
+
+
+def test_python_example_trains_and_saves_what_plain_transformers_loads(tmp_path: Path):
+    teacher = tmp_path / "outputs" / "quickstart" / "teacher"
+    names = dict(enumerate("0123456789"))
+    config = TimmWrapperConfig(architecture="test_byobnet", num_labels=10, id2label=names)
+    TimmWrapperForImageClassification(config).save_pretrained(teacher)
+    make_processor(32).save_pretrained(teacher)
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "outputs" / "readme")
+    assert type(model) is transformers.DeiTForImageClassificationWithTeacher
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_explains_itself(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    assert left.value.code == 0
+    assert f"python scripts/{name}.py" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_accepted_and_says_what_it_is(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    text = recipe.read_text(encoding="utf-8")
+    header = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    for part in ("Paper row:", "Command: python scripts/train.py", "Machine", "easured"):
+        assert part in header
+    source = [] if "dataset_name:" in text else ["--dataset_name", "user/name"]
+    model, data, args = parse_recipe(
+        (ModelArguments, DataArguments, DistillationArguments), [str(recipe), *source, "--report_to", "none"]
+    )
+    assert data.dataset_name is not None
+    assert (model.teacher_model_name_or_path is None) == (args.distillation_type == "none")
+
+
+def test_the_map_names_every_module():
+    block = README.partition("## Map")[2]
+    modules = {path.name for path in (ROOT / "deit_hf").glob("*.py")} - {"__init__.py"}
+    assert {name for name in modules if name not in block} == set()
+    assert set(re.findall(r"^  ([a-z_]+\.py)", block, flags=re.MULTILINE)) <= modules
+
+
+def test_every_script_that_the_readme_names_exists():
+    named = set(re.findall(r"scripts/([a-z_]+\.(?:py|sh))", README))
+    assert named >= {"quickstart.sh", "test.sh", "train.py"}
+    assert {name for name in named if not (ROOT / "scripts" / name).is_file()} == set()
