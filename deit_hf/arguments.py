@@ -87,6 +87,9 @@ class DistillationArguments(TrainingArguments):
     weight_decay: float = field(default=0.05, metadata={"help": "Decay of matrices; no bias, norm or token decays."})
     num_train_epochs: float = field(default=300.0, metadata={"help": "Epochs; with repeats each sees fewer images."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 does not clip."})
+    train_only: str | None = field(
+        default=None, metadata={"help": "Regular expression of parameter names to train; all others are frozen."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: views need their columns."})
     batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be true: metrics are counted by batch."})
     logging_nan_inf_filter: bool = field(

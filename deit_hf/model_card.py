@@ -174,7 +174,7 @@ def _recipe_facts(recipe: dict[str, Any]) -> dict[str, Any]:
     split = recipe.get("eval_split") or "evaluation split"
     evaluated_on = f"{_shown(dataset)} ({split})" if dataset else None
     return {
-        "variant": recipe.get("variant"),
+        "variant": None if recipe.get("config_overrides") else recipe.get("variant"),  # another model by then
         "base_model": recipe.get("model_name_or_path"),
         "teacher": recipe.get("teacher_model_name_or_path"),
         "dataset": dataset,

@@ -1,6 +1,7 @@
-"""Which parameters decay, how the learning rate follows from the batch, and its schedule (table 9)."""
+"""Which parameters are trained and decay, how the learning rate follows from the batch, and its schedule (table 9)."""
 
 import math
+import re
 from functools import partial
 
 from torch import nn
@@ -18,6 +19,39 @@ def decay_parameter_names(model: nn.Module) -> list[str]:
     Differs: the distillation token does not decay (timm 0.3.2 let it decay, timm today does not).
     """
     return [name for name, p in model.named_parameters() if p.ndim > 1 and name.rpartition(".")[2] not in TOKEN_NAMES]
+
+
+def train_only(model: nn.Module, pattern: str) -> None:
+    """Freezes every parameter whose name the pattern does not match, and keeps what is wholly frozen in eval mode.
+
+    Args:
+        model: changed in place; the batch statistics of its frozen parts no longer move.
+        pattern: regular expression, found anywhere in a name: `classifier` trains a new head,
+            `attention|classifier` the attention layers too, as arXiv:2203.09795 fine-tunes.
+
+    Raises:
+        ValueError: the pattern matches no parameter, or is no regular expression.
+    """
+    try:
+        trained = {name for name, _ in model.named_parameters() if re.search(pattern, name)}
+    except re.error as error:
+        raise ValueError(f"`train_only` is {pattern!r}, which is no regular expression: {error}") from error
+    if not trained:
+        names = [name for name, _ in model.named_parameters()]
+        raise ValueError(f"`train_only` {pattern!r} matches no parameter; the model has {', '.join(names[-4:])}, ...")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    frozen = []
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            frozen.append(module)
+
+    def keep_in_eval_mode(*_: object) -> None:
+        for module in frozen:
+            module.eval()
+
+    model.register_forward_pre_hook(keep_in_eval_mode)
 
 
 def scaled_learning_rate(base_learning_rate: float, global_batch_size: int) -> float:

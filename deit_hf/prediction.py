@@ -28,7 +28,7 @@ def predict(images: Iterable[str], model_name_or_path: str, *, num_best: int = 5
 
     Raises:
         ValueError: a picture cannot be read or decoded; names it.
-        OSError: the model is not found.
+        OSError: the model or a picture is not found.
     """
     model, processor = load_classifier(model_name_or_path)
     view = evaluation_view(processor)

@@ -21,7 +21,7 @@ from .hub import HubPushError, push_directory
 from .losses import ObjectiveTerms, distillation_objective
 from .mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
 from .model_card import ModelFacts, write_model_card
-from .optimization import cosine_schedule_with_warmup, decay_parameter_names
+from .optimization import cosine_schedule_with_warmup, decay_parameter_names, train_only
 from .recipes import write_recipe
 from .sampling import ViewSampler
 from .teacher import Teacher
@@ -77,6 +77,8 @@ class DistillationTrainer(Trainer):
         """
         if not isinstance(args, DistillationArguments):
             raise TypeError(f"`args` is a {type(args).__name__}, but must be DistillationArguments")
+        if args.train_only is not None:
+            train_only(model, args.train_only)
         processing_class = checked_processor(processing_class, model)
         self.teacher = _checked_teacher(teacher, args, model, processing_class)
         self._columns = {"image_column_name": image_column_name, "label_column_name": label_column_name}

@@ -1,5 +1,6 @@
 """One run, from options to the files that it leaves: what scripts/train.py and scripts/evaluate.py do."""
 
+import importlib.util
 import logging
 import os
 import re
@@ -28,6 +29,7 @@ from .recipes import write_recipe
 from .teacher import Teacher, check_model_source, create_timm_model, is_timm_source
 from .trainer import DistillationTrainer
 from .transforms import make_processor
+from .visualization import plot_training_curves
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ def _save(
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    if trainer.is_world_process_zero() and importlib.util.find_spec("matplotlib") is not None:
+        plot_training_curves(trainer.state.log_history, Path(args.output_dir) / "training_curves.png")
     trainer.create_model_card()
     if args.push_to_hub:
         trainer.push_to_hub()
@@ -232,7 +236,9 @@ def _check_label_order(names: list[str] | None, id2label: dict[int, str]) -> Non
                 f"label {name!r} has index {index} in the data but {own.index(name)} in the model; bring the data's "
                 "labels into the model's order with `dataset.align_labels_with_mapping`"
             )
-    logger.warning("labels have other names in the data (%s, ...) than in the model (%s, ...)", names[0], own[0])
+    others = [name for name in names if name not in own]
+    if others:
+        logger.warning("labels have other names in the data (%s, ...) than in the model (%s, ...)", others[0], own[0])
 
 
 def _checkpoint_to_resume(args: DistillationArguments) -> str | None:

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 if [ ! -x .venv/bin/python ]; then
   "${PYTHON:-python3}" -m venv .venv
 fi
-.venv/bin/python -m pip install --quiet --upgrade-strategy only-if-needed -e ".[digits]"
+.venv/bin/python -m pip install --quiet --upgrade-strategy only-if-needed -e ".[digits,viz]"
 
 run() { printf '\n== %s\n' "$1"; shift; .venv/bin/python "$@"; }
 
@@ -30,4 +30,4 @@ best = classify("outputs/quickstart/digit.png")[0]
 print(f"outputs/quickstart/digit.png is a {digits.target[7]}; the distilled DeiT says {best['label']} ({best['score']:.1%})")
 PYTHON
 printf '\nWritten under outputs/quickstart/:\n'
-ls -d outputs/quickstart/*/model.safetensors outputs/quickstart/*/recipe.yaml outputs/quickstart/*.png
+ls -d outputs/quickstart/*.png outputs/quickstart/*/{model.safetensors,recipe.yaml,README.md,training_curves.png}

@@ -280,8 +280,10 @@ def test_error_of_a_worker_process_is_one_line_that_names_the_file(tmp_path: Pat
         num_classes=2,
     )
     loader = DataLoader(EvaluationViews(images, evaluation_view(make_processor(16))), num_workers=1)
+    batches = iter(loader)
     with pytest.raises(SystemExit, match="2"), one_line_errors():
-        next(iter(loader))
+        next(batches)
+    batches._shutdown_workers()  # torch's own error keeps it in a cycle, whose collection waits seconds for the worker
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith(f"error: row 0 of the dataset ({path})")

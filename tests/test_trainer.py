@@ -22,6 +22,7 @@ from deit_hf import (
     soft_distillation_loss,
 )
 from deit_hf.mixing import mix_targets
+from deit_hf.optimization import train_only
 from deit_hf.transforms import make_processor
 
 
@@ -228,6 +229,29 @@ def test_tokens_and_positions_do_not_decay_in_the_optimizer(tmp_path, tiny_confi
     assert decays["deit.encoder.layer.0.layernorm_before.weight"] == 0
     assert decays["distillation_classifier.weight"] == 0.05
     assert set(decays) == set(names.values())
+
+
+def test_frozen_parts_stay_as_they_are_with_their_batch_statistics(tmp_path, tiny_teacher, toy_rows):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=5, layer_type="basic")
+    student = ResNetForImageClassification(config)
+    before = parameters_of(student)
+    args = make_args(tmp_path, train_only="classifier")
+    DistillationTrainer(student, args, train_dataset=toy_rows, processing_class=make_processor(32)).train()
+    changed = {name for name, tensor in parameters_of(student).items() if not torch.equal(tensor, before[name])}
+    assert changed == {"classifier.1.weight", "classifier.1.bias"}
+
+
+def test_stochastic_depth_of_half_trained_layers_stays_on(tiny_student):
+    train_only(tiny_student, "attention")
+    tiny_student.train()(torch.zeros(1, 3, 32, 32))
+    layer = tiny_student.deit.encoder.layer[0]
+    assert layer.drop_path.training
+    assert not layer.intermediate.training
+
+
+def test_pattern_that_trains_nothing_is_refused(tmp_path, tiny_config, toy_rows):
+    with pytest.raises(ValueError, match="`train_only` 'nothing' matches no parameter; the model has"):
+        make_trainer(tmp_path, tiny_config, toy_rows, train_only="nothing")
 
 
 def test_learning_rate_warms_up_and_ends_at_the_minimum(tmp_path, tiny_config, toy_rows):
