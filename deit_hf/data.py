@@ -130,7 +130,7 @@ def _to_8_bit(image: Image) -> Image:
     if image.mode.startswith("I;16"):
         return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        low, high = image.getextrema()
+        low, high = np.asarray(image).min(), np.asarray(image).max()
         if low < 0 or high > 255:
             raise ValueError(f"its grey values go from {low} to {high}, but must be in [0, 255] or 16-bit integers")
     return image

@@ -79,8 +79,8 @@ def _load_splits(data: DataArguments) -> datasets.DatasetDict:
         return load_digits()
     if data.dataset_name is not None:
         return datasets.load_dataset(data.dataset_name, data.dataset_config_name)
-    folders = {data.train_split: data.train_dir, data.eval_split or "validation": data.validation_dir}
-    folders = {name: folder for name, folder in folders.items() if folder is not None}
+    named = ((data.train_split, data.train_dir), (data.eval_split or "validation", data.validation_dir))
+    folders = {name: folder for name, folder in named if folder is not None}
     for folder in folders.values():
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"no folder `{folder}`; it must hold one sub-folder of images per class")

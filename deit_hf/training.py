@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import timm
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -200,11 +201,23 @@ def _timm_student(source: str, labels: dict[str, Any], image_size: int | None) -
     name = source.removeprefix("timm:").removeprefix("timm/").partition("@")[0]
     from_weights = "@" in source or source.startswith("timm/")
     module = create_timm_model(source, labels["num_labels"], pretrained=from_weights)
+    pretrained_cfg: Any = module.pretrained_cfg
+    if from_weights and pretrained_cfg["num_classes"] != labels["num_labels"]:
+        _start_head_small(module)
     student = TimmWrapperForImageClassification(TimmWrapperConfig(architecture=name, **labels))
     student.timm_model.load_state_dict(module.state_dict())
     data_config = timm.data.resolve_model_data_config(module)
     size = (image_size, image_size) if image_size is not None else tuple(data_config["input_size"][1:])
     return student, make_processor(size, mean=data_config["mean"], std=data_config["std"])
+
+
+def _start_head_small(module: nn.Module) -> None:
+    """Starts a new classifier as DeiT's heads start; some of timm's start so large that fine-tuning is slow."""
+    for layer in module.get_classifier().modules():  # type: ignore[operator]  # a method of all of timm's classifiers
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _label_config(rows: datasets.Dataset, label_column_name: str) -> dict[str, Any]:

@@ -93,17 +93,17 @@ def test_views_are_the_same_in_any_number_of_workers(num_workers: int):
     assert all(torch.equal(view["pixel_values"], expected[view["key"]]["pixel_values"]) for view in loaded)
 
 
-@pytest.mark.parametrize("part", ["seed", "epoch", "index", "repeat"])
+@pytest.mark.parametrize("part", ["seed", "epoch", "sample", "repeat"])
 def test_each_part_of_the_key_gives_another_view_of_the_same_picture(part: str):
     # a part that is left out of the seed repeats views: of an epoch, of all images, or of all repeats
-    key = ViewKey(epoch=2, position=0, index=1, repeat=1)
+    key = ViewKey(epoch=2, position=0, sample=1, repeat=1)
     same, other = make_views(), make_views(seed=1) if part == "seed" else make_views()
     other_key = key if part == "seed" else key._replace(**{part: 3})
     assert not torch.equal(same[key]["pixel_values"], other[other_key]["pixel_values"])
 
 
 def test_position_in_the_epoch_does_not_change_a_view():
-    key = ViewKey(epoch=2, position=0, index=1, repeat=1)
+    key = ViewKey(epoch=2, position=0, sample=1, repeat=1)
     views = make_views()
     assert torch.equal(views[key]["pixel_values"], views[key._replace(position=7)]["pixel_values"])
 
