@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher
-from deit_hf.optimization import cosine_schedule_with_warmup, decay_parameter_names, scaled_learning_rate
+from deit_hf.optimization import cosine_schedule_with_warmup, decay_parameter_names, scaled_learning_rate, train_only
 
 LAYER = {
     "attention.attention.query.weight",
@@ -57,6 +57,11 @@ def test_kernels_and_timms_tokens_are_known_too():
             self.dist_token = nn.Parameter(torch.zeros(1, 1, 4))
 
     assert decay_parameter_names(Net()) == ["conv.weight"]
+
+
+def test_pattern_that_is_no_regular_expression_is_named():
+    with pytest.raises(ValueError, match=r"`train_only` is '\(', which is no regular expression: missing \)"):
+        train_only(nn.Linear(2, 2), "(")
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(1024, 1e-3), (512, 5e-4), (64, 6.25e-5)])

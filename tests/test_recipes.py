@@ -215,6 +215,15 @@ def test_written_recipe_gives_the_same_options_again(tmp_path: Path, options: di
         assert {name: pair for name, pair in pairs.items() if pair[0] != pair[1]} == {}
 
 
+def test_written_recipe_scales_its_base_rate_with_another_batch(tmp_path: Path):
+    # the rate that followed from the first batch is not written, or it would contradict the base rate
+    args = DistillationArguments(str(tmp_path), report_to="none", per_device_train_batch_size=8)
+    write_recipe(tmp_path / "recipe.yaml", args)
+    flags = ["--per_device_train_batch_size", "16"]
+    (again,) = parse_recipe([DistillationArguments], [str(tmp_path / "recipe.yaml"), *flags])
+    assert again.learning_rate == pytest.approx(2 * args.learning_rate, rel=1e-12)
+
+
 def test_written_recipe_says_every_option_of_ours_and_no_secret(tmp_path: Path):
     args = DistillationArguments(
         str(tmp_path), report_to="none", hub_token="hf_secret", overwrite_output_dir=True, resume_from_checkpoint="x"
