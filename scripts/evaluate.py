@@ -12,6 +12,7 @@ sys.path[:] = [path for path in sys.path if os.path.realpath(path) != os.path.di
 
 import json
 import logging
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,10 +31,13 @@ class EvaluationArguments:
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    with one_line_errors():
+    with one_line_errors(), tempfile.TemporaryDirectory() as empty:  # a Trainer makes an output directory
         options, data = parse_recipe((EvaluationArguments, DataArguments), sys.argv[1:], __doc__)
         args = DistillationArguments(
-            per_device_eval_batch_size=options.batch_size, dataloader_num_workers=options.num_workers, report_to="none"
+            empty,
+            per_device_eval_batch_size=options.batch_size,
+            dataloader_num_workers=options.num_workers,
+            report_to="none",
         )
         metrics = evaluate(options.model_name_or_path, data, args)
         if args.process_index != 0:
