@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import crop
 from transformers import AutoImageProcessor, DeiTImageProcessor, TimmWrapperImageProcessor
 
-from deit_hf.transforms import crop_size, evaluation_view, make_processor, training_view
+from deit_hf.transforms import crop_size, evaluation_view, make_processor, posterize, training_view
 
 PAPER = {
     "crop_min_scale": 0.08,
@@ -204,6 +204,19 @@ def test_training_view_equals_timms_parts_under_the_same_seeds():
         expected = parts(noise(60, 50))
         seed_all(seed)
         assert torch.equal(view(noise(60, 50)), expected), seed
+
+
+def test_posterize_to_no_bits_is_black_whatever_pillow_says():
+    picture = noise(20, 20)
+    assert posterize(picture, 0).getextrema() == ((0, 0), (0, 0), (0, 0))
+    assert np.array_equal(posterize(picture, 4), np.asarray(picture) & 0b11110000)
+
+
+def test_strongest_magnitude_never_ends_a_training():
+    view = make_view(random_augment="rand-m10-mstd0.5-inc1-n6")  # Pillow 13 refuses what timm's posterize asks of it
+    for seed in range(40):
+        seed_all(seed)
+        assert view(noise(24, 24)).isfinite().all()
 
 
 def test_colour_jitter_only_works_without_random_augment():
