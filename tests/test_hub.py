@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -413,6 +414,9 @@ def test_published_card_holds_the_reported_numbers_apart_from_measured_ones(vari
     assert f"facebook/{variant.replace('_', '-')}" in ast.unparse(ast.parse(snippet(card)))
 
 
+@pytest.mark.skipif(
+    int(huggingface_hub.__version__.split(".")[0]) < 2, reason="older clients check cards at one fixed address only"
+)
 def test_cards_are_valid_by_the_client_s_own_check(tmp_path: Path) -> None:
     for name, facts in CARDS.items():
         (tmp_path / f"{name}.md").write_text(render_model_card(facts), encoding="utf-8")
@@ -430,6 +434,7 @@ for path in sys.argv[1:]:
     with LocalHub() as hub:
         environment = hub.client_environment(tmp_path / "home")
         command = [sys.executable, "-c", code, *map(str, paths)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
         assert len(hub.seen("POST", "^/api/validate-yaml")) == len(VARIANTS) + len(CARDS) + 1
     assert re.fullmatch(r".*wrong\.md .*license.* must be one of .*\n", result.stdout)
