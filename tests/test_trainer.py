@@ -124,6 +124,21 @@ def test_eight_small_batches_accumulate_to_one_big_one(tmp_path, tiny_config, ti
         torch.testing.assert_close(small[name], tensor, rtol=0, atol=1e-6)
 
 
+def test_accumulation_divides_the_loss_of_a_model_that_takes_any_argument(tmp_path, toy_rows):
+    # transformers' own DeiT has **kwargs in forward: the Trainer then leaves the division to the loss
+    sizes = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40, "num_hidden_layers": 1}
+    config = transformers.DeiTConfig(image_size=32, patch_size=8, num_labels=5, **sizes)
+    weights = []
+    for batch_size, accumulation in ((16, 1), (4, 4)):
+        torch.manual_seed(0)
+        student = transformers.DeiTForImageClassificationWithTeacher(config)
+        options = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+        args = make_args(tmp_path, optim="sgd", learning_rate=0.1, max_steps=1, **options)
+        DistillationTrainer(student, args, train_dataset=toy_rows).train()
+        weights.append(student.cls_classifier.weight.detach().clone())
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+
+
 def test_mixed_targets_never_reach_the_models_own_loss(tmp_path, tiny_config, toy_rows):
     trainer = make_trainer(tmp_path, tiny_config, toy_rows)
     seen = []
