@@ -83,6 +83,7 @@ class Teacher(nn.Module):
         self.image_size = None if image_size is None else to_pair(image_size)
         self.id2label = None if id2label is None else {int(index): label for index, label in id2label.items()}
         self.student_mean, self.student_std = tuple(student_mean), tuple(student_std)
+        self._matched_to: dict[int, str] | None = None
         # teacher pixels = (student pixels * student_std + student_mean - mean) / std, as one scale and one shift
         scale = torch.tensor(student_std) / torch.tensor(std)
         shift = (torch.tensor(student_mean) - torch.tensor(mean)) / torch.tensor(std)
@@ -121,7 +122,7 @@ class Teacher(nn.Module):
         logits = self(torch.zeros(1, channels, height, width, device=device))
         if logits.ndim != 2:
             raise ValueError(
-                f"teacher `{self.name}` answers in shape {tuple(logits.shape)}, but must in (batch, classes)"
+                f"teacher `{self.name}` answers in shape {tuple(logits.shape)}, but must answer in (batch, classes)"
             )
         if self.id2label is not None and len(self.id2label) != logits.shape[1]:
             raise ValueError(
@@ -147,6 +148,8 @@ class Teacher(nn.Module):
         Raises:
             ValueError: the label sets do not fit; names both sides.
         """
+        if self._matched_to == student_config.id2label:
+            return  # said once already
         student_names = _real_names(student_config.id2label)
         teacher_names = _real_names(self.id2label)
         num_labels = student_config.num_labels
@@ -170,6 +173,7 @@ class Teacher(nn.Module):
             self.label_indices = torch.tensor(indices, device=self.pixel_scale.device)
         else:
             self.label_indices = None
+        self._matched_to = dict(student_config.id2label)
 
     @classmethod
     def from_pretrained(

@@ -92,9 +92,10 @@ def _save(
         trainer.save_metrics("eval", metrics)
     if trainer.is_world_process_zero() and importlib.util.find_spec("matplotlib") is not None:
         plot_training_curves(trainer.state.log_history, Path(args.output_dir) / "training_curves.png")
-    trainer.create_model_card()
     if args.push_to_hub:
-        trainer.push_to_hub()
+        trainer.push_to_hub()  # writes the card, too
+    else:
+        trainer.create_model_card()
     return metrics
 
 
@@ -165,8 +166,8 @@ def _pretrained_student(
 ) -> tuple[PreTrainedModel, Any]:
     """A student that starts from saved weights; with another number of classes it gets new heads."""
     with_token = model_args.use_distillation_token
-    if with_token is None:
-        with_token = True if model_args.teacher_model_name_or_path is not None else None
+    if with_token is None and model_args.teacher_model_name_or_path is not None:
+        with_token = True
     student_class = _deit_class(source, with_token)
     if student_class is AutoModelForImageClassification:
         _refuse_deit_options(source, **sizes)

@@ -85,6 +85,13 @@ def test_equal_counts_without_names_are_accepted_and_said(caplog: pytest.LogCapt
     assert "3 classes each but not both have names: same order assumed" in caplog.text
 
 
+def test_same_labels_are_matched_and_said_only_once(caplog: pytest.LogCaptureFixture):
+    teacher = make_teacher(3)
+    for _ in range(2):  # as when a teacher is loaded for a student and then given to its trainer
+        teacher.match_labels(config_with_names("a", "b", "c"))
+    assert caplog.text.count("same order assumed") == 1
+
+
 @pytest.mark.parametrize(
     ("teacher_names", "student", "message"),
     [
