@@ -1,18 +1,15 @@
-"""The options of training, data and model, checked when they are made: defaults are the paper's (table 9).
+"""The options of a training, checked when they are made: defaults are the paper's (table 9).
 
-What a recipe file is and how flags override it is in recipes.py.
+Which student, teacher and data a run takes is in run_arguments.py; what a recipe file is, in recipes.py.
 """
 
-import difflib
-import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 from transformers import SchedulerType, TrainingArguments
 
-from .configuration_deit import VARIANTS, DeiTConfig
 from .losses import DistillationType, Reduction
 from .optimization import scaled_learning_rate
 
@@ -120,19 +117,19 @@ class DistillationArguments(TrainingArguments):
         return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
 
     def _check_ranges(self) -> None:
-        _check_choice("distillation_type", self.distillation_type, ("none", "soft", "hard"))
-        _check_choice("distillation_reduction", self.distillation_reduction, ("batchmean", "numel"))
-        _check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
+        check_choice("distillation_type", self.distillation_type, ("none", "soft", "hard"))
+        check_choice("distillation_reduction", self.distillation_reduction, ("batchmean", "numel"))
+        check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
         for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):
-            _check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
+            check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
         for name in ("mixup_alpha", "cutmix_alpha", "color_jitter", "min_learning_rate", "warmup_learning_rate"):
-            _check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+            check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
         for name in ("learning_rate", "base_learning_rate", "warmup_epochs"):
             if getattr(self, name) is not None:
-                _check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
-        _check("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
-        _check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
-        _check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
+                check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        check("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
+        check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
+        check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
 
     def _check_unsupported(self) -> None:
         if self.label_smoothing_factor:
@@ -182,135 +179,11 @@ class DistillationArguments(TrainingArguments):
             )
 
 
-def _check(name: str, value: float, allowed: Callable[[float], bool], description: str) -> None:
+def check(name: str, value: float, allowed: Callable[[float], bool], description: str) -> None:
     if not allowed(value):
         raise ValueError(f"`{name}` is {value}, but must be {description}")
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"`{name}` is {value!r}, but must be one of {', '.join(choices)}")
-
-
-@dataclass
-class ModelArguments:
-    """Student and teacher.
-
-    Raises:
-        ValueError: from the constructor, when no student or two are named.
-    """
-
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Weights to start from: Hub id, directory, or timm:NAME[@FILE] for a model of timm."},
-    )
-    variant: str | None = field(
-        default=None,
-        metadata={"help": "DeiT to train from scratch, such as deit_tiny_distilled_patch16_224."},
-    )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Pixels; the position table of loaded weights is resized to it."}
-    )
-    drop_path_rate: float | None = field(
-        default=None, metadata={"help": "Stochastic depth of a DeiT student, in [0, 1); 0.1 in the paper."}
-    )
-    config_overrides: dict | str | None = field(
-        default=None, metadata={"help": 'Other fields of DeiTConfig for a variant, as JSON: {"hidden_size": 96}.'}
-    )
-    use_distillation_token: bool | None = field(
-        default=None,
-        metadata={
-            "help": "For loaded weights: whether the student has the token. By default as the weights have it, and "
-            "also when there is a teacher; false with a teacher is usual distillation."
-        },
-    )
-    teacher_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE]."}
-    )
-
-    def __post_init__(self) -> None:
-        self._check_source()
-        self._check_config_overrides()
-
-    def _check_source(self) -> None:
-        if (self.model_name_or_path is None) == (self.variant is None):
-            raise ValueError(
-                f"`model_name_or_path` is {self.model_name_or_path} and `variant` is {self.variant}; give one: "
-                f"weights to start from, or a DeiT to train from scratch ({', '.join(VARIANTS)})"
-            )
-        if self.use_distillation_token is not None and self.variant is not None:
-            raise ValueError(
-                f"`use_distillation_token` is for loaded weights, but `variant` is {self.variant}; name the variant "
-                "with or without `_distilled` instead"
-            )
-
-    def _check_config_overrides(self) -> None:
-        if not self.config_overrides:
-            return
-        if self.variant is None:
-            raise ValueError("`config_overrides` changes a `variant`; loaded weights have the sizes that they have")
-        if isinstance(self.config_overrides, str):
-            try:
-                self.config_overrides = json.loads(self.config_overrides)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"`config_overrides` is {self.config_overrides!r}, which is no JSON: {error}"
-                ) from error
-        if not isinstance(self.config_overrides, dict):
-            raise ValueError(
-                f'`config_overrides` is {self.config_overrides!r}, but must be like {{"hidden_size": 96}}'
-            )
-        known = {option.name for option in fields(DeiTConfig)} | {"num_labels"}
-        for name in self.config_overrides:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean `{close[0]}`?" if close else ""
-                raise ValueError(f"`config_overrides` has `{name}`, which is no field of DeiTConfig{hint}")
-
-
-@dataclass
-class DataArguments:
-    """Where images and labels come from; the names are those of transformers' `run_image_classification.py`.
-
-    Raises:
-        ValueError: from the constructor, when no source is named, or two.
-    """
-
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id, builder, local directory of parquet files or class folders, or digits: scikit-learn's "
-            "handwritten digits, which need no download."
-        },
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    train_dir: str | None = field(default=None, metadata={"help": "Folder with one sub-folder of images per class."})
-    validation_dir: str | None = field(default=None, metadata={"help": "The same for evaluation."})
-    train_split: str = field(default="train", metadata={"help": "Name of the training split."})
-    eval_split: str | None = field(
-        default=None, metadata={"help": "Name of the evaluation split; validation, else test, by default."}
-    )
-    image_column_name: str = field(default="image", metadata={"help": "Column that holds the images."})
-    label_column_name: str = field(default="label", metadata={"help": "Column that holds the class indices or names."})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use only so many, drawn at random, the same ones every time."}
-    )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Use only so many, drawn at random, the same ones every time."}
-    )
-
-    def __post_init__(self) -> None:
-        folders = self.train_dir is not None or self.validation_dir is not None
-        if (self.dataset_name is not None) == folders:
-            raise ValueError(
-                f"`dataset_name` is {self.dataset_name}, `train_dir` {self.train_dir} and `validation_dir` "
-                f"{self.validation_dir}; give either a dataset or folders"
-            )
-        if self.train_dir is not None and self.validation_dir is not None and self.eval_split == self.train_split:
-            raise ValueError(
-                f"`train_split` and `eval_split` are both {self.eval_split!r}, but the two folders need two names; "
-                "leave both out"
-            )
-        for name in ("max_train_samples", "max_eval_samples"):
-            if getattr(self, name) is not None:
-                _check(name, getattr(self, name), lambda v: v >= 1, "1 or more")

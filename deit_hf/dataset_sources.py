@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from .arguments import DataArguments
+from .run_arguments import DataArguments
 
 DIGITS = "digits"
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from .data import decode_image
-from .training import load_classifier
+from .students import load_classifier
 from .transforms import evaluation_view
 
 

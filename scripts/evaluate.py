@@ -16,8 +16,9 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deit_hf.arguments import DataArguments, DistillationArguments
+from deit_hf.arguments import DistillationArguments
 from deit_hf.recipes import one_line_errors, parse_recipe
+from deit_hf.run_arguments import DataArguments
 from deit_hf.training import evaluate
 
 

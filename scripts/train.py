@@ -12,8 +12,9 @@ sys.path[:] = [path for path in sys.path if os.path.realpath(path) != os.path.di
 
 import logging
 
-from deit_hf.arguments import DataArguments, DistillationArguments, ModelArguments
+from deit_hf.arguments import DistillationArguments
 from deit_hf.recipes import one_line_errors, parse_recipe
+from deit_hf.run_arguments import DataArguments, ModelArguments
 from deit_hf.training import train
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import HfArgumentParser
 
 from deit_hf import DistillationArguments
-from deit_hf.arguments import DataArguments, ModelArguments
+from deit_hf.run_arguments import DataArguments, ModelArguments
 
 # arXiv:2012.12877 table 9 and section 5; official main.py for what the paper leaves open
 PAPER = {
@@ -198,55 +198,3 @@ def test_odd_batch_is_refused_only_when_images_are_mixed(tmp_path: Path):
 
 def test_memory_is_only_pinned_for_a_device(tmp_path: Path):
     assert make_args(tmp_path).dataloader_pin_memory == torch.accelerator.is_available()
-
-
-# ---- student and data ----
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "`model_name_or_path` is None and `variant` is None; give one: .*deit_tiny_patch16_224"),
-        ({"model_name_or_path": "x", "variant": "deit_tiny_patch16_224"}, "`model_name_or_path` is x and `variant`"),
-        (
-            {"model_name_or_path": "x", "config_overrides": {"hidden_size": 96}},
-            "`config_overrides` changes a `variant`",
-        ),
-        ({"variant": "v", "config_overrides": "{hidden_size: 96}"}, r"'\{hidden_size: 96\}', which is no JSON"),
-        ({"variant": "v", "config_overrides": "[1]"}, r'is \[1\], but must be like \{"hidden_size": 96\}'),
-        (
-            {"variant": "v", "config_overrides": {"hiden_size": 96}},
-            "no field of DeiTConfig; did you mean `hidden_size`",
-        ),
-        ({"variant": "v", "config_overrides": {"zzz": 96}}, "`zzz`, which is no field of DeiTConfig$"),
-        ({"variant": "v", "use_distillation_token": False}, "is for loaded weights, but `variant` is v"),
-    ],
-)
-def test_student_that_cannot_be_is_refused(options: dict, message: str):
-    with pytest.raises(ValueError, match=message):
-        ModelArguments(**options)
-
-
-def test_config_overrides_are_json_on_the_command_line():
-    flags = ["--variant", "deit_tiny_patch16_224", "--config_overrides", '{"hidden_size": 96, "patch_size": [4, 8]}']
-    (args,) = HfArgumentParser(ModelArguments).parse_args_into_dataclasses(flags)
-    assert args.config_overrides == {"hidden_size": 96, "patch_size": [4, 8]}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "`dataset_name` is None, `train_dir` None and `validation_dir` None; give either a dataset or folders"),
-        ({"dataset_name": "digits", "train_dir": "x"}, "`dataset_name` is digits, `train_dir` x"),
-        ({"dataset_name": "digits", "validation_dir": "x"}, "`validation_dir` x"),
-        ({"dataset_name": "digits", "max_train_samples": 0}, "`max_train_samples` is 0, but must be 1 or more"),
-        ({"dataset_name": "digits", "max_eval_samples": -1}, "`max_eval_samples` is -1, but must be 1 or more"),
-        (
-            {"train_dir": "a", "validation_dir": "b", "eval_split": "train"},
-            "both 'train', but the two folders need two",
-        ),
-    ],
-)
-def test_data_that_cannot_be_is_refused(options: dict, message: str):
-    with pytest.raises(ValueError, match=message):
-        DataArguments(**options)

@@ -10,8 +10,8 @@ import sklearn.datasets
 from datasets import ClassLabel, LargeList, Value
 from PIL import Image
 
-from deit_hf.arguments import DataArguments
 from deit_hf.dataset_sources import class_names, load_digits, load_image_datasets
+from deit_hf.run_arguments import DataArguments
 
 DIGIT_COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # of the whole set, as UCI describes it
 FIRST_TEST_LABELS = [7, 6, 3, 7, 7, 3, 2, 8, 9, 3]

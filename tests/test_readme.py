@@ -10,8 +10,9 @@ import pytest
 import transformers
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
-from deit_hf.arguments import DataArguments, DistillationArguments, ModelArguments
+from deit_hf.arguments import DistillationArguments
 from deit_hf.recipes import parse_recipe
+from deit_hf.run_arguments import DataArguments, ModelArguments
 from deit_hf.transforms import make_processor
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,9 @@ import pytest
 from torch.utils.data import DataLoader
 
 from deit_hf import DistillationArguments
-from deit_hf.arguments import DataArguments, ModelArguments
 from deit_hf.data import EvaluationViews, ImageDataset
 from deit_hf.recipes import one_line_errors, parse_recipe, write_recipe
+from deit_hf.run_arguments import DataArguments, ModelArguments
 from deit_hf.transforms import evaluation_view, make_processor
 
 ALL = (ModelArguments, DataArguments, DistillationArguments)
