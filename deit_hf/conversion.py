@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration_deit import DeiTConfig, to_pair
+from .loading import damaged_file
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 
 Classifier = DeiTForImageClassification | DeiTForImageClassificationWithTeacher
@@ -200,12 +201,7 @@ def _read_file(path: Path) -> Any:
     except OSError:  # the disk's fault, or a missing permission
         raise
     except Exception as error:  # bytes of any kind come here: a damaged pickle fails in a dozen ways
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"`{path}` holds `{refused[1]}`, which is no weight and could run code, so it was not opened; ask for "
-                "a file of weights alone, as `torch.save(model.state_dict(), path)` writes it"
-            ) from error
-        raise ValueError(f"`{path}` is damaged, or no checkpoint ({type(error).__name__})") from error
+        raise damaged_file(error, path) from error
 
 
 def _official_state_dict(loaded: Any, source: str) -> dict[str, Tensor]:

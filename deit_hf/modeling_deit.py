@@ -24,6 +24,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
 from .configuration_deit import DeiTConfig, to_pair
+from .loading import check_all_layers_loaded, check_sizes, named_errors
 
 logger = logging.getLogger(__name__)
 
@@ -375,18 +376,32 @@ class DeiTPreTrainedModel(PreTrainedModel):
 
         Returns:
             The model in eval mode (with `output_loading_info=True`, the model and the info).
+
+        Raises:
+            OSError: the source is not found, or the Hub was not reached; names it.
+            ValueError: a file is damaged or could run code, or weights and configuration do not fit each other.
         """
+        source = pretrained_model_name_or_path
         image_size = kwargs.pop("image_size", None)
+        with_info = kwargs.pop("output_loading_info", False)
+        mismatches_allowed = kwargs.pop("ignore_mismatched_sizes", False)
         config = _own_config(config)
-        if isinstance(config, DeiTConfig) and pretrained_model_name_or_path is not None:
-            stored = _stored_config(pretrained_model_name_or_path, kwargs)
+        layers_chosen = config is not None or "num_hidden_layers" in kwargs
+        if isinstance(config, DeiTConfig) and source is not None:
+            stored = _stored_config(source, kwargs)
             image_size = config.image_size if image_size is None else image_size
             config = copy.deepcopy(config)
             config.image_size = stored.image_size
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # what does not fit is refused below
+        with named_errors(source):
+            model, info = super().from_pretrained(source, *model_args, config=config, **kwargs)
+        if not mismatches_allowed:
+            check_sizes(source, info)
+        if not layers_chosen:
+            check_all_layers_loaded(source, info)
         if image_size is not None:
-            (loaded[0] if isinstance(loaded, tuple) else loaded).resize_position_embeddings(image_size)
-        return loaded
+            model.resize_position_embeddings(image_size)
+        return (model, info) if with_info else model
 
 
 def _own_config(config: Any) -> Any:
@@ -399,7 +414,8 @@ def _own_config(config: Any) -> Any:
 def _stored_config(source: Any, kwargs: dict[str, Any]) -> DeiTConfig:
     """The configuration as it stands in a checkpoint, found by the arguments of `from_pretrained`."""
     names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-    return DeiTConfig.from_pretrained(source, **{name: kwargs[name] for name in names if name in kwargs})
+    with named_errors(source):
+        return DeiTConfig.from_pretrained(source, **{name: kwargs[name] for name in names if name in kwargs})
 
 
 class DeiTModel(DeiTPreTrainedModel):

@@ -14,9 +14,10 @@ from transformers import (
 )
 
 from .configuration_deit import DeiTConfig
+from .loading import named_errors
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from .run_arguments import ModelArguments
-from .teacher import check_model_source, create_timm_model, is_timm_source
+from .teacher import create_timm_model, is_timm_source
 from .transforms import make_processor
 
 
@@ -26,8 +27,9 @@ def load_classifier(source: str) -> tuple[PreTrainedModel, Any]:
     Raises:
         OSError: the source is not found.
     """
-    model: PreTrainedModel = _deit_class(source).from_pretrained(source)
-    return model, AutoImageProcessor.from_pretrained(source)
+    with named_errors(source):
+        model: PreTrainedModel = _deit_class(source).from_pretrained(source)
+        return model, AutoImageProcessor.from_pretrained(source)
 
 
 def build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
@@ -85,8 +87,8 @@ def _refuse_deit_options(source: str, **options: Any) -> None:
 
 def _deit_class(source: str, with_token: bool | None = None) -> Any:
     """The class for saved weights: ours for `deit` and `vit`, with the token as the weights have it unless said."""
-    check_model_source(source)
-    model_type = AutoConfig.from_pretrained(source).model_type
+    with named_errors(source):
+        model_type = AutoConfig.from_pretrained(source).model_type
     if model_type not in ("deit", "vit"):
         return AutoModelForImageClassification
     if with_token is None:

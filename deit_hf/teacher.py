@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from .configuration_deit import to_pair
+from .loading import named_errors
 from .transforms import crop_size
 
 logger = logging.getLogger(__name__)
@@ -222,12 +223,6 @@ def is_timm_source(source: str) -> bool:
     return source.startswith("timm:") or (source.startswith("timm/") and not os.path.isdir(source))
 
 
-def check_model_source(source: str) -> None:
-    """Raises FileNotFoundError for a name that can only be a directory, but is none."""
-    if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not os.path.isdir(source):
-        raise FileNotFoundError(f"no directory `{source}`; name a saved model, or a Hub id such as user/name")
-
-
 def create_timm_model(source: str, num_classes: int | None = None, pretrained: bool = True) -> nn.Module:
     """A timm model by its name here (see `is_timm_source`).
 
@@ -287,14 +282,15 @@ def _load_timm(source: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _load_transformers(source: str) -> tuple[nn.Module, dict[str, Any]]:
-    check_model_source(source)
-    module, info = AutoModelForImageClassification.from_pretrained(source, output_loading_info=True)
+    with named_errors(source):
+        module, info = AutoModelForImageClassification.from_pretrained(source, output_loading_info=True)
     if info["missing_keys"]:
         raise ValueError(
             f"teacher `{source}` is no trained classifier: it has no weights for "
             f"{', '.join(sorted(info['missing_keys'])[:4])}; fine-tune it first, or name another one"
         )
-    processor = AutoImageProcessor.from_pretrained(source)
+    with named_errors(source):
+        processor = AutoImageProcessor.from_pretrained(source)
     if hasattr(processor, "data_config"):  # timm models on the Hub bring timm's own processor
         mean, std, image_size = (processor.data_config[key] for key in ("mean", "std", "input_size"))
         image_size = tuple(image_size[1:])

@@ -1,0 +1,106 @@
+"""Checkpoints that cannot be loaded, said so that a user can mend it: which file or id, what is wrong, what to do.
+
+Loading itself is transformers' (modeling_deit.py), and torch's for other formats (conversion.py).
+"""
+
+import contextlib
+import os
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+# what only trained weights may fill: a head or a token may start at random, a layer of the encoder may not
+_ENCODER_LAYER = re.compile(r"(^|\.)encoder\.layer\.\d+\.")
+
+
+def check_model_source(source: str | os.PathLike) -> None:
+    """Refuses a name that can only be a directory, but is none.
+
+    Raises:
+        FileNotFoundError: names it.
+    """
+    source = os.fspath(source)
+    if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not os.path.isdir(source):
+        raise FileNotFoundError(f"no directory `{source}`; name a saved model, or a Hub id such as user/name")
+
+
+@contextlib.contextmanager
+def named_errors(source: Any) -> Iterator[None]:
+    """Gives what goes wrong while a directory or Hub id is read the name of the file or id.
+
+    Raises:
+        FileNotFoundError: `source` can only be a directory, but is none.
+        OSError: a file is missing, or the Hub was not reached.
+        ValueError: a file is damaged, or holds something that could run code.
+    """
+    if isinstance(source, str | os.PathLike):
+        check_model_source(source)
+    try:
+        yield
+    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        raise damaged_file(error, _damaged_part(source)) from error
+    except OSError as error:
+        if str(source) in str(error):
+            raise
+        raise OSError(f"`{source}` was not loaded: {' '.join(str(error).split())}") from error
+
+
+def damaged_file(error: Exception, name: Any) -> ValueError:
+    """What to raise for a file of weights that cannot be read."""
+    if refused := re.search(r"GLOBAL (\S+)", str(error)):
+        return ValueError(
+            f"`{name}` holds `{refused[1]}`, which is no weight and could run code, so it was not opened; ask for "
+            "a file of weights alone, as `save_pretrained` or `torch.save(model.state_dict(), path)` writes it"
+        )
+    return ValueError(f"`{name}` is damaged, or no checkpoint ({type(error).__name__}); copy or download it again")
+
+
+def _damaged_part(source: Any) -> Any:
+    """The file of a directory that does not open; what else there is goes by the name it was asked for."""
+    for path in sorted(Path(source).glob("*.safetensors")) if os.path.isdir(source) else []:
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except SafetensorError:
+            return path
+    return source
+
+
+def check_all_layers_loaded(source: Any, info: Mapping[str, Any]) -> None:
+    """Refuses a model whose layers are not those of its weights, so that none is left at random or left out.
+
+    Args:
+        source: where the model comes from.
+        info: transformers' loading info.
+
+    Raises:
+        ValueError: names a layer's tensor that is missing in the weights, or not used by the model.
+    """
+    for problem, names in (("lack", info["missing_keys"]), ("hold unused", info["unexpected_keys"])):
+        layers = sorted(name for name in names if _ENCODER_LAYER.search(name))
+        if layers:
+            raise ValueError(
+                f"the weights of `{source}` do not fit its config.json: they {problem} `{layers[0]}` and "
+                f"{len(layers) - 1} more tensors of layers; mend `num_hidden_layers` and `qkv_bias` there, or name "
+                "the weights that belong to it"
+            )
+
+
+def check_sizes(source: Any, info: Mapping[str, Any]) -> None:
+    """Refuses weights of other sizes than the configuration's.
+
+    Raises:
+        ValueError: names a tensor, both shapes, and what helps.
+    """
+    mismatched = sorted(info["mismatched_keys"])
+    if mismatched:
+        name, stored, expected = mismatched[0]
+        raise ValueError(
+            f"the weights of `{source}` do not fit the configuration: `{name}` is {tuple(stored)} in the file but "
+            f"{tuple(expected)} in the model ({len(mismatched)} such tensors); mend config.json, or for a new head "
+            "on other classes pass `ignore_mismatched_sizes=True`"
+        )
