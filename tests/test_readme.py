@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import transformers
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
@@ -21,15 +23,18 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.yaml"))
 
 
-def test_python_example_trains_and_saves_what_plain_transformers_loads(tmp_path: Path):
+def test_python_examples_train_and_save_what_plain_transformers_and_onnxruntime_load(tmp_path: Path):
     teacher = tmp_path / "outputs" / "quickstart" / "teacher"
     names = dict(enumerate("0123456789"))
     config = TimmWrapperConfig(architecture="test_byobnet", num_labels=10, id2label=names)
     TimmWrapperForImageClassification(config).save_pretrained(teacher)
     make_processor(32).save_pretrained(teacher)
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = "\n".join(blocks)
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
+    session = onnxruntime.InferenceSession(tmp_path / "outputs" / "readme" / "model.onnx")
+    assert session.run(["logits"], {"pixel_values": np.zeros((7, 3, 32, 32), np.float32)})[0].shape == (7, 10)
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "outputs" / "readme")
     assert type(model) is transformers.DeiTForImageClassificationWithTeacher
 
