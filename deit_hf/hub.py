@@ -75,7 +75,7 @@ def _push(
     if revision is not None and not revision.startswith("refs/"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     info = api.model_info(repo_id, revision=revision)
-    if private and not info.private:
+    if private and info.private is False:  # some servers do not tell
         raise PermissionError(f"`{repo_id}` is public; make it private in its settings, or push without `private`")
     commit = api.upload_folder(
         repo_id=repo_id,

@@ -334,6 +334,42 @@ def test_push_without_a_token_says_how_to_get_one(hub: LocalHub, client: Client,
     assert hub.requests == []
 
 
+TRAIN = ["scripts/train.py", "scripts/recipes/quickstart-plain.yaml", "--max_steps", "2", "--report_to", "none"]
+TRAIN += ["--max_train_samples", "64", "--max_eval_samples", "20", "--push_to_hub", "true", "--hub_model_id", REPO]
+
+LOAD_HERE = """
+import sys, torch
+from deit_hf import DeiTForImageClassification
+by_name, by_path = (DeiTForImageClassification.from_pretrained(name) for name in sys.argv[1:3])
+assert all(torch.equal(by_name.state_dict()[name], tensor) for name, tensor in by_path.state_dict().items())
+for name, revision in ((sys.argv[1], "v9"), ("alice/nothing", "main")):
+    try:
+        DeiTForImageClassification.from_pretrained(name, revision=revision)
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_training_pushes_its_run_and_a_hub_that_is_away_costs_nothing(
+    hub: LocalHub, alice: str, client: Client, tmp_path: Path
+) -> None:
+    """Red when a push can fail a training, the printed command does not repeat it, or the pushed model is another."""
+    hub.fail("POST", "^/api/repos/create", status=403)
+    away = client(*TRAIN, "--output_dir", str(tmp_path / "run"), token=alice)
+    assert away.returncode == 0, away.stderr
+    assert REPO not in hub.repositories
+    command = re.search(r"try again with: python (.*)", away.stderr)
+    assert command is not None, away.stderr
+    repeated = client(*shlex.split(command[1]), token=alice)
+    assert repeated.returncode == 0, repeated.stderr
+    names = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml"}
+    assert names < set(hub.files(REPO))
+    assert not [name for name in hub.files(REPO) if name.endswith((".bin", ".pt"))]
+    loaded = client("-c", LOAD_HERE, REPO, str(tmp_path / "run"), token=alice)
+    assert loaded.returncode == 0, loaded.stderr
+    assert re.search("v9 .*alice/tiny.*alice/nothing", loaded.stdout, re.DOTALL), loaded.stdout
+
+
 def ask(hub: LocalHub, method: str, url: str, body: bytes, token: str | None = None) -> int:
     """The status of a request without the client."""
     request = urllib.request.Request(url, body, {"Authorization": f"Bearer {token}"} if token else {}, method=method)
