@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from .configuration_deit import DeiTConfig, to_pair
 from .loading import damaged_file
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
+from .writing import written_aside
 
 Classifier = DeiTForImageClassification | DeiTForImageClassificationWithTeacher
 _CLASSES: Any = (DeiTForImageClassification, DeiTForImageClassificationWithTeacher)
@@ -132,7 +133,8 @@ def export_checkpoint(source: str | Path, path: str | Path) -> None:
     model, info = _CLASSES[has_token].from_pretrained(source, output_loading_info=True)
     if info["missing_keys"]:
         raise ValueError(f"`{source}` is no complete classifier: it lacks {_listed(sorted(info['missing_keys']))}")
-    save_file(to_timm_state_dict(model), path, metadata={"format": "pt"})
+    with written_aside(Path(path).parent) as part:
+        save_file(to_timm_state_dict(model), part / Path(path).name, metadata={"format": "pt"})
 
 
 def read_labels(path: str | Path) -> dict[int, str]:

@@ -18,6 +18,7 @@ from deit_hf.configuration_deit import to_pair
 from deit_hf.conversion import convert_checkpoint, export_checkpoint, read_labels
 from deit_hf.recipes import one_line_errors
 from deit_hf.transforms import make_processor
+from deit_hf.writing import written_aside
 
 
 def main() -> None:
@@ -45,12 +46,12 @@ def main() -> None:
         if options.to_timm:
             if overrides:
                 raise ValueError(f"with --to_timm, {', '.join(f'`{name}`' for name in overrides)} cannot be given")
-            output.parent.mkdir(parents=True, exist_ok=True)
             export_checkpoint(options.input, output)
         else:
             model = convert_checkpoint(options.input, **overrides)
-            model.save_pretrained(output)
-            make_processor(to_pair(model.config.image_size)).save_pretrained(output)
+            with written_aside(output) as part:
+                model.save_pretrained(part)
+                make_processor(to_pair(model.config.image_size)).save_pretrained(part)
         print(f"wrote {output}")
 
 
