@@ -24,6 +24,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
 from .configuration_deit import DeiTConfig, to_pair
+from .image_processing_deit import save_processor_beside, stored_settings, warn_of_known_faults
 from .loading import check_all_layers_loaded, check_sizes, named_errors
 
 logger = logging.getLogger(__name__)
@@ -399,9 +400,20 @@ class DeiTPreTrainedModel(PreTrainedModel):
             check_sizes(source, info)
         if not layers_chosen:
             check_all_layers_loaded(source, info)
+        if source is not None:
+            warn_of_known_faults(source, stored_settings(source, **_where(kwargs)), model.config.image_size)
         if image_size is not None:
             model.resize_position_embeddings(image_size)
         return (model, info) if with_info else model
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> None:
+        """As transformers', and with the paper's image processor where the directory has none.
+
+        Without one no pipeline could use the model, and transformers' own default is none of DeiT's.
+        """
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            save_processor_beside(save_directory, self.config)
 
 
 def _own_config(config: Any) -> Any:
@@ -413,9 +425,14 @@ def _own_config(config: Any) -> Any:
 
 def _stored_config(source: Any, kwargs: dict[str, Any]) -> DeiTConfig:
     """The configuration as it stands in a checkpoint, found by the arguments of `from_pretrained`."""
-    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
     with named_errors(source):
-        return DeiTConfig.from_pretrained(source, **{name: kwargs[name] for name in names if name in kwargs})
+        return DeiTConfig.from_pretrained(source, **_where(kwargs))
+
+
+def _where(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments of `from_pretrained` that say where its files are."""
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
 
 
 class DeiTModel(DeiTPreTrainedModel):

@@ -14,11 +14,11 @@ from transformers import (
 )
 
 from .configuration_deit import DeiTConfig
+from .image_processing_deit import make_processor
 from .loading import named_errors
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from .run_arguments import ModelArguments
 from .teacher import create_timm_model, is_timm_source
-from .transforms import make_processor
 
 
 def load_classifier(source: str) -> tuple[PreTrainedModel, Any]:

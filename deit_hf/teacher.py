@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from .configuration_deit import to_pair
+from .image_processing_deit import crop_size, warn_of_known_faults
 from .loading import named_errors
-from .transforms import crop_size
 
 logger = logging.getLogger(__name__)
 
@@ -291,6 +291,8 @@ def _load_transformers(source: str) -> tuple[nn.Module, dict[str, Any]]:
         )
     with named_errors(source):
         processor = AutoImageProcessor.from_pretrained(source)
+    if module.config.model_type in ("deit", "vit"):
+        warn_of_known_faults(source, processor.to_dict(), module.config.image_size)
     if hasattr(processor, "data_config"):  # timm models on the Hub bring timm's own processor
         mean, std, image_size = (processor.data_config[key] for key in ("mean", "std", "input_size"))
         image_size = tuple(image_size[1:])

@@ -18,6 +18,7 @@ from .arguments import DistillationArguments
 from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from .evaluation import HeadAccuracy
 from .hub import HubPushError, push_directory
+from .image_processing_deit import checked_processor, crop_size
 from .losses import ObjectiveTerms, distillation_objective
 from .mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
 from .model_card import ModelFacts, write_model_card
@@ -25,7 +26,7 @@ from .optimization import cosine_schedule_with_warmup, decay_parameter_names, tr
 from .recipes import write_recipe
 from .sampling import ViewSampler
 from .teacher import Teacher
-from .transforms import checked_processor, crop_size, evaluation_view, training_view
+from .transforms import evaluation_view, training_view
 
 logger = logging.getLogger(__name__)
 

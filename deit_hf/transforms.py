@@ -1,7 +1,8 @@
-"""From a picture to pixels: the training view of the paper's recipe, the evaluation view, and the processor.
+"""From a picture to pixels: the training view of the paper's recipe, and the evaluation view.
 
 Training views use timm's transforms, which are the official recipe's own (official datasets.py:79-112). Mixing works
-on batches and is in mixing.py; how a view gets its random numbers is in data.py.
+on batches and is in mixing.py; how a view gets its random numbers is in data.py, and the processor
+that fixes the evaluation view in image_processing_deit.py.
 """
 
 from collections.abc import Callable
@@ -9,88 +10,12 @@ from typing import Any
 
 import PIL.Image
 import timm.data
-from PIL.Image import Image, Resampling
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, auto_augment
+from PIL.Image import Image
+from timm.data import auto_augment
 from timm.data.auto_augment import RandAugment
 from torch import Tensor
-from transformers import DeiTImageProcessor, PreTrainedModel
-
-from .configuration_deit import to_pair
-
-CROP_RATIO = 0.875  # official main.py: --eval-crop-ratio; the centre crop's share of the resized short side
 
 View = Callable[[Image], Tensor]
-
-
-def make_processor(
-    image_size: int | tuple[int, int],
-    *,
-    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
-    std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
-) -> DeiTImageProcessor:
-    """The evaluation view as transformers' processor: short side to size / 0.875, bicubic, centre crop, normalise.
-
-    Source: official datasets.py:98-108. Differs from `DeiTImageProcessor()`, which squashes to 256x256 and
-    normalises with mean and std 0.5.
-
-    Args:
-        image_size: pixels of the crop, one number or (height, width).
-        mean: per channel, of pixels in [0, 1].
-        std: per channel.
-    """
-    height, width = to_pair(image_size)
-    return DeiTImageProcessor(
-        do_resize=True,
-        size={"shortest_edge": int(max(height, width) / CROP_RATIO)},
-        resample=Resampling.BICUBIC,
-        do_center_crop=True,
-        crop_size={"height": height, "width": width},
-        do_rescale=True,
-        do_normalize=True,
-        image_mean=list(mean),
-        image_std=list(std),
-    )
-
-
-def crop_size(processor: Any) -> tuple[int, int]:
-    """(height, width) in pixels of what a transformers image processor gives.
-
-    Raises:
-        ValueError: the processor does not fix the size.
-    """
-    if hasattr(processor, "data_config"):  # the processor of timm's models on the Hub
-        _, height, width = processor.data_config["input_size"]
-        return height, width
-    size = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
-    if "height" in size and "width" in size:
-        return size["height"], size["width"]
-    raise ValueError(
-        f"the image processor's size is {dict(size)}, which does not fix height and width; "
-        "use `deit_hf.transforms.make_processor(image_size)`"
-    )
-
-
-def checked_processor(processor: Any, model: PreTrainedModel) -> Any:
-    """The image processor, or without one the paper's at the model's size.
-
-    Raises:
-        ValueError: its size is not the model's, or there is none and the model does not say its size.
-    """
-    image_size = getattr(model.config, "image_size", None)
-    if processor is None:
-        if image_size is None:
-            raise ValueError(
-                f"{type(model).__name__} does not say its image size; pass "
-                "`processing_class=deit_hf.transforms.make_processor(image_size)`"
-            )
-        return make_processor(image_size)
-    given = crop_size(processor)
-    if image_size is not None and given != to_pair(image_size):
-        raise ValueError(
-            f"the image processor gives {given[0]}x{given[1]} pixels but the model expects {image_size}; use "
-            f"`deit_hf.transforms.make_processor({image_size})`, or load the model with `image_size={given[0]}`"
-        )
-    return processor
 
 
 def evaluation_view(processor: Any) -> View:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from deit_hf.configuration_deit import to_pair
 from deit_hf.conversion import convert_checkpoint, export_checkpoint, read_labels
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.recipes import one_line_errors
-from deit_hf.transforms import make_processor
 from deit_hf.writing import written_aside
 
 

@@ -14,9 +14,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from deit_hf.data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator, decode_image, seeded
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.mixing import Mixing
 from deit_hf.sampling import ViewKey
-from deit_hf.transforms import evaluation_view, make_processor, training_view
+from deit_hf.transforms import evaluation_view, training_view
 
 KEYS = [ViewKey(epoch, i, i % 4, repeat) for epoch in (0, 1) for repeat in (0, 1) for i in range(4)]
 

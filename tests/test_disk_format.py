@@ -14,7 +14,7 @@ import transformers
 from PIL import Image
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel
-from deit_hf.transforms import make_processor
+from deit_hf.image_processing_deit import make_processor
 
 # the three rows of the format: our class, whether it has the token, and the native class on disk
 ROWS: dict[str, tuple[Any, bool, str]] = {

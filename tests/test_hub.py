@@ -21,8 +21,8 @@ from local_hub import LocalHub, metadata_errors
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from deit_hf.configuration_deit import VARIANTS
 from deit_hf.hub import push_directory
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.model_card import ModelFacts, ReportedAccuracy, render_model_card, write_model_card
-from deit_hf.transforms import make_processor
 
 ROOT = Path(__file__).parents[1]
 METRICS = {
@@ -332,9 +332,9 @@ FINE_TUNING = {
 PROCESSOR_NOTE = (
     "The accuracies belong to the paper's view of an image: short side resized to {short_side} pixels (bicubic), "
     "centre crop of {size}x{size}, ImageNet mean and standard deviation. "
-    "`deit_hf.transforms.make_processor({size})` gives it. Earlier revisions of `preprocessor_config.json` in the "
-    "facebook/deit repositories prepare images in other ways (square resize, no margin around the crop, or mean and "
-    "standard deviation 0.5); the present ones were not checked."
+    "`deit_hf.image_processing_deit.make_processor({size})` gives it. Earlier revisions of `preprocessor_config.json` "
+    "in the facebook/deit repositories prepare images in other ways (square resize, no margin around the crop, or "
+    "mean and standard deviation 0.5); the present ones were not checked."
 )
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher, Teacher
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.students import load_classifier
-from deit_hf.transforms import make_processor
 
 
 @pytest.fixture

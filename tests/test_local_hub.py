@@ -18,8 +18,8 @@ import torch
 from local_hub import LARGE_FILE_BYTES, LocalHub, StoredFile
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.model_card import ModelFacts, write_model_card
-from deit_hf.transforms import make_processor
 
 ROOT = Path(__file__).parents[1]
 REPO = "alice/tiny"

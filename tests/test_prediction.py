@@ -8,8 +8,8 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, pipeline
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.prediction import predict
-from deit_hf.transforms import make_processor
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}

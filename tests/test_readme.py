@@ -13,9 +13,9 @@ import transformers
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from deit_hf.arguments import DistillationArguments
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.recipes import parse_recipe
 from deit_hf.run_arguments import DataArguments, ModelArguments
-from deit_hf.transforms import make_processor
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from deit_hf import DistillationArguments
 from deit_hf.data import EvaluationViews, ImageDataset
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.recipes import one_line_errors, parse_recipe, write_recipe
 from deit_hf.run_arguments import DataArguments, ModelArguments
-from deit_hf.transforms import evaluation_view, make_processor
+from deit_hf.transforms import evaluation_view
 
 ALL = (ModelArguments, DataArguments, DistillationArguments)
 BASE = "variant: deit_tiny_patch16_224\ndataset_name: digits\noutput_dir: out\nreport_to: none\n"

@@ -17,12 +17,12 @@ from deit_hf import (
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
 )
+from deit_hf.image_processing_deit import crop_size, make_processor
 from deit_hf.run_arguments import ModelArguments
 from deit_hf.training import (
     build_student,
     load_classifier,
 )
-from deit_hf.transforms import crop_size, make_processor
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 TINY = {"patch_size": 8, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40, "num_hidden_layers": 3}

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageClassification, ResNetConfig, ViTConfig, ViTForImageClassification
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, Teacher
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.teacher import create_timm_model
-from deit_hf.transforms import make_processor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

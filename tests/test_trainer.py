@@ -21,9 +21,9 @@ from deit_hf import (
     hard_distillation_loss,
     soft_distillation_loss,
 )
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.mixing import mix_targets
 from deit_hf.optimization import train_only
-from deit_hf.transforms import make_processor
 
 
 def make_args(tmp_path: Path, **options) -> DistillationArguments:

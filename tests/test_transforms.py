@@ -16,7 +16,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import crop
 from transformers import AutoImageProcessor, DeiTImageProcessor, TimmWrapperImageProcessor
 
-from deit_hf.transforms import crop_size, evaluation_view, make_processor, posterize, training_view
+from deit_hf.image_processing_deit import crop_size, make_processor
+from deit_hf.transforms import evaluation_view, posterize, training_view
 
 PAPER = {
     "crop_min_scale": 0.08,
