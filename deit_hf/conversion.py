@@ -4,24 +4,28 @@ A converted model computes what its source computes: the models of arXiv:2012.12
 Checkpoints of transformers need no conversion: `from_pretrained` reads them (modeling_deit.py).
 """
 
-import argparse
 import copy
 import json
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from timm.data import IMAGENET_DEFAULT_MEAN as _MEAN
+from timm.data import IMAGENET_DEFAULT_STD as _STD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration_deit import DeiTConfig, to_pair
-from .loading import damaged_file
+from .loading import read_weight_file
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from .writing import written_aside
+
+logger = logging.getLogger(__name__)
 
 Classifier = DeiTForImageClassification | DeiTForImageClassificationWithTeacher
 _CLASSES: Any = (DeiTForImageClassification, DeiTForImageClassificationWithTeacher)
@@ -52,9 +56,6 @@ _LANDMARKS = {"cls_token": 3, "pos_embed": 3, "patch_embed.proj.weight": 4, "blo
 # Where training checkpoints keep the weights: official main.py, timm and mmpretrain. The official evaluation is that
 # of `model`, so averaged weights are taken only where there are no others.
 _WEIGHT_ENTRIES = ("model", "state_dict", "model_ema", "state_dict_ema")
-
-# Official checkpoints carry their arguments, a path among them (run_with_submitit.py); a pure path touches no file.
-_HARMLESS: list[Any] = [argparse.Namespace, *((PurePosixPath, f"pathlib.{part}PosixPath") for part in ("", "_local."))]
 
 
 def convert_checkpoint(
@@ -95,6 +96,7 @@ def convert_checkpoint(
     model = _build(_our_names(_fold_layer_scale(state), config), copy.deepcopy(config))
     if isinstance(checkpoint, nn.Module):
         _check_same_logits(checkpoint, model)
+        _say_other_statistics(checkpoint)
     return model
 
 
@@ -190,20 +192,7 @@ def _open(checkpoint: Any) -> tuple[str, Any]:
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"no file at `{path}`; pass a `.pth` or `.safetensors` file, no directory")
-    return f"`{path}`", _read_file(path)
-
-
-def _read_file(path: Path) -> Any:
-    """What a file holds, read without running anything in it."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:  # the disk's fault, or a missing permission
-        raise
-    except Exception as error:  # bytes of any kind come here: a damaged pickle fails in a dozen ways
-        raise damaged_file(error, path) from error
+    return f"`{path}`", read_weight_file(path)
 
 
 def _official_state_dict(loaded: Any, source: str) -> dict[str, Tensor]:
@@ -284,6 +273,17 @@ def _settings_of(model: Any) -> dict[str, Any]:
         "num_attention_heads": model.blocks[0].attn.num_heads,
         "layer_norm_eps": model.blocks[0].norm1.eps,
     }
+
+
+def _say_other_statistics(source: Any) -> None:
+    """The processor saved beside the model would be DeiT's; some ViTs of timm want other pixels."""
+    cfg = getattr(source, "pretrained_cfg", None) or {}
+    mean, std = (tuple(cfg.get(name) or default) for name, default in (("mean", _MEAN), ("std", _STD)))
+    if (mean, std) != (_MEAN, _STD):
+        logger.warning(
+            "the %s expects pixels of mean %s and std %s; save `make_processor(%s, mean=%s, std=%s)` beside the model",
+            *(type(source).__name__, mean, std, source.patch_embed.img_size, mean, std),
+        )
 
 
 def _with_prefix_rows(table: Tensor, config: DeiTConfig) -> Tensor:

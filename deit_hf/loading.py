@@ -1,18 +1,24 @@
-"""Checkpoints that cannot be loaded, said so that a user can mend it: which file or id, what is wrong, what to do.
+"""Checkpoints read without running what is in them, and those that cannot be read said so that a user can mend it:
+which file or id, what is wrong, what to do.
 
-Loading itself is transformers' (modeling_deit.py), and torch's for other formats (conversion.py).
+Directories and Hub ids are loaded by transformers (modeling_deit.py); what other files' names mean is in conversion.py.
 """
 
+import argparse
 import contextlib
 import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
+# Official checkpoints carry their arguments, a path among them (run_with_submitit.py); a pure path touches no file.
+_HARMLESS: list[Any] = [argparse.Namespace, *((PurePosixPath, f"pathlib.{part}PosixPath") for part in ("", "_local."))]
 # what only trained weights may fill: a head or a token may start at random, a layer of the encoder may not
 _ENCODER_LAYER = re.compile(r"(^|\.)encoder\.layer\.\d+\.")
 
@@ -26,6 +32,23 @@ def check_model_source(source: str | os.PathLike) -> None:
     source = os.fspath(source)
     if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not os.path.isdir(source):
         raise FileNotFoundError(f"no directory `{source}`; name a saved model, or a Hub id such as user/name")
+
+
+def read_weight_file(path: Path) -> Any:
+    """What a `.safetensors` or `.pth` file holds, read without running anything in it.
+
+    Raises:
+        ValueError: it is damaged, or holds more than tensors, plain values and `argparse.Namespace`.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:  # the disk's fault, or a missing permission
+        raise
+    except Exception as error:  # bytes of any kind come here: a damaged pickle fails in a dozen ways
+        raise damaged_file(error, path) from error
 
 
 @contextlib.contextmanager

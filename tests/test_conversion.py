@@ -218,6 +218,14 @@ def test_epsilon_of_a_timm_model_is_kept() -> None:
     assert_equal_logits(model, other)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_patch16_224"])
+def test_timm_model_of_other_pixels_says_which_processor_to_save(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Red when a ViT trained with mean 0.5 would be saved with ImageNet's statistics in silence."""
+    convert_checkpoint(timm.create_model(name, img_size=32, depth=1, num_classes=5))
+    advice = "save `make_processor((32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))` beside the model"
+    assert (advice in caplog.text) == name.startswith("vit")
+
+
 def test_half_precision_checkpoint_becomes_float32() -> None:
     source = timm_model(PLAIN).half()
     model = convert_checkpoint(source.state_dict(), num_attention_heads=4)
