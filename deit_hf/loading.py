@@ -1,7 +1,7 @@
-"""Checkpoints read without running what is in them, and those that cannot be read said so that a user can mend it:
-which file or id, what is wrong, what to do.
+"""Reading checkpoints without running what is in them; and what cannot be read, said so that a user can mend it.
 
-Directories and Hub ids are loaded by transformers (modeling_deit.py); what other files' names mean is in conversion.py.
+Directories and Hub ids are loaded by transformers (modeling_deit.py). What the names in other files mean is in
+conversion.py.
 """
 
 import argparse
