@@ -6,15 +6,19 @@ Which student, teacher and data a run takes is in run_arguments.py; what a recip
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from transformers import SchedulerType, TrainingArguments
 
 from .losses import DistillationType, Reduction
-from .optimization import scaled_learning_rate
+from .optimization import check_timm_optimizer, scaled_learning_rate
 
 PAPER_BASE_LEARNING_RATE = 5e-4
 PAPER_WARMUP_EPOCHS = 5.0
+LearningRateStepping = Literal["step", "official"]
+StudentMode = Literal["train", "eval"]
+OPTIMIZERS_WITH_OUR_GROUPS = ("adamw_torch", "adamw_torch_fused", "sgd")  # others of transformers make their own
 # timm itself ignores the parts of a policy that it cannot read, such as `mx`
 RANDOM_AUGMENT_POLICY = re.compile(r"rand(-(m|n|mmax|inc)\d+|-(p|mstd)\d+(\.\d+)?|-t(weights|3aw?))*")
 
@@ -76,16 +80,40 @@ class DistillationArguments(TrainingArguments):
     lr_scheduler_type: SchedulerType | str = field(
         default="cosine", metadata={"help": "Schedule; cosine is the paper's, with min_learning_rate at its end."}
     )
+    learning_rate_stepping: LearningRateStepping = field(
+        default="step",
+        metadata={
+            "help": "When the cosine moves: every step, or as in the official code once an epoch, one epoch late."
+        },
+    )
     min_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate at the end; not scaled."})
     warmup_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the start; not scaled."})
     warmup_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of linear warm-up (5 unless warmup_steps is given)."}
     )
     weight_decay: float = field(default=0.05, metadata={"help": "Decay of matrices; no bias, norm or token decays."})
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "A layer's learning rate over that of the layer above it, in (0, 1]; only DeiT and ViT."},
+    )
+    timm_optimizer: str | None = field(
+        default=None, metadata={"help": "An optimizer of timm instead of optim, such as sgd (Nesterov, 0.9) or lamb."}
+    )
     num_train_epochs: float = field(default=300.0, metadata={"help": "Epochs; with repeats each sees fewer images."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 does not clip."})
     train_only: str | None = field(
-        default=None, metadata={"help": "Regular expression of parameter names to train; all others are frozen."}
+        default=None,
+        metadata={
+            "help": "Regular expression of parameter names to train; all others are frozen. classifier trains the "
+            "heads, attention|classifier the attention layers too (arXiv:2203.09795)."
+        },
+    )
+    student_mode: StudentMode = field(
+        default="train",
+        metadata={
+            "help": "Mode of the student while it is trained: eval is without stochastic depth and dropout, and with "
+            "fixed batch statistics, as DeiT was fine-tuned at 384 pixels."
+        },
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: views need their columns."})
     batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be true: metrics are counted by batch."})
@@ -99,6 +127,7 @@ class DistillationArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self._check_ranges()
         self._check_unsupported()
+        self._check_optimization()
         super().__post_init__()
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # torch warns of pinned memory without a device
@@ -119,14 +148,21 @@ class DistillationArguments(TrainingArguments):
     def _check_ranges(self) -> None:
         check_choice("distillation_type", self.distillation_type, ("none", "soft", "hard"))
         check_choice("distillation_reduction", self.distillation_reduction, ("batchmean", "numel"))
+        check_choice("learning_rate_stepping", self.learning_rate_stepping, ("step", "official"))
+        check_choice("student_mode", self.student_mode, ("train", "eval"))
         check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
         for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):
             check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
         for name in ("mixup_alpha", "cutmix_alpha", "color_jitter", "min_learning_rate", "warmup_learning_rate"):
             check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        for name in ("weight_decay", "max_grad_norm"):
+            check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        for name in ("adam_beta1", "adam_beta2"):
+            check(name, getattr(self, name), lambda v: 0 <= v < 1, "in [0, 1)")
         for name in ("learning_rate", "base_learning_rate", "warmup_epochs"):
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        check("layer_decay", self.layer_decay, lambda v: 0 < v <= 1, "in (0, 1] (1 turns it off)")
         check("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
         check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
         check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
@@ -148,6 +184,30 @@ class DistillationArguments(TrainingArguments):
             raise ValueError(
                 f"`random_augment` is {self.random_augment!r}, which is no RandAugment policy of timm; use one like "
                 "'rand-m9-mstd0.5-inc1', or 'none'"
+            )
+
+    def _check_optimization(self) -> None:
+        if self.timm_optimizer is not None:
+            check_timm_optimizer(self.timm_optimizer)
+            if self.optim != self.default_optim:
+                raise ValueError(
+                    f"`optim` is {str(self.optim)!r} and `timm_optimizer` {self.timm_optimizer!r}; give only one"
+                )
+        elif self.layer_decay < 1 and self.optim not in OPTIMIZERS_WITH_OUR_GROUPS:
+            raise ValueError(
+                f"`layer_decay` is {self.layer_decay}, which `optim` {str(self.optim)!r} cannot take; use one of "
+                f"{', '.join(OPTIMIZERS_WITH_OUR_GROUPS)}, or `timm_optimizer`"
+            )
+        if self.learning_rate_stepping == "official" and (
+            self.lr_scheduler_type != "cosine" or self.lr_scheduler_kwargs
+        ):
+            raise ValueError(
+                "`learning_rate_stepping` is 'official', which is a cosine; leave out `lr_scheduler_type` and "
+                "`lr_scheduler_kwargs`"
+            )
+        if self.student_mode == "eval" and self.gradient_checkpointing:
+            raise ValueError(
+                "`student_mode` is 'eval', but `gradient_checkpointing` only works in 'train'; drop one of them"
             )
 
     def _set_learning_rate(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from .arguments import DistillationArguments
@@ -22,7 +22,15 @@ from .image_processing_deit import checked_processor, crop_size
 from .losses import ObjectiveTerms, distillation_objective
 from .mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
 from .model_card import ModelFacts, write_model_card
-from .optimization import cosine_schedule_with_warmup, decay_parameter_names, train_only
+from .optimization import (
+    cosine_schedule_with_warmup,
+    create_timm_optimizer,
+    decay_parameter_names,
+    layer_numbers,
+    parameter_groups,
+    train_only,
+    warn_of_global_batch,
+)
 from .recipes import write_recipe
 from .sampling import ViewSampler
 from .teacher import Teacher
@@ -39,12 +47,14 @@ class DistillationTrainer(Trainer):
 
     Logs beside the parent's: `loss_cls`, and with a teacher `loss_distillation` and `teacher_agreement` (share of
     views on which the head that learns from the teacher decides as it does), averaged over the same steps as `loss`.
+    With `layer_decay`, the `learning_rate` it logs is that of the highest layer that is trained, usually the heads.
     Evaluation gives `eval_loss` and, for both heads and their mean, `eval_top1_cls`, `eval_top1_distillation`,
     `eval_top1_average` and the same for `top5`; `eval_top1` and `eval_top5` for a model with one head.
     """
 
     args: DistillationArguments
     lr_scheduler: Any
+    optimizer: Any
 
     def __init__(
         self,
@@ -104,6 +114,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.label_names = ["labels"]
         self.add_callback(_EpochOfViews(self))
+        self._check_optimization()
         if self.teacher is not None:
             self.teacher.to(self.args.device)
 
@@ -120,6 +131,8 @@ class DistillationTrainer(Trainer):
 
         The parent would hand the labels to transformers' loss, which takes mixed targets for multi-label ones.
         """
+        if self.args.student_mode == "eval":
+            model.eval()  # the parent has just put it into training mode
         outputs = model(pixel_values=inputs["pixel_values"])
         cls_logits, distillation_logits = (
             outputs.get("cls_logits", outputs["logits"]),
@@ -188,6 +201,41 @@ class DistillationTrainer(Trainer):
 
     # ---- optimisation ----
 
+    def _check_optimization(self) -> None:
+        args = self.args
+        if args.layer_decay < 1:
+            layer_numbers(self.model)  # refuses a model whose layers have other names
+        if self.optimizer is not None and (args.timm_optimizer or args.layer_decay < 1):
+            raise ValueError(
+                "`optimizers` has an optimizer of its own, which `timm_optimizer` and `layer_decay` cannot change; "
+                "leave it out, or those two options"
+            )
+        if self.train_dataset is not None and args.base_learning_rate is not None and args.process_index == 0:
+            warn_of_global_batch(
+                self.model.config,
+                global_batch_size=args.global_batch_size,
+                num_accumulation_steps=args.gradient_accumulation_steps,
+            )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The parent gives all layers one learning rate, and does not know timm's optimizers."""
+        args, opt_model = self.args, self.model if model is None else model
+        if self.optimizer is None and (args.timm_optimizer or args.layer_decay < 1):
+            assert args.learning_rate is not None
+            groups = parameter_groups(
+                opt_model,
+                learning_rate=args.learning_rate,
+                weight_decay=args.weight_decay,
+                layer_decay=args.layer_decay,
+            )
+            if args.timm_optimizer:
+                betas = (args.adam_beta1, args.adam_beta2)
+                self.optimizer = create_timm_optimizer(args.timm_optimizer, groups, betas=betas, eps=args.adam_epsilon)
+            else:
+                optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, opt_model)
+                self.optimizer = optimizer_class(groups, **options)
+        return super().create_optimizer(model)
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The parent would decay tokens and positions."""
         return decay_parameter_names(model)
@@ -198,6 +246,7 @@ class DistillationTrainer(Trainer):
         """The paper's cosine with its unscaled first and last rate; another `lr_scheduler_type` is the parent's."""
         if self.args.lr_scheduler_type != "cosine" or self.args.lr_scheduler_kwargs:
             return super().create_scheduler(num_training_steps, optimizer)
+        is_official = self.args.learning_rate_stepping == "official"
         if self.lr_scheduler is None:
             self.lr_scheduler = cosine_schedule_with_warmup(
                 optimizer or self.optimizer,
@@ -205,16 +254,20 @@ class DistillationTrainer(Trainer):
                 num_steps=num_training_steps,
                 warmup_learning_rate=self.args.warmup_learning_rate,
                 min_learning_rate=self.args.min_learning_rate,
+                official_steps_in_epoch=self._steps_in_epoch() if is_official else None,
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def _num_warmup_steps(self, num_training_steps: int) -> int:
-        if self.args.warmup_steps or self._view_sampler is None:
+        if self.args.warmup_steps or self.train_dataset is None:
             return self.args.get_warmup_steps(num_training_steps)
         assert self.args.warmup_epochs is not None
-        steps_in_epoch = len(self._view_sampler) // self._view_sampler.step_size
-        return int(self.args.warmup_epochs * steps_in_epoch)
+        return int(self.args.warmup_epochs * self._steps_in_epoch())
+
+    def _steps_in_epoch(self) -> int:
+        sampler = self._get_train_sampler() if self._view_sampler is None else self._view_sampler
+        return len(sampler) // sampler.step_size
 
     # ---- data ----
 
@@ -250,7 +303,7 @@ class DistillationTrainer(Trainer):
             return {name: self._evaluation_views(part) for name, part in dataset.items()}
         return None if dataset is None else self._evaluation_views(dataset)
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ViewSampler:
         """Keys of views in a global order, which Accelerate shares out; the parent's order knows no views."""
         self._view_sampler = ViewSampler(
             len(self.train_dataset),

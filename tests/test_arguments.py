@@ -38,6 +38,10 @@ PAPER = {
     "adam_beta2": 0.999,
     "adam_epsilon": 1e-8,
     "label_smoothing_factor": 0.0,
+    "learning_rate_stepping": "step",
+    "layer_decay": 1.0,
+    "timm_optimizer": None,
+    "student_mode": "train",
 }
 
 
@@ -52,7 +56,7 @@ def parse(*arguments: str) -> Any:
 def test_defaults_are_the_papers(tmp_path: Path):
     args = make_args(tmp_path)
     assert {name: getattr(args, name) for name in PAPER} == PAPER
-    assert args.optim.value.startswith("adamw")
+    assert args.optim.value == "adamw_torch_fused"
     assert args.mixes
 
 
@@ -151,6 +155,15 @@ def test_warm_up_in_epochs_and_in_steps_is_refused(tmp_path: Path):
         ("min_learning_rate", -1, "is -1, but must be 0 or more"),
         ("warmup_learning_rate", -1, "is -1, but must be 0 or more"),
         ("warmup_epochs", -1, "is -1, but must be 0 or more"),
+        ("weight_decay", -0.1, "is -0.1, but must be 0 or more"),
+        ("max_grad_norm", -1.0, "is -1.0, but must be 0 or more"),
+        ("adam_beta1", 1.0, r"is 1.0, but must be in \[0, 1\)"),
+        ("adam_beta2", -0.1, r"is -0.1, but must be in \[0, 1\)"),
+        ("layer_decay", 0.0, r"is 0.0, but must be in \(0, 1\]"),
+        ("layer_decay", 1.5, r"is 1.5, but must be in \(0, 1\]"),
+        ("learning_rate_stepping", "epoch", "is 'epoch', but must be one of step, official"),
+        ("student_mode", "evl", "is 'evl', but must be one of train, eval"),
+        ("timm_optimizer", "lamp", "is 'lamp', which is no optimizer of timm .*; did you mean lamb"),
         ("label_smoothing", 1.0, r"is 1.0, but must be in \[0, 1\)"),
         ("crop_min_scale", 0, r"is 0, but must be in \(0, 1\]"),
         ("repeated_augmentation", 0, r"is 0, but must be 1 or more \(1 turns it off\)"),
@@ -173,6 +186,44 @@ def test_value_out_of_range_is_refused_at_construction(tmp_path: Path, name: str
 def test_options_of_transformers_that_cannot_work_here_are_refused(tmp_path: Path, options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         make_args(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"timm_optimizer": "sgd", "optim": "adafactor"},
+            "`optim` is 'adafactor' and `timm_optimizer` 'sgd'; give only",
+        ),
+        ({"layer_decay": 0.7, "optim": "adafactor"}, "`layer_decay` is 0.7, which `optim` 'adafactor' cannot take"),
+        (
+            {"learning_rate_stepping": "official", "lr_scheduler_type": "linear"},
+            "`learning_rate_stepping` is 'official', which is a cosine; leave out `lr_scheduler_type`",
+        ),
+        (
+            {"learning_rate_stepping": "official", "lr_scheduler_kwargs": {"num_cycles": 2}},
+            "is a cosine; leave out .* `lr_scheduler_kwargs`",
+        ),
+        ({"student_mode": "eval", "gradient_checkpointing": True}, "`student_mode` is 'eval', but `gradient_checkp"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(tmp_path: Path, options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        make_args(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timm_optimizer": "sgd", "optim": "adamw_torch_fused"},  # the default in words is no contradiction
+        {"timm_optimizer": "lamb", "layer_decay": 0.7},
+        {"layer_decay": 0.7, "optim": "sgd"},
+        {"learning_rate_stepping": "official", "lr_scheduler_type": "cosine"},
+    ],
+)
+def test_options_that_go_together_are_taken(tmp_path: Path, options: dict):
+    args = make_args(tmp_path, **options)
+    assert {name: getattr(args, name) for name in options} == options
 
 
 @pytest.mark.parametrize("policy", ["none", "rand-m9-mstd0.5-inc1", "rand", "rand-m7-n3-p0.3-mmax12-tweights"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import timm.optim
 import torch
 import transformers
 from torch import Tensor, nn
@@ -264,6 +265,35 @@ def test_stochastic_depth_of_half_trained_layers_stays_on(tiny_student):
     assert not layer.intermediate.training
 
 
+def test_student_in_eval_mode_learns_without_stochastic_depth(tmp_path, tiny_config, toy_rows):
+    # the official fine-tuning at 384 pixels; a mode set once is undone by the Trainer at each step
+    trained, modes = {}, set()
+    for drop_path in (0.0, 0.9):
+        trainer = make_trainer(tmp_path, tiny_config, toy_rows, student_mode="eval", weight_decay=0.0)
+        for layer in trainer.model.deit.encoder.layer:
+            layer.drop_path.p = drop_path
+        trainer.model.register_forward_hook(lambda model, *_: modes.add(model.training))
+        before = parameters_of(trainer.model)
+        trainer.train()
+        trained[drop_path] = parameters_of(trainer.model)
+    assert modes == {False}
+    assert all(torch.equal(tensor, trained[0.9][name]) for name, tensor in trained[0.0].items())
+    unchanged = [name for name in before if torch.equal(before[name], trained[0.9][name])]
+    assert [name for name in unchanged if not name.endswith("attention.key.bias")] == []
+
+
+@pytest.mark.parametrize("student_mode", ["train", "eval"])
+def test_batch_statistics_move_only_in_training_mode(tmp_path, toy_rows, student_mode: str):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=5, layer_type="basic")
+    student = ResNetForImageClassification(config)
+    before = parameters_of(student)
+    args = make_args(tmp_path, student_mode=student_mode, max_steps=2)
+    DistillationTrainer(student, args, train_dataset=toy_rows, processing_class=make_processor(32)).train()
+    changed = {name for name, tensor in parameters_of(student).items() if not torch.equal(tensor, before[name])}
+    assert any("running_mean" in name for name in changed) == (student_mode == "train")
+    assert "classifier.1.weight" in changed
+
+
 def test_pattern_that_trains_nothing_is_refused(tmp_path, tiny_config, toy_rows):
     with pytest.raises(ValueError, match="`train_only` 'nothing' matches no parameter; the model has"):
         make_trainer(tmp_path, tiny_config, toy_rows, train_only="nothing")
@@ -277,6 +307,85 @@ def test_learning_rate_warms_up_and_ends_at_the_minimum(tmp_path, tiny_config, t
     assert rates[0] == pytest.approx(1e-6)
     assert max(rates) == rates[5] == pytest.approx(1e-3)
     assert trainer.lr_scheduler.get_last_lr()[0] == pytest.approx(1e-4)
+
+
+def logged_rates(trainer: DistillationTrainer) -> list[float]:
+    return [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
+
+
+def test_official_stepping_moves_the_rate_once_an_epoch_one_epoch_late(tmp_path, tiny_config, toy_rows):
+    options = {"num_train_epochs": 4, "warmup_epochs": 2, "learning_rate_stepping": "official", "layer_decay": 0.5}
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options)  # five steps an epoch
+    trainer.train()
+    cosine = 1e-5 + (1e-3 - 1e-5) * (1 + 0) / 2  # at epoch 2 of 4
+    expected = [1e-6, 1e-6, (1e-6 + 1e-3) / 2, cosine]  # of the heads, as they are logged
+    assert logged_rates(trainer) == pytest.approx([rate for rate in expected for _ in range(5)], rel=1e-9)
+
+
+def test_optimizer_is_fused_adamw_with_torchs_moments_unless_told(tmp_path, tiny_config, toy_rows):
+    optimizer = make_trainer(tmp_path, tiny_config, toy_rows).create_optimizer()
+    assert type(optimizer) is torch.optim.AdamW
+    assert optimizer.defaults["fused"]
+    assert (optimizer.defaults["betas"], optimizer.defaults["eps"]) == ((0.9, 0.999), 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("options", "optimizer_class"),
+    [({}, torch.optim.AdamW), ({"optim": "sgd"}, torch.optim.SGD), ({"timm_optimizer": "lamb"}, timm.optim.Lamb)],
+)
+def test_layer_decay_reaches_every_optimizer(tmp_path, tiny_config, toy_rows, options: dict, optimizer_class: type):
+    options = {"layer_decay": 0.5, "adam_epsilon": 1e-7, **options}
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options)
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer) is optimizer_class
+    assert optimizer.defaults.get("eps", 1e-7) == 1e-7
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert set(rates) == set(names.values())
+    assert rates["distillation_classifier.bias"] == pytest.approx(1e-3)
+    assert rates["deit.encoder.layer.2.output.dense.weight"] == pytest.approx(5e-4)
+    assert rates["deit.embeddings.position_embeddings"] == pytest.approx(1e-3 / 16)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timm_optimizer": "sgd", "learning_rate": 0.1},
+        {"timm_optimizer": "lamb", "layer_decay": 0.7, "learning_rate_stepping": "official", "warmup_epochs": 1},
+    ],
+)
+def test_training_with_an_optimizer_of_timm_resumes_bit_equal(tmp_path, tiny_config, toy_rows, options: dict):
+    # five steps an epoch; momentum, trust ratios and the epoch's rate must all come back in its middle
+    options = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 7, **options}
+    whole = make_trainer(tmp_path, tiny_config, toy_rows, **options)
+    before = parameters_of(whole.model)
+    whole.train()
+    resumed = make_trainer(tmp_path, tiny_config, toy_rows, **options)
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-7")
+    expected = parameters_of(whole.model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters_of(resumed.model).items())
+    assert logged_rates(resumed) == logged_rates(whole)
+    assert not torch.equal(expected["cls_classifier.weight"], before["cls_classifier.weight"])
+
+
+@pytest.mark.parametrize("base_learning_rate", [5e-4, None])
+def test_base_size_from_scratch_warns_of_another_batch_once(tmp_path, toy_rows, caplog, base_learning_rate):
+    sizes = {"image_size": 32, "patch_size": 16, "num_hidden_layers": 1, "intermediate_size": 8, "num_labels": 5}
+    student = DeiTForImageClassification(DeiTConfig.from_variant("deit_base_patch16_224", **sizes))
+    rate = {"learning_rate": None if base_learning_rate else 1e-3, "base_learning_rate": base_learning_rate}
+    args = make_args(tmp_path, max_steps=1, gradient_accumulation_steps=2, **rate)
+    DistillationTrainer(student, args, eval_dataset=toy_rows)  # an evaluation has no batch to warn of
+    assert "global batch" not in caplog.text
+    DistillationTrainer(student, args, train_dataset=toy_rows).train()
+    assert caplog.text.count("the global batch is 16 images") == (1 if base_learning_rate else 0)
+    assert ("set `gradient_accumulation_steps` to 128" in caplog.text) == (base_learning_rate is not None)
+
+
+def test_loaded_weights_are_known_as_a_fine_tuning(tmp_path, tiny_student):
+    # the warning of another batch relies on it
+    assert not tiny_student.config.name_or_path
+    tiny_student.save_pretrained(tmp_path)
+    assert DeiTForImageClassificationWithTeacher.from_pretrained(tmp_path).config.name_or_path == str(tmp_path)
 
 
 @pytest.mark.parametrize("stop_at", [3, 5, 7])
@@ -355,6 +464,19 @@ class TestRefusedAtConstruction:
         config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=5)
         with pytest.raises(ValueError, match="ResNetForImageClassification does not say its image size"):
             DistillationTrainer(ResNetForImageClassification(config), make_args(tmp_path), train_dataset=toy_rows)
+
+    def test_layer_decay_of_a_model_without_known_layers(self, tmp_path, toy_rows):
+        config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=5)
+        model, args = ResNetForImageClassification(config), make_args(tmp_path, layer_decay=0.8)
+        with pytest.raises(ValueError, match="`layer_decay` needs the layers of a DeiT or ViT, but `resnet"):
+            DistillationTrainer(model, args, train_dataset=toy_rows, processing_class=make_processor(32))
+
+    @pytest.mark.parametrize("options", [{"layer_decay": 0.8}, {"timm_optimizer": "sgd"}])
+    def test_options_that_an_optimizer_of_ones_own_would_ignore(self, tmp_path, tiny_student, toy_rows, options):
+        optimizer = torch.optim.SGD(tiny_student.parameters(), lr=0.1)
+        args = make_args(tmp_path, **options)
+        with pytest.raises(ValueError, match="`optimizers` has an optimizer of its own, which `timm_optimizer` and"):
+            DistillationTrainer(tiny_student, args, train_dataset=toy_rows, optimizers=(optimizer, None))
 
     def test_plain_training_arguments(self, tiny_student, tmp_path):
         with pytest.raises(TypeError, match="`args` is a TrainingArguments, but must be DistillationArguments"):
