@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import DistillationArguments
 from .dataset_sources import class_names, load_image_datasets
+from .ema import EMA_FOLDER
 from .recipes import write_recipe
 from .run_arguments import DataArguments, ModelArguments
 from .students import build_student, load_classifier
@@ -151,8 +152,8 @@ def _checkpoint_to_resume(args: DistillationArguments) -> str | None:
     output_dir = Path(args.output_dir)
     if args.overwrite_output_dir:
         if args.process_index == 0:
-            for checkpoint in output_dir.glob("checkpoint-*"):
-                shutil.rmtree(checkpoint)
+            for folder in (*output_dir.glob("checkpoint-*"), *output_dir.glob(EMA_FOLDER)):
+                shutil.rmtree(folder)
         return None
     if args.resume_from_checkpoint is not None:
         return str(args.resume_from_checkpoint)
