@@ -35,6 +35,7 @@ class AveragedWeights(TrainerCallback):
 
     Attributes:
         num_updates: of the averages since the training began.
+        resume_from: checkpoint whose averages the next training goes on with.
     """
 
     def __init__(self, decay: float, *, warmup: bool):
@@ -42,7 +43,7 @@ class AveragedWeights(TrainerCallback):
         self.warmup = warmup
         self.num_updates = 0
         self._averages: ModelEmaV3 | None = None
-        self._resume_from: str | None = None
+        self.resume_from: str | None = None
 
     @property
     def model(self) -> PreTrainedModel | None:
@@ -87,41 +88,24 @@ class AveragedWeights(TrainerCallback):
             ValueError: they lack some of the model's weights.
         """
         assert self.model is not None
-        folder = self._require(checkpoint)
-        stored, info = type(self.model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        if info["missing_keys"]:
-            raise ValueError(f"`{folder}` lacks {', '.join(sorted(info['missing_keys']))}; {self._choice(checkpoint)}")
-        self.model.load_state_dict(stored.state_dict())
-        self.num_updates = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["num_updates"]
-
-    def resume_from(self, checkpoint: str) -> None:
-        """The training that is about to begin goes on with the averages of a checkpoint.
-
-        Raises:
-            FileNotFoundError: the checkpoint has none.
-        """
-        self._require(checkpoint)
-        self._resume_from = checkpoint
-
-    def _require(self, checkpoint: str | Path) -> Path:
         folder = Path(checkpoint) / EMA_FOLDER
-        if not (folder / STATE_FILE).is_file():
-            raise FileNotFoundError(
-                f"`{folder}` holds no averaged weights, but `ema_decay` is {self.decay}; {self._choice(checkpoint)}"
-            )
-        return folder
-
-    def _choice(self, checkpoint: str | Path) -> str:
-        return (
+        choice = (
             "resume from a checkpoint that has them, go on without averages (`ema_decay` 0), or start a new run from "
             f"these weights (`model_name_or_path` {checkpoint}), whose averages begin with it"
         )
+        if not (folder / STATE_FILE).is_file():
+            raise FileNotFoundError(f"`{folder}` holds no averaged weights, but `ema_decay` is {self.decay}; {choice}")
+        stored, info = type(self.model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        if info["missing_keys"]:
+            raise ValueError(f"`{folder}` lacks {', '.join(sorted(info['missing_keys']))}; {choice}")
+        self.model.load_state_dict(stored.state_dict())
+        self.num_updates = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["num_updates"]
 
     # ---- events of a training ----
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.start(model)  # here, not earlier: processes have the same weights by now, and autocast is in `forward`
-        checkpoint, self._resume_from = self._resume_from, None
+        checkpoint, self.resume_from = self.resume_from, None
         if checkpoint is not None:
             self.load(checkpoint)
 

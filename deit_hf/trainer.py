@@ -304,8 +304,8 @@ class DistillationTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As the parent's; the averaged weights go on from the same checkpoint."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.ema is not None and checkpoint is not None:
-            self.ema.resume_from(checkpoint)
+        if self.ema is not None:
+            self.ema.resume_from = checkpoint
 
     def create_model_card(self, **facts: Any) -> None:
         """Writes README.md from the run's files; an edited one stays.

@@ -73,6 +73,8 @@ def _save(
 ) -> dict[str, float]:
     """Writes a finished run; the model first, so that nothing that follows can lose it."""
     args = trainer.args
+    if trainer.is_world_process_zero():
+        shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)  # of an earlier run; it would be pushed
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("train", metrics)
@@ -152,8 +154,8 @@ def _checkpoint_to_resume(args: DistillationArguments) -> str | None:
     output_dir = Path(args.output_dir)
     if args.overwrite_output_dir:
         if args.process_index == 0:
-            for folder in (*output_dir.glob("checkpoint-*"), *output_dir.glob(EMA_FOLDER)):
-                shutil.rmtree(folder)
+            for checkpoint in output_dir.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
         return None
     if args.resume_from_checkpoint is not None:
         return str(args.resume_from_checkpoint)
