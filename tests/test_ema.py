@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -23,7 +24,7 @@ from transformers import (
 )
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
-from deit_hf.ema import AveragedWeights
+from deit_hf.ema import AveragedWeights, averages_for
 from deit_hf.hub import NEVER_PUSHED
 from deit_hf.model_card import ModelFacts, render_model_card
 from deit_hf.run_arguments import DataArguments, ModelArguments
@@ -360,6 +361,12 @@ def test_averages_that_lack_weights_are_refused(tmp_path, tiny_student, tiny_con
 def test_decay_that_averages_nothing_is_refused(tmp_path, decay: float):
     with pytest.raises(ValueError, match=r"`ema_decay` is .*, but must be in \[0, 1\) \(0 keeps no averages"):
         DistillationArguments(str(tmp_path), report_to="none", ema_decay=decay)
+
+
+def test_weights_that_no_process_has_whole_are_refused(tmp_path):
+    trainer = SimpleNamespace(args=make_args(tmp_path, ema_decay=0.9), is_fsdp_enabled=True)
+    with pytest.raises(ValueError, match="`ema_decay` is 0.9, but under FSDP .*; set `ema_decay` to 0, or train with"):
+        averages_for(trainer)
 
 
 # ---- what a run leaves ----
