@@ -115,6 +115,14 @@ class DistillationArguments(TrainingArguments):
             "fixed batch statistics, as DeiT was fine-tuned at 384 pixels."
         },
     )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={"help": "Decay of averaged weights in [0, 1), official 0.99996; 0 keeps none."},
+    )
+    ema_warmup: bool = field(
+        default=True,
+        metadata={"help": "Update n + 1 of the averages decays by at most n / (n + 9); off, they keep early weights."},
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: views need their columns."})
     batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be true: metrics are counted by batch."})
     logging_nan_inf_filter: bool = field(
@@ -164,6 +172,7 @@ class DistillationArguments(TrainingArguments):
                 check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
         check("layer_decay", self.layer_decay, lambda v: 0 < v <= 1, "in (0, 1] (1 turns it off)")
         check("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
+        check("ema_decay", self.ema_decay, lambda v: 0 <= v < 1, "in [0, 1) (0 keeps no averages, official: 0.99996)")
         check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
         check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
 

@@ -5,6 +5,7 @@ is templates/model_card.md. Pushing is in hub.py.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -32,6 +33,7 @@ ANSWERS = {
     "_cls": "class head",
     "_distillation": "distillation head",
 }
+WEIGHTS = {"": "", "ema_": ", averaged weights"}  # whose answers: the same for the copy in the folder `ema`
 
 _MARK = "<!-- written by deit_hf from the run's files; once edited it is not overwritten. Checksum: "
 _INTERPOLATIONS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # as Pillow counts
@@ -77,7 +79,7 @@ class ModelFacts:
         dataset: what it was trained on: a Hub id, or any words.
         evaluated_on: what `metrics` were measured on, in words.
         metrics: fractions in [0, 1] under `eval_top1`, `eval_top5`, or with two heads the same with `_cls`,
-            `_distillation` and `_average`; other keys are left out.
+            `_distillation` and `_average`; of averaged weights under `eval_ema_top1` and so on; others are left out.
         crop: the evaluation view in words.
         fusion: how the heads' answers become the model's.
         environment: machine and versions of the measurement, in words.
@@ -110,6 +112,11 @@ class ModelFacts:
     curves: str | None = None
     license: str = "apache-2.0"
     notes: Sequence[str] = ()
+
+    @property
+    def has_averages(self) -> bool:
+        """Whether averaged weights were measured, which a run leaves in the folder `ema`."""
+        return any(name.startswith("eval_ema_top1") for name in self.metrics)
 
     @property
     def title(self) -> str:
@@ -271,10 +278,10 @@ def _recipe_text(recipe: Mapping[str, Any]) -> str:
 def _measured_rows(metrics: Mapping[str, float]) -> list[dict[str, str]]:
     """One row for each answer that was measured, in percent."""
     rows = []
-    for suffix, answer in ANSWERS.items():
-        values = {name: metrics.get(f"eval_{name}{suffix}") for name in ("top1", "top5")}
+    for (infix, weights), (suffix, answer) in itertools.product(WEIGHTS.items(), ANSWERS.items()):
+        values = {name: metrics.get(f"eval_{infix}{name}{suffix}") for name in ("top1", "top5")}
         if values["top1"] is not None:
-            rows.append({"answer": answer, **{name: _percent(value) for name, value in values.items()}})
+            rows.append({"answer": answer + weights, **{name: _percent(value) for name, value in values.items()}})
     return rows
 
 

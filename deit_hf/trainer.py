@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from .arguments import DistillationArguments
 from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
+from .ema import averages_for, evaluate_averages
 from .evaluation import HeadAccuracy
 from .hub import HubPushError, push_directory
 from .image_processing_deit import checked_processor, crop_size
@@ -49,7 +50,8 @@ class DistillationTrainer(Trainer):
     views on which the head that learns from the teacher decides as it does), averaged over the same steps as `loss`.
     With `layer_decay`, the `learning_rate` it logs is that of the highest layer that is trained, usually the heads.
     Evaluation gives `eval_loss` and, for both heads and their mean, `eval_top1_cls`, `eval_top1_distillation`,
-    `eval_top1_average` and the same for `top5`; `eval_top1` and `eval_top5` for a model with one head.
+    `eval_top1_average` and the same for `top5`; `eval_top1` and `eval_top5` for a model with one head. With
+    `ema_decay` the averaged weights have theirs beside them, as `eval_ema_loss`, `eval_ema_top1_average` and so on.
     """
 
     args: DistillationArguments
@@ -115,6 +117,8 @@ class DistillationTrainer(Trainer):
         self.label_names = ["labels"]
         self.add_callback(_EpochOfViews(self))
         self._check_optimization()
+        self.ema = averages_for(self)
+        self._ema_metrics: dict[str, float] = {}
         if self.teacher is not None:
             self.teacher.to(self.args.device)
 
@@ -198,6 +202,24 @@ class DistillationTrainer(Trainer):
             return loss, None, None
         heads = [outputs[name] for name in ("logits", "cls_logits", "distillation_logits") if name in outputs]
         return loss, tuple(heads) if len(heads) > 1 else heads[0], inputs["labels"]
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As the parent's, with the metrics of the averaged weights in the same report; speeds are the live pass's."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(dataset, dict):  # the parent comes back with each part
+            self._ema_metrics = evaluate_averages(self, self.ema, eval_dataset, metric_key_prefix, ignore_keys)
+        try:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._ema_metrics = {}
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, with what `evaluate` measured of the averaged weights."""
+        output = super().evaluation_loop(*args, **kwargs)
+        output.metrics.update(self._ema_metrics)
+        return output
 
     # ---- optimisation ----
 
@@ -328,8 +350,16 @@ class DistillationTrainer(Trainer):
     # ---- what a run leaves ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the parent's, without a push: `push_to_hub` is for when all files are there."""
+        """As the parent's, with the averaged weights in `ema/`; `push_to_hub` is for when all files are there."""
         super().save_model(output_dir, _internal_call=True)
+        if self.ema is not None and self.args.should_save:
+            self.ema.save(output_dir or self.args.output_dir, self.processing_class)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As the parent's; the averaged weights go on from the same checkpoint."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.ema is not None:
+            self.ema.resume_from = checkpoint
 
     def create_model_card(self, **facts: Any) -> None:
         """Writes README.md from the run's files; an edited one stays.

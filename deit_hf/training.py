@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import DistillationArguments
 from .dataset_sources import class_names, load_image_datasets
+from .ema import EMA_FOLDER
 from .recipes import write_recipe
 from .run_arguments import DataArguments, ModelArguments
 from .students import build_student, load_classifier
@@ -72,6 +73,8 @@ def _save(
 ) -> dict[str, float]:
     """Writes a finished run; the model first, so that nothing that follows can lose it."""
     args = trainer.args
+    if trainer.is_world_process_zero():
+        shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)  # of an earlier run; it would be pushed
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("train", metrics)
