@@ -26,10 +26,10 @@ from transformers import (
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
 from deit_hf.ema import AveragedWeights, averages_for
 from deit_hf.hub import NEVER_PUSHED
+from deit_hf.image_processing_deit import make_processor
 from deit_hf.model_card import ModelFacts, render_model_card
 from deit_hf.run_arguments import DataArguments, ModelArguments
 from deit_hf.training import evaluate, train
-from deit_hf.transforms import make_processor
 
 HEADS = ("cls", "distillation", "average")
 
