@@ -181,9 +181,13 @@ class TrainingViews(Dataset):
 
     def __getitem__(self, key: ViewKey) -> dict[str, Any]:
         image = self.images.image(key.sample)
-        with seeded(self.seed, _STREAM, key.epoch, key.sample, key.repeat):
+        with self.seeded(key):
             pixel_values = self.view(image)
         return {"pixel_values": pixel_values, "labels": self.images.labels[key.sample], "key": key}
+
+    def seeded(self, key: ViewKey) -> contextlib.AbstractContextManager[None]:
+        """The random streams of a key's view."""
+        return seeded(self.seed, _STREAM, key.epoch, key.sample, key.repeat)
 
 
 class EvaluationViews(Dataset):
