@@ -112,6 +112,32 @@ def test_ratios_and_boxes_are_distributed_as_in_timm(kind: str):
             assert largest_gap(boxes[0][:, side], boxes[1][:, side]) < allowed
 
 
+class Dealt:
+    """A generator that deals one ratio, and a box centre of (row, column), row first."""
+
+    def __init__(self, ratio: float, center: tuple[int, int]):
+        self.ratio, self.center = ratio, iter(center)
+
+    def beta(self, a: float, b: float) -> float:
+        return self.ratio
+
+    def integers(self, high: int) -> int:
+        return next(self.center)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.37, 0.9, 1.0])
+@pytest.mark.parametrize("center", [(0, 0), (5, 12), (23, 31), (23, 0)])
+def test_box_is_timms_for_the_same_ratio_and_centre(ratio: float, center: tuple[int, int], monkeypatch):
+    # a box that is one pixel off, or whose sides are swapped, is hidden by any statistics
+    dealt, timms = Dealt(ratio, center), Dealt(ratio, center)
+    monkeypatch.setattr(np.random, "default_rng", lambda _: dealt)
+    monkeypatch.setattr(np.random, "randint", lambda low, high, size: timms.integers(high))
+    draw = make_mixing(mixup_alpha=0.0).draw(0, 0, (24, 32))
+    box, kept = timm.data.mixup.cutmix_bbox_and_lam((24, 32), ratio)
+    assert draw.box == box
+    assert draw.ratio == pytest.approx(kept)
+
+
 def test_cutmix_is_as_frequent_as_in_timm():
     ours = [make_mixing(switch_prob=0.3).draw(0, block, SIZE) for block in range(3000)]
     theirs = timm_draws(3000, mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.3)
