@@ -11,11 +11,13 @@ from typing import Literal
 import torch
 from transformers import SchedulerType, TrainingArguments
 
-from .losses import DistillationType, Reduction
+from .losses import DistillationType, LabelLoss, Reduction
 from .optimization import check_timm_optimizer, scaled_learning_rate
+from .transforms import THREE_AUGMENT, CropMode
 
 PAPER_BASE_LEARNING_RATE = 5e-4
 PAPER_WARMUP_EPOCHS = 5.0
+PAPER_CROP_MIN_SCALE = 0.08
 LearningRateStepping = Literal["step", "official"]
 StudentMode = Literal["train", "eval"]
 OPTIMIZERS_WITH_OUR_GROUPS = ("adamw_torch", "adamw_torch_fused", "sgd")  # others of transformers make their own
@@ -50,6 +52,13 @@ class DistillationArguments(TrainingArguments):
             "help": "Mean of the soft term: batchmean (the formula) or numel (official code; over classes too)."
         },
     )
+    label_loss: LabelLoss = field(
+        default="cross_entropy",
+        metadata={
+            "help": "Loss of the labels: cross_entropy, or DeiT III's binary_cross_entropy, which needs "
+            "label_smoothing 0."
+        },
+    )
     mixup_alpha: float = field(default=0.8, metadata={"help": "Beta parameter of mixup; 0 turns it off."})
     cutmix_alpha: float = field(default=1.0, metadata={"help": "Beta parameter of cutmix; 0 turns it off."})
     mixup_switch_prob: float = field(
@@ -57,14 +66,21 @@ class DistillationArguments(TrainingArguments):
     )
     label_smoothing: float = field(default=0.1, metadata={"help": "Smoothing of the true labels, in [0, 1)."})
     random_augment: str = field(
-        default="rand-m9-mstd0.5-inc1", metadata={"help": "RandAugment policy in timm's notation, or none."}
+        default="rand-m9-mstd0.5-inc1",
+        metadata={"help": "RandAugment policy in timm's notation, or 3-augment (DeiT III's), or none."},
     )
     color_jitter: float = field(
-        default=0.3, metadata={"help": "Strength of colour jitter; only without random_augment, as in timm."}
+        default=0.3,
+        metadata={"help": "Strength of colour jitter; as in timm only with 3-augment, a policy with -t3a, or none."},
     )
     random_erase_prob: float = field(default=0.25, metadata={"help": "Probability of random erasing."})
+    crop_mode: CropMode = field(
+        default="random_resized",
+        metadata={"help": "Training crop: random_resized, or DeiT III's simple, which keeps nearly all of the image."},
+    )
     crop_min_scale: float = field(
-        default=0.08, metadata={"help": "Smallest share of the image's area that a training crop takes, in (0, 1]."}
+        default=PAPER_CROP_MIN_SCALE,
+        metadata={"help": "Smallest share of the image's area that a random_resized crop takes, in (0, 1]."},
     )
     horizontal_flip_prob: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
     repeated_augmentation: int = field(
@@ -136,6 +152,7 @@ class DistillationArguments(TrainingArguments):
         self._check_ranges()
         self._check_unsupported()
         self._check_optimization()
+        self._check_augmentation()
         super().__post_init__()
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # torch warns of pinned memory without a device
@@ -158,6 +175,8 @@ class DistillationArguments(TrainingArguments):
         check_choice("distillation_reduction", self.distillation_reduction, ("batchmean", "numel"))
         check_choice("learning_rate_stepping", self.learning_rate_stepping, ("step", "official"))
         check_choice("student_mode", self.student_mode, ("train", "eval"))
+        check_choice("label_loss", self.label_loss, ("cross_entropy", "binary_cross_entropy"))
+        check_choice("crop_mode", self.crop_mode, ("random_resized", "simple"))
         check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
         for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):
             check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
@@ -189,10 +208,23 @@ class DistillationArguments(TrainingArguments):
                 f"`train_sampling_strategy` is {self.train_sampling_strategy!r}, but must be 'random': the order of "
                 "views is a function of the seed and the epoch"
             )
-        if self.random_augment != "none" and not RANDOM_AUGMENT_POLICY.fullmatch(self.random_augment):
+        if self.label_loss == "binary_cross_entropy" and self.label_smoothing:
+            raise ValueError(
+                f"`label_loss` is 'binary_cross_entropy' and `label_smoothing` {self.label_smoothing}, which gives "
+                "every class a share in every image, so that all would count as present; set `label_smoothing` to 0"
+            )
+
+    def _check_augmentation(self) -> None:
+        named = self.random_augment in ("none", THREE_AUGMENT)
+        if not named and not RANDOM_AUGMENT_POLICY.fullmatch(self.random_augment):
             raise ValueError(
                 f"`random_augment` is {self.random_augment!r}, which is no RandAugment policy of timm; use one like "
-                "'rand-m9-mstd0.5-inc1', or 'none'"
+                f"'rand-m9-mstd0.5-inc1', or '{THREE_AUGMENT}', or 'none'"
+            )
+        if self.crop_mode == "simple" and self.crop_min_scale != PAPER_CROP_MIN_SCALE:
+            raise ValueError(
+                f"`crop_mode` is 'simple' and `crop_min_scale` {self.crop_min_scale}, but a simple crop takes nearly "
+                "the whole image; leave `crop_min_scale` out, or set `crop_mode` to 'random_resized'"
             )
 
     def _check_optimization(self) -> None:

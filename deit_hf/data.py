@@ -11,12 +11,13 @@ from typing import Any
 
 import datasets
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from transformers.image_utils import load_image
 
 from .mixing import Mixing
@@ -24,6 +25,7 @@ from .sampling import ViewKey
 from .transforms import View
 
 URL_TIMEOUT = 30  # seconds
+_ORIENTATION = PIL.ExifTags.Base.Orientation
 _STREAM = 0  # keeps the views' random numbers apart from those of the mixing and the sampler
 
 
@@ -58,7 +60,7 @@ class ImageDataset:
         image_column = dataset.select_columns([image_column_name])
         if isinstance(dataset.features[image_column_name], datasets.Image):
             image_column = image_column.cast_column(image_column_name, datasets.Image(decode=False))
-        self._image_column, self._image_column_name = image_column, image_column_name
+        self._image_column = image_column
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +72,11 @@ class ImageDataset:
             FileNotFoundError: the row names a file that does not exist.
             ValueError: it cannot be decoded; names the row and the file.
         """
-        return decode_image(self._image_column[index][self._image_column_name], f"row {index} of the dataset")
+        # straight from the Arrow table: `datasets` takes a twentieth of the time of a view to look up a row
+        order = self._image_column._indices  # of rows that were selected or shuffled
+        place = index if order is None else order.column(0)[index].as_py()
+        source = self._image_column.data.column(0)[place].as_py()
+        return decode_image(source, f"row {index} of the dataset")
 
 
 def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int) -> np.ndarray:
@@ -103,7 +109,8 @@ def decode_image(source: Any, where: str) -> Image:
     path = source.get("path") if isinstance(source, dict) else source if isinstance(source, str) else None
     named = f"{where} ({path})" if path and path != where else where
     try:
-        return _to_8_bit(PIL.ImageOps.exif_transpose(_open(source))).convert("RGB")
+        image = _to_8_bit(_upright(_open(source)))
+        return image if image.mode == "RGB" else image.convert("RGB")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{named}: there is no such file") from error
     except PIL.UnidentifiedImageError as error:
@@ -125,6 +132,12 @@ def _open(source: Any) -> Image:
     return source
 
 
+def _upright(image: Image) -> Image:
+    """The picture as its EXIF orientation says; without a copy where there is nothing to turn."""
+    image.load()  # some formats keep EXIF data behind the pixels
+    return image if image.getexif().get(_ORIENTATION, 1) == 1 else PIL.ImageOps.exif_transpose(image)
+
+
 def _to_8_bit(image: Image) -> Image:
     """Grey of 16 bits scaled to 8; Pillow's own conversion would clip nearly all of it to white."""
     if image.mode.startswith("I;16"):
@@ -138,18 +151,23 @@ def _to_8_bit(image: Image) -> Image:
 
 @contextlib.contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
-    """Seeds the random streams that image transforms draw from (python, numpy, torch), and restores them after."""
+    """Seeds the random streams that image transforms draw from (python, numpy, torch), and restores them after.
+
+    A data worker's streams are not restored: nobody else draws from them, and numpy's takes longer than the seeding.
+    """
     words = np.random.SeedSequence(entropy).generate_state(4)
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    in_worker = get_worker_info() is not None
+    states = None if in_worker else (random.getstate(), np.random.get_state(), torch.get_rng_state())
     random.seed(int(words[0]) << 32 | int(words[1]))
     np.random.seed(words[2])
     torch.default_generator.manual_seed(int(words[3]))
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        if states is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
 
 
 class TrainingViews(Dataset):
@@ -163,9 +181,13 @@ class TrainingViews(Dataset):
 
     def __getitem__(self, key: ViewKey) -> dict[str, Any]:
         image = self.images.image(key.sample)
-        with seeded(self.seed, _STREAM, key.epoch, key.sample, key.repeat):
+        with self.seeded(key):
             pixel_values = self.view(image)
         return {"pixel_values": pixel_values, "labels": self.images.labels[key.sample], "key": key}
+
+    def seeded(self, key: ViewKey) -> contextlib.AbstractContextManager[None]:
+        """The random streams of a key's view."""
+        return seeded(self.seed, _STREAM, key.epoch, key.sample, key.repeat)
 
 
 class EvaluationViews(Dataset):

@@ -1,8 +1,9 @@
-"""The distillation objective of arXiv:2012.12877 sec. 4, as plain functions of logits.
+"""The distillation objective of arXiv:2012.12877 sec. 4, and DeiT III's label loss, as plain functions of logits.
 
 Nothing here knows a model, a trainer or how targets were mixed (mixing.py).
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 DistillationType = Literal["none", "soft", "hard"]
 Reduction = Literal["batchmean", "numel"]
+LabelLoss = Literal["cross_entropy", "binary_cross_entropy"]
 
 
 class ObjectiveTerms(NamedTuple):
@@ -34,6 +36,38 @@ def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     _check_shapes(logits, targets, "targets")
     return F.cross_entropy(_full_precision(logits), targets.to(_full_precision(logits).dtype))
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of each class's presence, in nats, mean over batch and classes.
+
+    A class is present iff it has a share in the target, however small: in a mixed image both classes count in full.
+    Source: DeiT III, arXiv:2204.07118 sec. 3, after arXiv:2110.00476; official engine.py, `targets.gt(0.0)`, and
+    main.py, `BCEWithLogitsLoss`, both with `--bce-loss`.
+
+    Args:
+        logits: (B, C), computed in float32 if of half precision.
+        targets: (B, C), not smoothed: smoothing gives every class a share.
+
+    Returns:
+        Scalar >= 0.
+    """
+    _check_shapes(logits, targets, "targets")
+    presence = (targets > 0).to(_full_precision(logits).dtype)
+    return F.binary_cross_entropy_with_logits(_full_precision(logits), presence)
+
+
+def label_loss_function(label_loss: LabelLoss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The ground-truth term by its name.
+
+    Raises:
+        ValueError: there is no such term.
+    """
+    if label_loss == "cross_entropy":
+        return soft_target_cross_entropy
+    if label_loss == "binary_cross_entropy":
+        return binary_cross_entropy
+    raise ValueError(f"`label_loss` is {label_loss!r}, but must be 'cross_entropy' or 'binary_cross_entropy'")
 
 
 def soft_distillation_loss(
@@ -99,12 +133,13 @@ def distillation_objective(
     weight: float,
     temperature: float,
     reduction: Reduction = "batchmean",
+    label_loss: LabelLoss = "cross_entropy",
 ) -> ObjectiveTerms:
-    """(1 - w) CE(class head, targets) + w L(distillation head, teacher).
+    """(1 - w) L_label(class head, targets) + w L(distillation head, teacher).
 
     Source: sec. 4, equations 2 and 3; official losses.py:38-69. Without a distillation head both terms act on the
     class head ("usual distillation", table 3). Without a teacher there is no second term, and a distillation head
-    learns from the targets as the class head does.
+    learns from the targets as the class head does. The teacher's term is the same for both label losses.
 
     Args:
         cls_logits: (B, C).
@@ -115,15 +150,17 @@ def distillation_objective(
         weight: w in [0, 1] (λ of the paper).
         temperature: τ > 0, for `soft`.
         reduction: of `soft_distillation_loss`.
+        label_loss: `cross_entropy`, or `binary_cross_entropy` with targets that are not smoothed.
 
     Raises:
         ValueError: shapes differ, or an unknown type or value.
     """
-    cls_loss = soft_target_cross_entropy(cls_logits, targets)
+    learn_labels = label_loss_function(label_loss)
+    cls_loss = learn_labels(cls_logits, targets)
     if distillation_type == "none":
         if distillation_logits is None:
             return ObjectiveTerms(cls_loss, cls_loss, None)
-        return ObjectiveTerms((cls_loss + soft_target_cross_entropy(distillation_logits, targets)) / 2, cls_loss, None)
+        return ObjectiveTerms((cls_loss + learn_labels(distillation_logits, targets)) / 2, cls_loss, None)
     if teacher_logits is None:
         raise ValueError(f"`distillation_type` is {distillation_type!r} but there are no `teacher_logits`")
     student_logits = cls_logits if distillation_logits is None else distillation_logits

@@ -3,6 +3,7 @@
 The order is global: it knows no rank and no batch of a process. Accelerate cuts it into batches and shares them out.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -54,6 +55,11 @@ class ViewSampler(Sampler[ViewKey]):
     def __len__(self) -> int:
         """Whole steps only, and at least one: the rest of the images waits for other epochs, as with drop_last."""
         return max(1, self.num_images // self.step_size) * self.step_size
+
+    @property
+    def num_unique_images(self) -> int:
+        """Different images that one epoch shows; the same number in every epoch."""
+        return min(self.num_images, math.ceil(len(self) / self.num_repeats))
 
     def __iter__(self) -> Iterator[ViewKey]:
         order = np.random.default_rng((self.seed, _STREAM, self.epoch)).permutation(self.num_images)

@@ -158,6 +158,7 @@ class DistillationTrainer(Trainer):
             weight=self.args.distillation_weight,
             temperature=self.args.distillation_temperature,
             reduction=self.args.distillation_reduction,
+            label_loss=self.args.label_loss,
         )
         self._count_terms(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
         return (terms.loss, outputs) if return_outputs else terms.loss
@@ -312,6 +313,7 @@ class DistillationTrainer(Trainer):
             random_augment=args.random_augment,
             color_jitter=args.color_jitter,
             random_erase_prob=args.random_erase_prob,
+            crop_mode=args.crop_mode,
         )
         images = ImageDataset(dataset, num_classes=self._num_classes, **self._columns)
         return TrainingViews(images, view, seed=self._view_seed)

@@ -28,7 +28,9 @@ PAPER = {
     "cutmix_alpha": 1.0,
     "mixup_switch_prob": 0.5,
     "random_erase_prob": 0.25,
+    "crop_mode": "random_resized",
     "crop_min_scale": 0.08,
+    "label_loss": "cross_entropy",
     "horizontal_flip_prob": 0.5,
     "distillation_type": "none",
     "distillation_weight": 0.5,
@@ -141,6 +143,8 @@ def test_warm_up_in_epochs_and_in_steps_is_refused(tmp_path: Path):
     [
         ("distillation_type", "sof", "is 'sof', but must be one of none, soft, hard"),
         ("distillation_reduction", "mean", "is 'mean', but must be one of batchmean, numel"),
+        ("label_loss", "bce", "is 'bce', but must be one of cross_entropy, binary_cross_entropy"),
+        ("crop_mode", "src", "is 'src', but must be one of random_resized, simple"),
         ("distillation_temperature", 0.0, "is 0.0, but must be greater than 0"),
         ("distillation_weight", 1.1, r"is 1.1, but must be in \[0, 1\]"),
         ("distillation_weight", float("nan"), r"is nan, but must be in \[0, 1\]"),
@@ -192,6 +196,14 @@ def test_options_of_transformers_that_cannot_work_here_are_refused(tmp_path: Pat
     ("options", "message"),
     [
         (
+            {"label_loss": "binary_cross_entropy"},
+            "`label_smoothing` 0.1, which gives every class a share .*; set `label_smoothing` to 0",
+        ),
+        (
+            {"crop_mode": "simple", "crop_min_scale": 0.5},
+            "`crop_mode` is 'simple' and `crop_min_scale` 0.5, .* set `crop_mode` to 'random_resized'",
+        ),
+        (
             {"timm_optimizer": "sgd", "optim": "adafactor"},
             "`optim` is 'adafactor' and `timm_optimizer` 'sgd'; give only",
         ),
@@ -207,7 +219,7 @@ def test_options_of_transformers_that_cannot_work_here_are_refused(tmp_path: Pat
         ({"student_mode": "eval", "gradient_checkpointing": True}, "`student_mode` is 'eval', but `gradient_checkp"),
     ],
 )
-def test_options_that_would_be_ignored_are_refused(tmp_path: Path, options: dict, message: str):
+def test_options_that_contradict_each_other_are_refused(tmp_path: Path, options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         make_args(tmp_path, **options)
 
@@ -226,7 +238,15 @@ def test_options_that_go_together_are_taken(tmp_path: Path, options: dict):
     assert {name: getattr(args, name) for name in options} == options
 
 
-@pytest.mark.parametrize("policy", ["none", "rand-m9-mstd0.5-inc1", "rand", "rand-m7-n3-p0.3-mmax12-tweights"])
+def test_recipe_of_deit_iii_is_taken(tmp_path: Path):
+    options = {"label_loss": "binary_cross_entropy", "label_smoothing": 0.0, "crop_mode": "simple"}
+    args = make_args(tmp_path, random_augment="3-augment", random_erase_prob=0.0, **options)
+    assert (args.label_loss, args.crop_mode, args.color_jitter) == ("binary_cross_entropy", "simple", 0.3)
+
+
+@pytest.mark.parametrize(
+    "policy", ["none", "3-augment", "rand-m9-mstd0.5-inc1", "rand", "rand-m7-n3-p0.3-mmax12-tweights"]
+)
 def test_rand_augment_policies_of_timm_are_taken(tmp_path: Path, policy: str):
     assert make_args(tmp_path, random_augment=policy).random_augment == policy
 

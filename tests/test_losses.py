@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from timm.loss import BinaryCrossEntropy
 
 from deit_hf import hard_distillation_loss, soft_distillation_loss
-from deit_hf.losses import distillation_objective, soft_target_cross_entropy
+from deit_hf.losses import binary_cross_entropy, distillation_objective, soft_target_cross_entropy
 
 STUDENT = [[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]
 TEACHER = [[2.0, 0.0, 1.0], [0.5, 0.5, 1.5]]
@@ -101,6 +102,27 @@ def test_soft_target_cross_entropy_from_its_definition():
     assert loss.item() == pytest.approx(cross_entropy(STUDENT, TARGETS), abs=1e-12)
 
 
+def presence_loss(logits: list[list[float]]) -> float:
+    """Of TARGETS' classes, those with a share: -log p where present, -log(1 - p) elsewhere, mean of all six."""
+    present = [[True, True, True], [False, True, True]]
+    chances = [1 / (1 + math.exp(-value)) for row in logits for value in row]
+    flags = [flag for row in present for flag in row]
+    return -sum(math.log(p if flag else 1 - p) for p, flag in zip(chances, flags, strict=True)) / 6
+
+
+def test_binary_cross_entropy_asks_for_each_class_whether_it_is_in_the_mixed_image():
+    # shares taken as they are, or a sum over classes, give another number
+    loss = binary_cross_entropy(tensor(STUDENT), tensor(TARGETS))
+    assert loss.item() == pytest.approx(presence_loss(STUDENT), abs=1e-12)
+
+
+def test_binary_cross_entropy_is_the_official_one_of_deit_iii():
+    # `BCEWithLogitsLoss` of `targets.gt(0.0)`; timm has the same under `target_threshold`
+    expected = BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)(tensor(HEAD), tensor(TARGETS))
+    assert binary_cross_entropy(tensor(HEAD), tensor(TARGETS)).item() == pytest.approx(expected.item(), abs=1e-12)
+    assert binary_cross_entropy(torch.tensor(HEAD, dtype=torch.bfloat16), tensor(TARGETS)).dtype == torch.float32
+
+
 def objective(distillation_logits, teacher_logits, **options):
     options = {"weight": 0.3, "temperature": 3.0, **options}
     return distillation_objective(tensor(STUDENT), distillation_logits, tensor(TARGETS), teacher_logits, **options)
@@ -139,3 +161,18 @@ def test_without_teacher_both_heads_learn_from_the_targets():
 def test_distillation_without_teacher_logits_is_refused():
     with pytest.raises(ValueError, match="`distillation_type` is 'soft' but there are no `teacher_logits`"):
         objective(None, None, distillation_type="soft")
+
+
+def test_binary_cross_entropy_takes_the_labels_place_and_leaves_the_teachers_term():
+    head, teacher = tensor(HEAD), tensor(TEACHER)
+    terms = objective(head, teacher, distillation_type="hard", label_loss="binary_cross_entropy")
+    expected = hard_distillation_loss(head, teacher).item()
+    assert terms.cls.item() == pytest.approx(presence_loss(STUDENT), abs=1e-12)
+    assert terms.loss.item() == pytest.approx(0.7 * presence_loss(STUDENT) + 0.3 * expected, abs=1e-12)
+    both = objective(head, None, distillation_type="none", label_loss="binary_cross_entropy")
+    assert both.loss.item() == pytest.approx((presence_loss(STUDENT) + presence_loss(HEAD)) / 2, abs=1e-12)
+
+
+def test_unknown_label_loss_is_named():
+    with pytest.raises(ValueError, match="`label_loss` is 'bce', but must be 'cross_entropy' or"):
+        objective(None, None, distillation_type="none", label_loss="bce")

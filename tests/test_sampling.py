@@ -3,10 +3,10 @@
 from collections import Counter
 
 import pytest
-from accelerate.data_loader import BatchSamplerShard
+from accelerate.data_loader import BatchSamplerShard, prepare_data_loader
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from deit_hf.sampling import ViewSampler
 
@@ -63,6 +63,7 @@ def test_any_dataset_gives_whole_steps_of_distinct_views(
     assert len(keys) % step_size == 0
     assert len(keys) > 0
     assert len({(key.sample, key.repeat) for key in keys}) == len(keys)
+    assert sampler.num_unique_images == len({key.sample for key in keys})
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
@@ -78,3 +79,52 @@ def test_processes_together_see_each_key_once_in_global_order(world_size: int, n
     assert len({len(batches) for batches in ranks}) == 1
     rounds = [batch for batches in zip(*ranks, strict=True) for batch in batches]
     assert [key for batch in rounds for key in batch] == keys
+
+
+class Keys(Dataset):
+    """Gives back the key that it is asked for."""
+
+    def __getitem__(self, key: tuple) -> tuple:
+        return key
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("num_images", [1, 5, 40, 255, 256, 300])
+def test_processes_together_train_on_the_expected_images_however_many_they_are(num_images: int, world_size: int):
+    # the official sampler is off on one process, and gives nothing below 256 images, which it rounds to; and a sampler
+    # that picks its rank's share is shared out a second time
+    seen: Counter = Counter()
+    for rank in range(world_size):
+        loader = DataLoader(
+            Keys(),
+            sampler=make_sampler(num_images, 16, num_repeats=3, epoch=1),
+            batch_size=16 // world_size,
+            collate_fn=list,
+        )
+        shared = prepare_data_loader(loader, num_processes=world_size, process_index=rank, put_on_device=False)
+        seen.update(key for batch in shared for key in batch)
+    num_views = 16 * max(1, num_images // 16)
+    assert sum(seen.values()) == num_views
+    assert set(seen.values()) == {1}  # no view twice
+    images = Counter(key.sample for key in seen)
+    assert len(images) == min(num_images, -(-num_views // 3))
+    if num_images >= 16:
+        assert sorted(images.values()) == sorted([3] * (num_views // 3) + [num_views % 3] * (num_views % 3 > 0))
+    else:  # a step of all images over and over
+        assert set(images) == set(range(num_images))
+        assert max(images.values()) - min(images.values()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("num_images", "step_size", "num_repeats", "expected"),
+    [
+        (1000, 100, 1, 1000),
+        (1050, 100, 1, 1000),
+        (1000, 100, 3, 334),
+        (90, 30, 3, 30),
+        (4, 100, 3, 4),
+        (50, 100, 3, 34),
+    ],
+)
+def test_number_of_images_that_an_epoch_shows(num_images: int, step_size: int, num_repeats: int, expected: int):
+    assert make_sampler(num_images, step_size, num_repeats).num_unique_images == expected

@@ -73,6 +73,26 @@ def test_objective_of_a_batch_follows_from_losses_and_targets(
     torch.testing.assert_close(loss, 0.7 * cls_loss + 0.3 * distillation_loss, rtol=0, atol=1e-6)
 
 
+def test_recipe_of_deit_iii_reaches_views_and_objective_but_not_the_evaluation_loss(tmp_path, tiny_config, toy_rows):
+    # an option that is read and then dropped on the way leaves the paper's loss or view
+    options = {"label_loss": "binary_cross_entropy", "label_smoothing": 0.0, "random_augment": "3-augment"}
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, crop_mode="simple", **options)
+    steps = [type(step).__name__ for step in trainer.train_dataset.view.transforms]
+    assert steps[:5] == ["Resize", "RandomCrop", "RandomHorizontalFlip", "RandomChoice", "ColorJitter"]
+
+    batch = next(iter(trainer.get_train_dataloader()))
+    loss = trainer.compute_loss(trainer.model.eval(), dict(batch))
+    outputs = trainer.model(batch["pixel_values"])
+    present = (mix_targets(batch["labels"], batch["mix_ratios"], num_classes=5, smoothing=0.0) > 0).float()
+    heads = outputs.cls_logits, outputs.distillation_logits
+    expected = sum(F.binary_cross_entropy_with_logits(head, present) for head in heads) / 2
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-6)
+
+    batch = {name: batch[name] for name in ("pixel_values", "labels")}
+    loss, _, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
+    torch.testing.assert_close(loss, F.cross_entropy(outputs.logits, batch["labels"]), rtol=0, atol=1e-6)
+
+
 def test_training_changes_every_parameter_of_the_student_and_none_of_the_teacher(
     tmp_path, tiny_config, tiny_teacher, toy_rows
 ):

@@ -1,23 +1,31 @@
 """Views against the official recipe's own pieces: torchvision's for evaluation, timm's for training."""
 
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, RandomResizedCropAndInterpolation
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import AugmentOp, rand_augment_transform
 from timm.data.random_erasing import RandomErasing
-from timm.data.transforms import MaybeToTensor
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import crop
 from transformers import AutoImageProcessor, DeiTImageProcessor, TimmWrapperImageProcessor
 
+from deit_hf.data import seeded
 from deit_hf.image_processing_deit import crop_size, make_processor
-from deit_hf.transforms import evaluation_view, posterize, training_view
+from deit_hf.transforms import (
+    NormalizedPixels,
+    evaluation_view,
+    posterize,
+    simple_crop,
+    three_augment,
+    training_view,
+)
 
 PAPER = {
     "crop_min_scale": 0.08,
@@ -159,16 +167,15 @@ def test_processor_that_does_not_fix_the_size_is_refused():
 
 
 def test_training_view_is_the_papers_op_by_op():
-    crop_op, flip, augment, to_tensor, normalize, erase = make_view((224, 224)).transforms
+    crop_op, flip, augment, to_pixels, erase = make_view((224, 224)).transforms
     assert isinstance(crop_op, RandomResizedCropAndInterpolation)
     assert (crop_op.size, crop_op.scale, crop_op.interpolation) == ((224, 224), (0.08, 1.0), InterpolationMode.BICUBIC)
     assert crop_op.ratio == pytest.approx((3 / 4, 4 / 3))
     assert isinstance(flip, transforms.RandomHorizontalFlip)
     assert flip.p == 0.5
-    assert isinstance(to_tensor, MaybeToTensor)
-    assert isinstance(normalize, transforms.Normalize)
-    assert torch.equal(normalize.mean, torch.tensor(IMAGENET_DEFAULT_MEAN))
-    assert torch.equal(normalize.std, torch.tensor(IMAGENET_DEFAULT_STD))
+    assert isinstance(to_pixels, NormalizedPixels)
+    assert torch.equal(to_pixels.mean.flatten(), torch.tensor(IMAGENET_DEFAULT_MEAN))
+    assert torch.equal(to_pixels.std.flatten(), torch.tensor(IMAGENET_DEFAULT_STD))
     # erasing comes after normalisation, with noise of its own for each pixel
     assert isinstance(erase, RandomErasing)
     assert (erase.probability, erase.per_pixel, erase.min_count, erase.max_count) == (0.25, True, 1, 1)
@@ -183,6 +190,89 @@ def test_rand_augment_is_timms_with_two_increasing_ops_at_half_probability():
     settings = {(op.prob, op.magnitude, op.magnitude_std, op.kwargs["resample"]) for op in augment.ops}
     assert settings == {(0.5, 9, 0.5, Image.Resampling.BICUBIC)}
     assert {op.kwargs["fillcolor"] for op in augment.ops} == {(124, 116, 104)}
+
+
+@pytest.mark.parametrize("name", RAND_AUGMENT_OPS)
+def test_each_rand_augment_operation_is_timms_under_the_same_seed(name: str):
+    # another strength, sign, noise, fill colour or filter of any one operation shows here
+    settings = {"translate_const": 100, "img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC}
+    theirs = AugmentOp(name, prob=0.5, magnitude=9, hparams={**settings, "magnitude_std": 0.5})
+    ours = {op.name: op for op in make_view((224, 224)).transforms[2].ops}[name]
+    picture, changed = Image.fromarray(np.asarray(noise(24, 30)) // 2 + 60), 0
+    for seed in range(40):
+        seed_all(seed)
+        try:
+            expected = theirs(picture)
+        except ValueError:
+            assert name == "PosterizeIncreasing"  # to no bits, which Pillow 13 refuses
+            expected = Image.new("RGB", picture.size)
+        seed_all(seed)
+        assert np.array_equal(ours(picture), expected), seed
+        changed += expected is not picture
+    assert 10 <= changed <= 30
+
+
+def test_rand_augment_chooses_as_timm_does_and_varies_the_magnitude():
+    def applied(policy) -> list[tuple]:
+        calls: list[tuple] = []
+        for op in policy.ops:
+            op.aug_fn = lambda image, *args, op=op, **kwargs: calls.append((op.name, *args)) or image
+        seed_all(0)
+        for _ in range(3000):
+            policy(Image.new("RGB", (1, 1)))
+        return calls
+
+    settings = {"translate_const": 14, "img_mean": (124, 116, 104)}
+    ours = applied(make_view().transforms[2])
+    assert ours == applied(rand_augment_transform("rand-m9-mstd0.5-inc1", settings))
+    assert len(ours) / 3000 == pytest.approx(2 * 0.5, abs=0.04)
+    counts = Counter(name for name, *_ in ours)
+    assert set(counts) == set(RAND_AUGMENT_OPS)
+    assert all(count == pytest.approx(200, abs=50) for count in counts.values())  # deviation 14
+    one_level = {"Rotate": 3, "ShearX": 0.03, "ShearY": 0.03}  # degrees or share of the side
+    levels = [args[0] / one_level[name] for name, *args in ours if name in one_level]
+    assert np.mean(np.sign(levels)) == pytest.approx(0, abs=0.12)
+    magnitudes = np.abs(levels)
+    assert np.mean(magnitudes) == pytest.approx(8.996, abs=0.06)  # of N(9, 0.5) cut at 10
+    assert np.std(magnitudes) == pytest.approx(0.49, abs=0.04)
+    assert max(magnitudes) == pytest.approx(10)
+
+
+def test_erased_boxes_are_timms_and_have_the_papers_statistics():
+    ours, theirs = make_view().transforms[-1], RandomErasing(0.25, mode="pixel", max_count=1, device="cpu")
+    areas, log_ratios, values = [], [], []
+    seed_all(0)
+    for _ in range(2000):
+        states = random.getstate(), torch.get_rng_state()
+        erased = ours(torch.zeros(3, 64, 64))
+        random.setstate(states[0])
+        torch.set_rng_state(states[1])
+        assert torch.equal(theirs(torch.zeros(3, 64, 64)), erased)
+        rows, columns = erased[0].any(dim=1).nonzero(), erased[0].any(dim=0).nonzero()
+        if len(rows):
+            height, width = (int(span[-1] - span[0]) + 1 for span in (rows, columns))
+            areas.append(height * width / 64**2)
+            log_ratios.append(np.log(height / width))
+            values.append(erased[erased != 0])
+    assert len(areas) / 2000 == pytest.approx(0.25, abs=0.03)
+    assert 0.018 < min(areas) < 0.03
+    assert 0.31 < max(areas) < 0.345
+    assert np.mean(areas) == pytest.approx((0.02 + 1 / 3) / 2, abs=0.015)
+    assert np.abs(log_ratios).max() == pytest.approx(np.log(1 / 0.3), abs=0.15)
+    assert np.mean(log_ratios) == pytest.approx(0, abs=0.1)
+    pixels = torch.cat(values)
+    assert pixels.numel() == pytest.approx(3 * 64**2 * sum(areas))  # each channel of each pixel has its own number
+    assert (pixels.mean().item(), pixels.std().item()) == pytest.approx((0, 1), abs=0.01)
+    assert pixels.unique().numel() > 0.9 * pixels.numel()
+
+
+def test_normalised_pixels_are_torchvisions_bit_for_bit():
+    # every level in every channel, where the channels differ and height is not width
+    levels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    picture = Image.fromarray(np.stack([levels, levels[::-1], levels[:, ::-1]], axis=-1))
+    statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*statistics)])(picture)
+    assert torch.equal(NormalizedPixels(*statistics)(picture), expected)
 
 
 def test_training_view_equals_timms_parts_under_the_same_seeds():
@@ -225,6 +315,7 @@ def test_colour_jitter_only_works_without_random_augment():
         return [type(op) for op in make_view(**options).transforms]
 
     assert transforms.ColorJitter not in kinds()
+    assert transforms.ColorJitter in kinds(random_augment="rand-m5-n1-p1-t3a")  # timm's exception
     assert transforms.ColorJitter not in kinds(random_augment="none", color_jitter=0.0)
     jitter = make_view(random_augment="none").transforms[2]
     assert isinstance(jitter, transforms.ColorJitter)
@@ -247,3 +338,110 @@ def test_smallest_crop_bounds_the_area_of_all_crops():
     seed_all(0)
     areas = [np.prod(crop_op.get_params(noise(100, 100), crop_op.scale, crop_op.ratio)[2:]) for _ in range(200)]
     assert min(areas) == pytest.approx(5000, abs=300)
+
+
+# ---- DeiT III ----
+
+
+def official_three_augment(picture: Image.Image) -> Image.Image:
+    """Official augment.py, drawn in the order of torchvision's RandomChoice."""
+    kind = random.choices(["grey", "solarize", "blur"])[0]
+    if kind == "grey":
+        return picture.convert("L").convert("RGB")
+    if kind == "solarize":
+        return ImageOps.solarize(picture)
+    return picture.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
+
+
+def test_three_augment_is_greyscale_solarisation_or_blur_each_a_third_of_the_time():
+    augment, picture = three_augment(), noise(8, 9)
+    kinds: Counter = Counter()
+    grey, solarized = np.asarray(picture.convert("L").convert("RGB")), np.asarray(ImageOps.solarize(picture))
+    for seed in range(1500):
+        random.seed(seed)
+        expected = np.asarray(official_three_augment(picture))
+        random.seed(seed)
+        drawn = np.asarray(augment(picture))
+        assert np.array_equal(drawn, expected), seed
+        kinds[np.array_equal(drawn, grey), np.array_equal(drawn, solarized)] += 1
+    assert [kinds[kind] / 1500 for kind in ((True, False), (False, True), (False, False))] == pytest.approx(
+        [1 / 3] * 3, abs=0.04
+    )
+
+
+def test_timms_three_operations_are_not_those_of_deit_iii():
+    # why `3-augment` is no name for a policy of timm: at no magnitude are solarisation and greyscale both DeiT III's
+    picture = noise(8, 9)
+    grey, solarized = picture.convert("L").convert("RGB"), ImageOps.solarize(picture)
+
+    def agree(magnitude: int) -> tuple[bool, bool]:
+        policy = rand_augment_transform(f"rand-m{magnitude}-n1-p1-t3a-inc1", {"img_mean": (0, 0, 0)})
+        ops = {op.name: op for op in policy.ops}
+        assert set(ops) == {"SolarizeIncreasing", "Desaturate", "GaussianBlur"}
+        assert np.array_equal(ops["GaussianBlur"](picture), ops["GaussianBlur"](picture))  # the radius does not vary
+        return np.array_equal(ops["SolarizeIncreasing"](picture), solarized), np.array_equal(
+            ops["Desaturate"](picture), grey
+        )
+
+    assert [agree(magnitude) for magnitude in (5, 10)] == [(True, False), (False, True)]
+    assert not any(agree(magnitude) == (True, True) for magnitude in range(11))
+
+
+@pytest.mark.parametrize("crop_mode", ["random_resized", "simple"])
+def test_view_of_deit_iii_equals_its_parts_under_the_same_seeds(crop_mode: str):
+    # a jitter that is off beside 3-augment, or before it, gives other pixels
+    crops = {
+        "random_resized": [RandomResizedCropAndInterpolation((32, 32), interpolation="bicubic")],
+        "simple": [
+            transforms.Resize(32, interpolation=InterpolationMode.BICUBIC),
+            transforms.RandomCrop(32, padding=4, padding_mode="reflect"),
+        ],
+    }
+    parts = transforms.Compose(
+        [
+            *crops[crop_mode],
+            transforms.RandomHorizontalFlip(),
+            official_three_augment,
+            transforms.ColorJitter(0.3, 0.3, 0.3),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        ]
+    )
+    view = make_view(random_augment="3-augment", crop_mode=crop_mode, random_erase_prob=0.0)
+    views = []
+    for seed in range(30):
+        with seeded(seed):
+            expected = parts(noise(60, 50))
+        with seeded(seed):
+            views.append(view(noise(60, 50)))
+        assert torch.equal(views[-1], expected), seed
+    assert not torch.equal(views[0], views[1])
+
+
+def test_simple_crop_takes_every_place_of_the_reflected_picture_as_often():
+    picture = noise(16, 16)
+    padded = np.pad(np.asarray(picture), ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    places = {padded[y : y + 16, x : x + 16].tobytes(): (y, x) for y in range(9) for x in range(9)}
+    crop_picture = transforms.Compose(simple_crop((16, 16)))
+    seed_all(0)
+    counts = Counter(places[crop_picture(picture).tobytes()] for _ in range(4050))
+    assert len(counts) == 81
+    assert max(counts.values()) < 50 + 5 * 50**0.5
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "expected"),
+    [
+        ((32, 32), (50, 100), (32, 64)),
+        ((32, 32), (100, 50), (64, 32)),
+        ((32, 32), (8, 16), (32, 64)),
+        ((32, 48), (60, 60), (48, 48)),
+        ((32, 48), (40, 120), (32, 96)),
+        ((48, 32), (100, 50), (64, 32)),
+    ],
+)
+def test_simple_crop_covers_its_size_and_keeps_the_shape_of_things(size, shape, expected: tuple[int, int]):
+    # a squashed picture, or one whose short side is not the one that binds, has other sides
+    resize, crop_op = simple_crop(size)
+    assert resize(noise(*shape)).size == expected[::-1]
+    assert crop_op(resize(noise(*shape))).size == size[::-1]
