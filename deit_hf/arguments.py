@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import SchedulerType, TrainingArguments
 
+from .evaluation import FUSIONS, Fusion
 from .losses import DistillationType, Reduction
 from .optimization import scaled_learning_rate
 
@@ -84,6 +85,13 @@ class DistillationArguments(TrainingArguments):
     weight_decay: float = field(default=0.05, metadata={"help": "Decay of matrices; no bias, norm or token decays."})
     num_train_epochs: float = field(default=300.0, metadata={"help": "Epochs; with repeats each sees fewer images."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 does not clip."})
+    eval_fusion: Fusion = field(
+        default="logit_mean",
+        metadata={
+            "help": "How two heads answer together in evaluation: logit_mean (all published numbers) or softmax_sum "
+            "(the text of sec. 4)."
+        },
+    )
     train_only: str | None = field(
         default=None, metadata={"help": "Regular expression of parameter names to train; all others are frozen."}
     )
@@ -119,6 +127,7 @@ class DistillationArguments(TrainingArguments):
     def _check_ranges(self) -> None:
         check_choice("distillation_type", self.distillation_type, ("none", "soft", "hard"))
         check_choice("distillation_reduction", self.distillation_reduction, ("batchmean", "numel"))
+        check_choice("eval_fusion", self.eval_fusion, tuple(FUSIONS))
         check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
         for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):
             check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
