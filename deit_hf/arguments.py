@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from transformers import SchedulerType, TrainingArguments
 
+from .evaluation import FUSIONS, Fusion
 from .losses import DistillationType, LabelLoss, Reduction
 from .optimization import check_timm_optimizer, scaled_learning_rate
 from .transforms import THREE_AUGMENT, CropMode
@@ -117,6 +118,13 @@ class DistillationArguments(TrainingArguments):
     )
     num_train_epochs: float = field(default=300.0, metadata={"help": "Epochs; with repeats each sees fewer images."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 does not clip."})
+    eval_fusion: Fusion = field(
+        default="logit_mean",
+        metadata={
+            "help": "How two heads answer together in evaluation: logit_mean (all published numbers) or softmax_sum "
+            "(the text of sec. 4)."
+        },
+    )
     train_only: str | None = field(
         default=None,
         metadata={
@@ -177,6 +185,7 @@ class DistillationArguments(TrainingArguments):
         check_choice("student_mode", self.student_mode, ("train", "eval"))
         check_choice("label_loss", self.label_loss, ("cross_entropy", "binary_cross_entropy"))
         check_choice("crop_mode", self.crop_mode, ("random_resized", "simple"))
+        check_choice("eval_fusion", self.eval_fusion, tuple(FUSIONS))
         check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
         for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):
             check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")

@@ -6,6 +6,7 @@ Takes plain `datasets` with an image and a label column. Which keys come in whic
 import contextlib
 import io
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,13 +35,23 @@ class ImageDataset:
 
     Attributes:
         num_classes: classes that labels may take.
+        labels: (N,); or with several right labels in a row (N, K), filled up with -1.
 
     Raises:
         TypeError: not a map-style `datasets.Dataset`, or labels that are not integers.
         ValueError: a missing column, no rows, or a label outside [0, num_classes).
     """
 
-    def __init__(self, dataset: datasets.Dataset, *, image_column_name: str, label_column_name: str, num_classes: int):
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        *,
+        image_column_name: str,
+        label_column_name: str,
+        num_classes: int,
+        several_labels: bool = False,
+    ):
+        """With `several_labels` a row may hold a list of labels, all of them right."""
         if not isinstance(dataset, datasets.Dataset):
             raise TypeError(
                 f"the dataset is a {type(dataset).__name__}, but must be a `datasets.Dataset`; for other sources use "
@@ -56,7 +67,7 @@ class ImageDataset:
             raise ValueError("the dataset has no rows; check the split and `max_train_samples`/`max_eval_samples`")
         dataset = dataset.with_format(None)  # a user's format or transform would change what a row holds
         self.num_classes = num_classes
-        self.labels = _checked_labels(dataset, label_column_name, num_classes)
+        self.labels = _checked_labels(dataset, label_column_name, num_classes, several_labels)
         image_column = dataset.select_columns([image_column_name])
         if isinstance(dataset.features[image_column_name], datasets.Image):
             image_column = image_column.cast_column(image_column_name, datasets.Image(decode=False))
@@ -79,20 +90,43 @@ class ImageDataset:
         return decode_image(source, f"row {index} of the dataset")
 
 
-def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int) -> np.ndarray:
-    labels = np.asarray(dataset.select_columns([name]).with_format("numpy")[:][name])
+def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int, several: bool) -> np.ndarray:
+    feature, column = dataset.features[name], dataset.select_columns([name])
+    if several and re.match(r"u?int\d", getattr(getattr(feature, "feature", None), "dtype", "")):
+        return _checked_label_lists(column[:][name], num_classes)
+    labels = np.asarray(column.with_format("numpy")[:][name])
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise TypeError(
-            f"column `{name}` holds {dataset.features[name]}, but labels must be integers without gaps in the column; "
+            f"column `{name}` holds {feature}, but labels must be integers without gaps in the column; "
             f"make class indices with `dataset.class_encode_column('{name}')`"
         )
+    _check_range(labels, np.arange(len(labels)), num_classes)
+    return labels.astype(np.int64)
+
+
+def _checked_label_lists(lists: list[list[int]], num_classes: int) -> np.ndarray:
+    """(N, K), K being the most labels in a row; filled up with -1."""
+    empty = next((row for row, labels in enumerate(lists) if not labels or None in labels), None)
+    if empty is not None:
+        raise ValueError(f"row {empty} has labels {lists[empty]}; leave out rows that have none")
+    lists = [sorted(set(labels)) for labels in lists]
+    sizes = [len(labels) for labels in lists]
+    rows, places = np.repeat(np.arange(len(lists)), sizes), np.concatenate([np.arange(size) for size in sizes])
+    labels = np.concatenate(lists).astype(np.int64)
+    _check_range(labels, rows, num_classes)
+    padded = np.full((len(lists), max(sizes)), -1)
+    padded[rows, places] = labels
+    return padded
+
+
+def _check_range(labels: np.ndarray, rows: np.ndarray, num_classes: int) -> None:
+    """Names the first of `labels` outside the classes, and its row."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         raise ValueError(
-            f"row {outside[0]} has label {labels[outside[0]]}, but the model has {num_classes} classes, so labels "
-            f"must be in [0, {num_classes - 1}] ({len(outside)} such rows); set `num_labels` or mend the data"
+            f"row {rows[outside[0]]} has label {labels[outside[0]]}, but the model has {num_classes} classes, so "
+            f"labels must be in [0, {num_classes - 1}] ({len(outside)} such rows); set `num_labels` or mend the data"
         )
-    return labels.astype(np.int64)
 
 
 def decode_image(source: Any, where: str) -> Image:
@@ -206,8 +240,8 @@ class EvaluationViews(Dataset):
 class ViewCollator:
     """Batches views; training views are mixed on the way.
 
-    Returns `pixel_values` (B, channels, height, width), `labels` (B,), and for mixed views `mix_ratios` (B,): the
-    share that each image kept, its partner being its neighbour (mixing.py).
+    Returns `pixel_values` (B, channels, height, width), `labels` (B,) or, with several right labels, (B, K), and for
+    mixed views `mix_ratios` (B,): the share that each image kept, its partner being its neighbour (mixing.py).
     """
 
     def __init__(self, mixing: Mixing):
@@ -215,7 +249,8 @@ class ViewCollator:
 
     def __call__(self, views: list[dict[str, Any]]) -> dict[str, Tensor]:
         pixel_values = torch.stack([view["pixel_values"] for view in views])  # (B, channels, height, width)
-        batch = {"pixel_values": pixel_values, "labels": torch.tensor([int(view["labels"]) for view in views])}
+        labels = np.asarray([view["labels"] for view in views], dtype=np.int64)  # (B,) or (B, K)
+        batch = {"pixel_values": pixel_values, "labels": torch.from_numpy(labels)}
         if "key" in views[0] and self.mixing.is_on:
             positions = [view["key"].position for view in views]
             batch["pixel_values"], batch["mix_ratios"] = self.mixing(pixel_values, views[0]["key"].epoch, positions)

@@ -1,11 +1,13 @@
 """Where the rows come from: `datasets` on the Hub or on disk, folders of images, or scikit-learn's digits."""
 
 import glob
+from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
 import numpy as np
 
+from .label_files import with_labels_of
 from .run_arguments import DataArguments
 
 DIGITS = "digits"
@@ -26,20 +28,24 @@ def load_image_datasets(
 
     Raises:
         FileNotFoundError: no such dataset or folder.
-        ValueError: no such split or column, or class names that the training split lacks.
+        ValueError: no such split or column, class names that the training split lacks, or a label file that does not
+            fit.
     """
     splits = _load_splits(data)
     eval_split = data.eval_split or next((name for name in ("validation", "test") if name in splits), None)
     if not train and eval_split is None:
         raise ValueError(f"no split to evaluate on among {', '.join(splits)}; name one with `eval_split`")
     # the training split, if there is one, says which classes there are, even when only the other one is wanted
-    train_rows = _split(splits, data.train_split) if train or data.train_split in splits else None
-    eval_rows = None if eval_split is None else _split(splits, eval_split)
     column = data.label_column_name
+    train_rows = _split(splits, data.train_split, column) if train or data.train_split in splits else None
+    eval_rows = None if eval_split is None else _split(splits, eval_split, column)
+    if eval_rows is not None and data.label_file is not None:
+        eval_rows = with_labels_of(data.label_file, eval_rows, data.image_column_name, column)
     names = _label_names(train_rows if train_rows is not None else eval_rows, data)
     train_rows = _some_rows(train_rows, data.max_train_samples) if train else None
     eval_rows = _some_rows(eval_rows, data.max_eval_samples)
-    return _encode_labels(train_rows, column, names), _encode_labels(eval_rows, column, names)
+    eval_names = names if data.label_file is None else None  # a label file holds indices
+    return _encode_labels(train_rows, column, names), _encode_labels(eval_rows, column, eval_names)
 
 
 def class_names(dataset: datasets.Dataset, label_column_name: str) -> list[str] | None:
@@ -92,12 +98,29 @@ def _load_splits(data: DataArguments) -> datasets.DatasetDict:
     return datasets.load_dataset("imagefolder", data_files=patterns)
 
 
-def _split(splits: datasets.DatasetDict, name: str) -> datasets.Dataset:
+def _split(splits: datasets.DatasetDict, name: str, label_column_name: str) -> datasets.Dataset:
     if name not in splits:
         raise ValueError(
             f"the dataset has no split `{name}`, only {', '.join(splits)}; set `train_split` or `eval_split`"
         )
-    return splits[name]
+    return _with_numbers_in_order(splits[name], label_column_name)
+
+
+def _with_numbers_in_order(rows: datasets.Dataset, column: str) -> datasets.Dataset:
+    """Labels of class folders that are numbered from 0 follow the numbers; `datasets` sorts names as text."""
+    names = class_names(rows, column)
+    if names is None or names != sorted(names) or names == _in_order(names):
+        return rows
+    labels = [None if label is None else int(names[label]) for label in rows[column]]
+    feature = datasets.ClassLabel(names=_in_order(names))
+    return rows.remove_columns(column).add_column(column, labels, feature=feature)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Class names sorted as text; the numbers 0 to C - 1, as ImageNet-V2's folders are named, by value."""
+    in_order = sorted(names)
+    numbers = [str(number) for number in range(len(in_order))]
+    return numbers if sorted(numbers) == in_order else in_order
 
 
 def _some_rows(rows: datasets.Dataset | None, max_samples: int | None) -> datasets.Dataset | None:
@@ -108,7 +131,7 @@ def _some_rows(rows: datasets.Dataset | None, max_samples: int | None) -> datase
 
 
 def _label_names(rows: datasets.Dataset | None, data: DataArguments) -> list[str] | None:
-    """The classes in a column of class names, sorted; None for a column of anything else."""
+    """The classes in a column of class names, in order; None for a column of anything else."""
     assert rows is not None
     column = data.label_column_name
     if column not in rows.column_names:
@@ -121,7 +144,7 @@ def _label_names(rows: datasets.Dataset | None, data: DataArguments) -> list[str
     names = set(rows[column])
     if None in names:
         raise ValueError(f"column `{column}` has rows without a label; remove them, such as with `dataset.filter`")
-    return sorted(names)
+    return _in_order(names)
 
 
 def _holds_names(rows: datasets.Dataset, column: str) -> bool:

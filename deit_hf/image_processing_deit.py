@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL.Image import Resampling
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -19,12 +19,17 @@ from .configuration_deit import DeiTConfig, to_pair
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "preprocessor_config.json"
+INTERPOLATIONS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # as Pillow counts
 CROP_RATIO = 0.875  # official main.py: --eval-crop-ratio; the centre crop's share of the resized short side
+
+EvalCrop = Literal["center", "squash"]
 
 
 def make_processor(
     image_size: int | tuple[int, int],
     *,
+    crop_ratio: float = CROP_RATIO,
+    eval_crop: EvalCrop = "center",
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
 ) -> DeiTImageProcessor:
@@ -34,22 +39,81 @@ def make_processor(
     normalises with mean and std 0.5.
 
     Args:
-        image_size: pixels of the crop, one number or (height, width).
+        image_size: pixels of the view, one number or (height, width).
+        crop_ratio: the centre crop's share of the resized short side, in (0, 1]: 0.875 in the paper, 1 in DeiT III
+            (official main.py `--eval-crop-ratio`). A squashed image has none.
+        eval_crop: `center`, or `squash`: the whole image resized to the size whatever its shape, as mmpretrain
+            evaluates the 384 models (its configs/deit/deit-base_ft-16xb32_in1k-384px.py).
         mean: per channel, of pixels in [0, 1].
         std: per channel.
+
+    Raises:
+        ValueError: `crop_ratio` or `eval_crop` is none of these.
     """
+    if not 0 < crop_ratio <= 1:
+        raise ValueError(f"`crop_ratio` is {crop_ratio}, but must be in (0, 1]; the paper's is {CROP_RATIO}")
+    if eval_crop not in ("center", "squash"):
+        raise ValueError(f"`eval_crop` is {eval_crop!r}, but must be 'center' or 'squash'")
     height, width = to_pair(image_size)
+    whole, centered = {"height": height, "width": width}, eval_crop == "center"
     return DeiTImageProcessor(
         do_resize=True,
-        size={"shortest_edge": int(max(height, width) / CROP_RATIO)},
+        size={"shortest_edge": int(max(height, width) / crop_ratio)} if centered else whole,
         resample=Resampling.BICUBIC,
-        do_center_crop=True,
-        crop_size={"height": height, "width": width},
+        do_center_crop=centered,
+        crop_size=whole,
         do_rescale=True,
         do_normalize=True,
         image_mean=list(mean),
         image_std=list(std),
     )
+
+
+def with_crop(processor: Any, *, crop_ratio: float | None = None, eval_crop: EvalCrop | None = None) -> Any:
+    """An image processor of the same size, mean and std with another crop; the same one if none is named.
+
+    Args:
+        processor: any of transformers that fixes the size.
+        crop_ratio: as for `make_processor`.
+        eval_crop: as for `make_processor`.
+
+    Raises:
+        ValueError: as `make_processor`, or the processor does more or less than resize, crop and normalise.
+    """
+    if crop_ratio is None and eval_crop is None:
+        return processor
+    statistics = getattr(processor, "data_config", None)  # of timm's models on the Hub
+    if statistics is None:
+        if not (processor.do_rescale and getattr(processor, "do_normalize", False)):
+            raise ValueError(
+                f"the crop of a {type(processor).__name__} that does not normalise cannot be changed; leave out "
+                "`crop_ratio` and `eval_crop`"
+            )
+        statistics = {"mean": processor.image_mean, "std": processor.image_std}
+    return make_processor(
+        crop_size(processor),
+        crop_ratio=CROP_RATIO if crop_ratio is None else crop_ratio,
+        eval_crop=eval_crop or "center",
+        mean=tuple(statistics["mean"]),
+        std=tuple(statistics["std"]),
+    )
+
+
+def crop_in_words(processor: Mapping[str, Any]) -> str:
+    """The evaluation view that an image processor's `to_dict()`, or its preprocessor_config.json, describes."""
+    size, crop = processor.get("size"), processor.get("crop_size")
+    if "data_config" in processor:  # of timm's models on the Hub
+        return "timm's {crop_mode} crop, ratio {crop_pct} ({interpolation})".format(**processor["data_config"])
+    if not isinstance(size, dict):
+        return "as preprocessor_config.json says"
+    interpolation = INTERPOLATIONS.get(processor.get("resample", -1), "default interpolation")
+    if "shortest_edge" in size:
+        words = f"short side resized to {size['shortest_edge']} pixels ({interpolation})"
+    else:
+        words = f"whole image resized to {size.get('height')}x{size.get('width')} pixels ({interpolation})"
+    if processor.get("do_center_crop") and isinstance(crop, dict):
+        words += f", centre crop of {crop['height']}x{crop['width']}"
+    return words
 
 
 def crop_size(processor: Any) -> tuple[int, int]:
@@ -110,7 +174,8 @@ def warn_of_known_faults(source: Any, settings: Mapping[str, Any], image_size: i
     ):
         faults.append("normalises with 0.5 instead of ImageNet's mean and std (right for some ViTs, for no DeiT)")
     size = settings.get("size")
-    if settings.get("do_resize", True) and (isinstance(size, int) or (isinstance(size, dict) and "height" in size)):
+    is_square = settings.get("do_resize", True) and (isinstance(size, int) or (size is not None and "height" in size))
+    if is_square and (faults or settings.get("do_center_crop")):  # without a crop, people squash 384 pixels on purpose
         faults.append("squashes pictures to a square instead of keeping their aspect ratio")
     if faults:
         logger.warning(

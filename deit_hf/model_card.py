@@ -22,6 +22,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 
+from .evaluation import FUSIONS
+from .image_processing_deit import crop_in_words
+
 logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -36,7 +39,6 @@ ANSWERS = {
 WEIGHTS = {"": "", "ema_": ", averaged weights"}  # whose answers: the same for the copy in the folder `ema`
 
 _MARK = "<!-- written by deit_hf from the run's files; once edited it is not overwritten. Checksum: "
-_INTERPOLATIONS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # as Pillow counts
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class ModelFacts:
         metrics: fractions in [0, 1] under `eval_top1`, `eval_top5`, or with two heads the same with `_cls`,
             `_distillation` and `_average`; of averaged weights under `eval_ema_top1` and so on; others are left out.
         crop: the evaluation view in words.
-        fusion: how the heads' answers become the model's.
+        fusion: how two heads answer together, in words; by the mean of logits the model itself does.
         environment: machine and versions of the measurement, in words.
         reported: numbers of others; the first is the metadata's where nothing was measured.
         training: about the training, in words.
@@ -102,9 +104,9 @@ class ModelFacts:
     teacher: str | None = None
     dataset: str | None = None
     evaluated_on: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     crop: str = "not known"
-    fusion: str = "mean of both heads' logits"
+    fusion: str = FUSIONS["logit_mean"]
     environment: str | None = None
     reported: Sequence[ReportedAccuracy] = ()
     training: str | None = None
@@ -145,7 +147,7 @@ class ModelFacts:
             **_recipe_facts(recipe),
             num_parameters=_count_parameters(directory),
             metrics=read_json(directory / "eval_results.json"),
-            crop=_crop_in_words(read_json(directory / "preprocessor_config.json")),
+            crop=crop_in_words(read_json(directory / "preprocessor_config.json")),
             curves=curves.name if curves.exists() else None,
         )
         return replace(facts, **others)
@@ -186,6 +188,7 @@ def _recipe_facts(recipe: dict[str, Any]) -> dict[str, Any]:
         "teacher": recipe.get("teacher_model_name_or_path"),
         "dataset": dataset,
         "evaluated_on": evaluated_on,
+        "fusion": FUSIONS[recipe.get("eval_fusion", "logit_mean")],
         "environment": f"seed {recipe['seed']}" if "seed" in recipe else None,
         "recipe": recipe,
     }
@@ -198,21 +201,6 @@ def _count_parameters(directory: Path) -> int | None:
         with safe_open(path, framework="numpy") as weights:
             total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     return total or None
-
-
-def _crop_in_words(processor: dict[str, Any]) -> str:
-    """The evaluation view that a preprocessor_config.json describes."""
-    size, crop = processor.get("size"), processor.get("crop_size")
-    if not isinstance(size, dict):
-        return "as preprocessor_config.json says"
-    interpolation = _INTERPOLATIONS.get(processor.get("resample", -1), "default interpolation")
-    if "shortest_edge" in size:
-        words = f"short side resized to {size['shortest_edge']} pixels ({interpolation})"
-    else:
-        words = f"resized to {size.get('height')}x{size.get('width')} pixels ({interpolation})"
-    if processor.get("do_center_crop") and isinstance(crop, dict):
-        words += f", centre crop of {crop['height']}x{crop['width']}"
-    return words
 
 
 # ---- the card ----
@@ -232,7 +220,7 @@ def render_model_card(facts: ModelFacts) -> str:
         facts=facts,
         summary=_summary(facts),
         properties=_properties(facts),
-        measured=_measured_rows(facts.metrics),
+        measured=_measured_rows(facts),
         recipe=_recipe_text(facts.recipe),
     )
     return f"---\n{_metadata(facts).to_yaml()}\n---\n\n{text}"
@@ -275,11 +263,16 @@ def _recipe_text(recipe: Mapping[str, Any]) -> str:
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).strip() if shown else ""
 
 
-def _measured_rows(metrics: Mapping[str, float]) -> list[dict[str, str]]:
+def _answers(facts: ModelFacts) -> dict[str, str]:
+    """`ANSWERS` for the fusion that was measured; only the mean of logits is what the saved model answers."""
+    return ANSWERS if facts.fusion == FUSIONS["logit_mean"] else {**ANSWERS, "_average": facts.fusion}
+
+
+def _measured_rows(facts: ModelFacts) -> list[dict[str, str]]:
     """One row for each answer that was measured, in percent."""
     rows = []
-    for (infix, weights), (suffix, answer) in itertools.product(WEIGHTS.items(), ANSWERS.items()):
-        values = {name: metrics.get(f"eval_{infix}{name}{suffix}") for name in ("top1", "top5")}
+    for (infix, weights), (suffix, answer) in itertools.product(WEIGHTS.items(), _answers(facts).items()):
+        values = {name: facts.metrics.get(f"eval_{infix}{name}{suffix}") for name in ("top1", "top5")}
         if values["top1"] is not None:
             rows.append({"answer": answer + weights, **{name: _percent(value) for name, value in values.items()}})
     return rows
@@ -313,8 +306,10 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
 
 def _results(facts: ModelFacts) -> list[EvalResult]:
     """The metadata's results: ours, or if we measured nothing the first that others reported; never both in one."""
+    answers = ANSWERS  # also of what others report
     if facts.metrics or not facts.reported:
         data, source, values = str(facts.evaluated_on or "evaluation split"), None, dict(facts.metrics)
+        answers = _answers(facts)
     else:
         row = facts.reported[0]
         data, source = row.data, row
@@ -333,7 +328,7 @@ def _results(facts: ModelFacts) -> list[EvalResult]:
             source_name=source.source if source else None,
             source_url=source.url if source else None,
         )
-        for suffix, answer in ANSWERS.items()
+        for suffix, answer in answers.items()
         for name in ("top1", "top5")
         if f"eval_{name}{suffix}" in values
     ]

@@ -1,11 +1,17 @@
-"""Which student, teacher and data a run takes: the options of the scripts beside the training's (arguments.py)."""
+"""Which student, teacher and data a run takes, and what an evaluation does.
+
+The options of the scripts beside the training's (arguments.py).
+"""
 
 import difflib
 import json
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
-from .arguments import check
+from .arguments import check, check_choice
 from .configuration_deit import VARIANTS, DeiTConfig
+from .evaluation import FUSIONS, Fusion
+from .image_processing_deit import EvalCrop
 
 
 @dataclass
@@ -43,9 +49,21 @@ class ModelArguments:
     teacher_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE]."}
     )
+    eval_crop: EvalCrop | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluation view that is saved with the student: center crop (by default), or squash: the whole "
+            "image resized to a square."
+        },
+    )
+    eval_crop_ratio: float | None = field(
+        default=None,
+        metadata={"help": "Share of the short side that the centre crop takes, in (0, 1]; 0.875 by default."},
+    )
 
     def __post_init__(self) -> None:
         self._check_source()
+        _check_crop(self.eval_crop, "eval_crop_ratio", self.eval_crop_ratio)
         self._check_config_overrides()
 
     def _check_source(self) -> None:
@@ -108,6 +126,13 @@ class DataArguments:
     )
     image_column_name: str = field(default="image", metadata={"help": "Column that holds the images."})
     label_column_name: str = field(default="label", metadata={"help": "Column that holds the class indices or names."})
+    label_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Right labels of the evaluation images instead of the data's own, one or several each (such as "
+            "ImageNet-ReaL's real.json): JSON list or object by file name, or text lines `label` or `name label`."
+        },
+    )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Use only so many, drawn at random, the same ones every time."}
     )
@@ -130,3 +155,57 @@ class DataArguments:
         for name in ("max_train_samples", "max_eval_samples"):
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
+
+
+@dataclass
+class EvaluationArguments:
+    """What to evaluate, and how; the data is in `DataArguments`.
+
+    Raises:
+        ValueError: from the constructor, when an option is out of its range.
+        FileNotFoundError: from the constructor, when the folder of a file to write is not there.
+    """
+
+    model_name_or_path: str = field(metadata={"help": "Hub id or directory of any image classifier."})
+    batch_size: int = field(default=64, metadata={"help": "Images at a time on each device."})
+    num_workers: int = field(default=2, metadata={"help": "Processes that decode images, for each device."})
+    eval_crop: EvalCrop | None = field(
+        default=None,
+        metadata={
+            "help": "center, or squash: the whole image resized to a square; by default as the model's processor does."
+        },
+    )
+    crop_ratio: float | None = field(
+        default=None,
+        metadata={"help": "Share of the short side that the centre crop takes: 0.875 (the paper's), 1 (DeiT III's)."},
+    )
+    fusion: Fusion = field(
+        default="logit_mean",
+        metadata={
+            "help": "How two heads answer together: logit_mean (all published numbers) or softmax_sum (the text of "
+            "sec. 4)."
+        },
+    )
+    output_file: str | None = field(default=None, metadata={"help": "JSON file for the metrics."})
+    per_class_file: str | None = field(
+        default=None, metadata={"help": "JSON file for the accuracy of each class and the confusion counts."}
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("fusion", self.fusion, tuple(FUSIONS))
+        _check_crop(self.eval_crop, "crop_ratio", self.crop_ratio)
+        check("batch_size", self.batch_size, lambda v: v >= 1, "1 or more")
+        check("num_workers", self.num_workers, lambda v: v >= 0, "0 or more")
+        for name in ("output_file", "per_class_file"):
+            file = getattr(self, name)
+            if file is not None and not Path(file).parent.is_dir():
+                raise FileNotFoundError(f"`{name}` is {file}, but there is no folder `{Path(file).parent}`")
+
+
+def _check_crop(eval_crop: EvalCrop | None, ratio_name: str, ratio: float | None) -> None:
+    if eval_crop is not None:
+        check_choice("eval_crop", eval_crop, ("center", "squash"))
+    if ratio is not None:
+        check(ratio_name, ratio, lambda v: 0 < v <= 1, "in (0, 1]")
+        if eval_crop == "squash":
+            raise ValueError(f"`{ratio_name}` is {ratio}, but `eval_crop` squash crops nothing; give only one of them")

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from .configuration_deit import DeiTConfig
-from .image_processing_deit import make_processor
+from .image_processing_deit import make_processor, with_crop
 from .loading import named_errors
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from .run_arguments import ModelArguments
@@ -33,16 +33,21 @@ def load_classifier(source: str) -> tuple[PreTrainedModel, Any]:
 
 
 def build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
-    """The student that the options name, with the data's labels, and its processor.
+    """The student that the options name, with the data's labels, and its processor with the crop that they name.
 
     Args:
-        model_args: names the student.
+        model_args: names student and crop.
         labels: `num_labels`, and `id2label` and `label2id` where the classes have names.
 
     Raises:
         ValueError: an unknown variant or option.
         OSError: the weights are not found.
     """
+    student, processor = _build_student(model_args, labels)
+    return student, with_crop(processor, crop_ratio=model_args.eval_crop_ratio, eval_crop=model_args.eval_crop)
+
+
+def _build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
     sizes = {
         name: value
         for name, value in (("image_size", model_args.image_size), ("drop_path_rate", model_args.drop_path_rate))

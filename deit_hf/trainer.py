@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from .arguments import DistillationArguments
 from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from .ema import averages_for, evaluate_averages
-from .evaluation import HeadAccuracy
+from .evaluation import HeadAccuracy, head_logits, negative_log_likelihood
 from .hub import HubPushError, push_directory
 from .image_processing_deit import checked_processor, crop_size
 from .losses import ObjectiveTerms, distillation_objective
@@ -78,7 +78,7 @@ class DistillationTrainer(Trainer):
             args: the recipe.
             teacher: needed for, and only for, `distillation_type` soft and hard.
             train_dataset: rows of image and label.
-            eval_dataset: the same, or several by name.
+            eval_dataset: the same, or several by name; here a row may have a list of right labels.
             processing_class: image processor with the student's statistics; the paper's evaluation view by default.
             image_column_name: column of images.
             label_column_name: column of class indices.
@@ -94,7 +94,10 @@ class DistillationTrainer(Trainer):
             train_only(model, args.train_only)
         processing_class = checked_processor(processing_class, model)
         self.teacher = _checked_teacher(teacher, args, model, processing_class)
-        self._columns = {"image_column_name": image_column_name, "label_column_name": label_column_name}
+        self._columns: dict[str, Any] = {
+            "image_column_name": image_column_name,
+            "label_column_name": label_column_name,
+        }
         self._num_classes = model.config.num_labels
         self._view_seed = args.seed if args.data_seed is None else args.data_seed
         self._view_sampler: ViewSampler | None = None
@@ -198,11 +201,11 @@ class DistillationTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(pixel_values=inputs["pixel_values"])
-        loss = nn.functional.cross_entropy(outputs["logits"].float(), inputs["labels"])
+        heads = head_logits(outputs, self.args.eval_fusion)
+        loss = negative_log_likelihood(heads[0], inputs["labels"]).mean()
         if prediction_loss_only:
             return loss, None, None
-        heads = [outputs[name] for name in ("logits", "cls_logits", "distillation_logits") if name in outputs]
-        return loss, tuple(heads) if len(heads) > 1 else heads[0], inputs["labels"]
+        return loss, heads if len(heads) > 1 else heads[0], inputs["labels"]
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -319,7 +322,7 @@ class DistillationTrainer(Trainer):
         return TrainingViews(images, view, seed=self._view_seed)
 
     def _evaluation_views(self, dataset: datasets.Dataset) -> EvaluationViews:
-        images = ImageDataset(dataset, num_classes=self._num_classes, **self._columns)
+        images = ImageDataset(dataset, num_classes=self._num_classes, several_labels=True, **self._columns)
         return EvaluationViews(images, evaluation_view(self.processing_class))
 
     def _all_evaluation_views(self, dataset: Any) -> Any:

@@ -1,6 +1,7 @@
 """One run, from options to the files that it leaves: what scripts/train.py and scripts/evaluate.py do."""
 
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -9,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import (
-    set_seed,
-)
+from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import DistillationArguments
 from .dataset_sources import class_names, load_image_datasets
 from .ema import EMA_FOLDER
+from .evaluation import Confusion, HeadAccuracy
+from .image_processing_deit import EvalCrop, crop_in_words, with_crop
 from .recipes import write_recipe
 from .run_arguments import DataArguments, ModelArguments
 from .students import build_student, load_classifier
@@ -27,7 +28,7 @@ from .visualization import plot_training_curves
 logger = logging.getLogger(__name__)
 
 
-def train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, float]:
+def train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
     """Trains a student and leaves model, processor, recipe, metrics and trainer state in `args.output_dir`.
 
     Goes on from the last checkpoint there, if there is one.
@@ -69,8 +70,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: Distillati
 
 
 def _save(
-    trainer: DistillationTrainer, metrics: dict[str, float], model_args: ModelArguments, data_args: DataArguments
-) -> dict[str, float]:
+    trainer: DistillationTrainer, metrics: dict[str, Any], model_args: ModelArguments, data_args: DataArguments
+) -> dict[str, Any]:
     """Writes a finished run; the model first, so that nothing that follows can lose it."""
     args = trainer.args
     if trainer.is_world_process_zero():
@@ -81,7 +82,7 @@ def _save(
     if trainer.is_world_process_zero():
         write_recipe(Path(args.output_dir) / "recipe.yaml", model_args, data_args, args)
     if trainer.eval_dataset is not None:
-        metrics = trainer.evaluate()
+        metrics = _evaluate(trainer)
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     if trainer.is_world_process_zero() and importlib.util.find_spec("matplotlib") is not None:
@@ -93,26 +94,78 @@ def _save(
     return metrics
 
 
-def evaluate(model_name_or_path: str, data_args: DataArguments, args: DistillationArguments) -> dict[str, float]:
-    """Accuracy of a saved model on the evaluation split; of both heads and their mean if it has two.
+def evaluate(
+    model_name_or_path: str,
+    data_args: DataArguments,
+    args: DistillationArguments,
+    *,
+    crop_ratio: float | None = None,
+    eval_crop: EvalCrop | None = None,
+    per_class_file: str | None = None,
+) -> dict[str, Any]:
+    """Accuracy of a saved model on the evaluation split; of both heads and of them together if it has two.
+
+    Args:
+        model_name_or_path: Hub id or directory of any image classifier.
+        data_args: names the data, and a label file if it has one.
+        args: batch size and `eval_fusion`.
+        crop_ratio: of `make_processor`; by default the view is that of the model's own processor.
+        eval_crop: of `make_processor`, likewise.
+        per_class_file: where to write `Confusion.report` as JSON.
+
+    Returns:
+        The Trainer's metrics, `eval_samples` (images counted), and in words `eval_crop` and, with two heads,
+        `eval_fusion` (a key of `FUSIONS`).
 
     Raises:
-        ValueError: the model's labels and the data's do not fit.
+        ValueError: the model's labels and the data's do not fit, or images have several labels but are to be counted
+            by class.
         OSError: a source is not found.
     """
     model, processor = load_classifier(model_name_or_path)
     _, eval_rows = load_image_datasets(data_args, train=False)
     assert eval_rows is not None
     _check_label_order(class_names(eval_rows, data_args.label_column_name), model.config.id2label)
+    confusion = None
+    if per_class_file is not None:
+        _check_single_labels(eval_rows, data_args.label_column_name)
+        confusion = Confusion([model.config.id2label[index] for index in sorted(model.config.id2label)])
+    accuracy = HeadAccuracy(confusion)
     trainer = DistillationTrainer(
         model,
         args,
         eval_dataset=eval_rows,
-        processing_class=processor,
+        processing_class=with_crop(processor, crop_ratio=crop_ratio, eval_crop=eval_crop),
         image_column_name=data_args.image_column_name,
         label_column_name=data_args.label_column_name,
+        compute_metrics=accuracy,
     )
-    return trainer.evaluate()
+    metrics = _evaluate(trainer)
+    metrics["eval_samples"] = accuracy.num_images
+    assert accuracy.num_images == len(eval_rows)
+    if confusion is not None and per_class_file is not None and trainer.is_world_process_zero():
+        report = {name: metrics[name] for name in ("eval_crop", "eval_fusion") if name in metrics}
+        Path(per_class_file).write_text(json.dumps({**report, **confusion.report()}, indent=1), encoding="utf-8")
+    return metrics
+
+
+def _evaluate(trainer: DistillationTrainer) -> dict[str, Any]:
+    """The Trainer's metrics, and what they depend on: the crop in words, and with two heads the fusion."""
+    metrics: dict[str, Any] = trainer.evaluate()
+    metrics["eval_crop"] = crop_in_words(trainer.processing_class.to_dict())
+    if "eval_top1_average" in metrics:
+        metrics["eval_fusion"] = trainer.args.eval_fusion
+    return metrics
+
+
+def _check_single_labels(rows: datasets.Dataset, label_column_name: str) -> None:
+    labels = rows.select_columns([label_column_name])[:][label_column_name]
+    several = next((row for row, label in enumerate(labels) if isinstance(label, list) and len(set(label)) > 1), None)
+    if several is not None:
+        raise ValueError(
+            f"row {several} has the labels {labels[several]}, but accuracy by class needs one label for each image; "
+            "leave out `per_class_file` or the label file"
+        )
 
 
 def _label_config(rows: datasets.Dataset, label_column_name: str) -> dict[str, Any]:
@@ -138,6 +191,9 @@ def _check_label_order(names: list[str] | None, id2label: dict[int, str]) -> Non
     own = [id2label[index] for index in sorted(id2label)]
     if names is None or names == own:
         return
+    if all(name.isdecimal() for name in names) and not set(names) & set(own):
+        _check_numbers(names, own)
+        return
     for index, name in enumerate(names):
         if name in own and own[index : index + 1] != [name]:
             raise ValueError(
@@ -147,6 +203,17 @@ def _check_label_order(names: list[str] | None, id2label: dict[int, str]) -> Non
     others = [name for name in names if name not in own]
     if others:
         logger.warning("labels have other names in the data (%s, ...) than in the model (%s, ...)", others[0], own[0])
+
+
+def _check_numbers(names: list[str], own: list[str]) -> None:
+    """Refuses classes named by numbers that are not the model's class indices, each in its place."""
+    wrong = next((index for index, name in enumerate(names) if int(name) != index), None)
+    if wrong is not None:
+        raise ValueError(
+            f"class {names[wrong]!r} of the data has index {wrong}; classes that are named by numbers, not as the "
+            "model names them, must be its class indices: 0, 1, 2, ..., without a gap"
+        )
+    logger.warning("classes of the data are numbers, taken for the model's class indices (0 is %s)", own[0])
 
 
 def _checkpoint_to_resume(args: DistillationArguments) -> str | None:

@@ -8,7 +8,7 @@ import torch
 from transformers import HfArgumentParser
 
 from deit_hf import DistillationArguments
-from deit_hf.run_arguments import DataArguments, ModelArguments
+from deit_hf.run_arguments import DataArguments, EvaluationArguments, ModelArguments
 
 # arXiv:2012.12877 table 9 and section 5; official main.py for what the paper leaves open
 PAPER = {
@@ -44,6 +44,7 @@ PAPER = {
     "layer_decay": 1.0,
     "timm_optimizer": None,
     "student_mode": "train",
+    "eval_fusion": "logit_mean",
 }
 
 
@@ -76,7 +77,7 @@ def test_flags_become_numbers_and_choices(tmp_path: Path):
     assert (args.warmup_epochs, args.repeated_augmentation) == (2.5, 1)
 
 
-@pytest.mark.parametrize("options_class", [DistillationArguments, ModelArguments, DataArguments])
+@pytest.mark.parametrize("options_class", [DistillationArguments, ModelArguments, DataArguments, EvaluationArguments])
 def test_help_text_renders(options_class: type):
     # argparse formats help with %, so a bare one in a text kills --help
     text = HfArgumentParser(options_class).format_help()

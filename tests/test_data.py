@@ -387,6 +387,38 @@ def test_first_label_outside_the_classes_is_named(labels: list[int], message: st
         make_images(make_rows(labels, datasets.Value("int64")))
 
 
+LABEL_LISTS = datasets.List(datasets.Value("int64"))
+
+
+def test_rows_of_an_evaluation_may_have_several_right_labels():
+    images = make_images(make_rows([[2, 0, 2], [1], [0, 1], [2]], LABEL_LISTS), several_labels=True)
+    assert images.labels.tolist() == [[0, 2], [1, -1], [0, 1], [2, -1]]
+    views = EvaluationViews(images, evaluation_view(make_processor(16)))
+    batch = ViewCollator(make_mixing())([views[0], views[3]])
+    assert batch["labels"].tolist() == [[0, 2], [2, -1]]
+    assert batch["labels"].dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[0], [1, 3]], r"row 1 has label 3, but the model has 3 classes"),
+        ([[0, -1], [1]], r"row 0 has label -1, .*\(1 such rows\)"),
+        ([[0], []], r"row 1 has labels \[\]; leave out rows that have none"),
+        ([None, [1]], "row 0 has labels None; leave out"),
+        ([[0, None], [1]], r"row 0 has labels \[0, None\]; leave out"),
+    ],
+)
+def test_label_lists_outside_the_classes_are_named(labels: list, message: str):
+    with pytest.raises(ValueError, match=message):
+        make_images(make_rows(labels, LABEL_LISTS), several_labels=True)
+
+
+def test_lists_of_names_are_no_labels():
+    with pytest.raises(TypeError, match="column `label` holds .*, but labels must be integers"):
+        make_images(make_rows([["a"]], datasets.List(datasets.Value("string"))), several_labels=True)
+
+
 def test_evaluation_views_are_the_processors_pixels_of_each_row():
     processor = make_processor(16)
     views = EvaluationViews(make_images(noise_rows()), evaluation_view(processor))

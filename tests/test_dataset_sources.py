@@ -1,5 +1,6 @@
 """Rows and labels from each kind of source, all made here; nothing is downloaded."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -93,6 +94,27 @@ def test_folders_give_images_with_the_label_of_their_folder(tmp_path: Path):
         assert greys(rows) == rows["label"]
 
 
+@pytest.mark.parametrize("by_name", [False, True], ids=["folders", "dataset name"])
+def test_folders_numbered_from_0_give_their_numbers_as_labels(tmp_path: Path, by_name: bool):
+    # ImageNet-V2's; sorted as text 10 and 11 would come before 2
+    numbers = [str(number) for number in range(12)]
+    folder = write_folders(tmp_path / "v", numbers)
+    source = {"dataset_name": folder, "eval_split": "train"} if by_name else {"validation_dir": folder}
+    _, rows = load(train=False, **source)
+    assert class_names(rows, "label") == numbers
+    assert greys(rows) == rows["label"]
+    assert sorted(rows["label"]) == sorted([*range(12)] * 2)
+
+
+@pytest.mark.parametrize(
+    "names", [["1", "10", "2"], ["0", "10", "2"], ["00", "01", "10"], ["0", "1", "n2"]], ids="-".join
+)
+def test_other_folders_keep_their_order_as_text(tmp_path: Path, names: list[str]):
+    _, rows = load(train=False, validation_dir=write_folders(tmp_path / "v", names))
+    assert class_names(rows, "label") == names
+    assert greys(rows) == rows["label"]
+
+
 def test_validation_folder_that_lacks_a_class_keeps_the_labels_of_training(tmp_path: Path):
     # numbered apart, bee would be 1 in training and 0 in evaluation
     folders = {
@@ -164,6 +186,20 @@ def test_class_names_get_the_indices_of_training_in_both_splits(tmp_path: Path, 
     assert class_names(eval_rows, "label") == ["a", "b", "c"]
     assert eval_rows["label"] == [1, 2]
     assert (train_rows["label"] if train else train_rows) == ([2, 0, 1, 1, 0] if train else None)
+
+
+def test_numbers_as_class_names_are_indices(tmp_path: Path):
+    numbers = [str(number) for number in range(11)]
+    train_rows, _ = load(dataset_name=write_parquet(tmp_path / "p", train=numbers[::-1]))
+    assert class_names(train_rows, "label") == numbers
+    assert train_rows["label"] == list(range(11))[::-1]
+
+
+def test_classes_that_a_dataset_orders_itself_keep_that_order(tmp_path: Path):
+    name = write_parquet(tmp_path / "p", ClassLabel(names=["1", "0"]), train=[0, 1, 1])
+    train_rows, _ = load(dataset_name=name)
+    assert class_names(train_rows, "label") == ["1", "0"]
+    assert train_rows["label"] == [0, 1, 1]
 
 
 def test_few_samples_do_not_change_the_classes(tmp_path: Path):
@@ -239,3 +275,36 @@ def test_dataset_that_is_nowhere_is_an_os_error(tmp_path: Path):
     # which the scripts turn into one line
     with pytest.raises(OSError, match="none"):
         load(dataset_name=str(tmp_path / "none"))
+
+
+# ---- label files ----
+
+
+def write_label_file(path: Path, content: object) -> str:
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+def test_label_file_is_for_the_rows_before_some_are_drawn(tmp_path: Path):
+    # matched by order after the draw, the labels would be other images'
+    label_file = write_label_file(tmp_path / "labels.json", [[i % 4] if i % 2 else [] for i in range(50)])
+    name = write_parquet(tmp_path / "p", Value("int64"), train=[7], test=[0] * 50)
+    train_rows, rows = load(dataset_name=name, label_file=label_file, max_eval_samples=9)
+    assert train_rows["label"] == [7]  # its own
+    assert len(rows) == 9
+    assert rows["label"] == [[grey % 4] for grey in greys(rows)]
+    assert all(grey % 2 for grey in greys(rows))
+
+
+def test_label_file_goes_with_a_flat_folder_of_images(tmp_path: Path):
+    write_folders(tmp_path / "v", ["."], num_images=3)
+    label_file = write_label_file(tmp_path / "labels.json", {"0.png": 5, "1.png": 6, "2.png": 7})
+    _, rows = load(train=False, validation_dir=str(tmp_path / "v"), label_file=label_file)
+    assert [image.getpixel((0, 0))[1] + 5 for image in rows["image"]] == rows["label"]
+    assert class_names(rows, "label") is None
+
+
+def test_label_file_wins_over_class_names_in_both_splits(tmp_path: Path):
+    name = write_parquet(tmp_path / "p", train=list("ab"), validation=list("ba"))
+    train_rows, rows = load(dataset_name=name, label_file=write_label_file(tmp_path / "labels.json", [0, [1]]))
+    assert (train_rows["label"], rows["label"]) == ([0, 1], [0, 1])

@@ -108,6 +108,27 @@ def test_evaluate_script_repeats_the_runs_own_numbers(trained: Path):
     for name in ("eval_top1_cls", "eval_top1_distillation", "eval_top1_average"):
         assert again[name] == own[name]
     assert "eval_top1_average" in result.stdout
+    conditions = result.stdout.splitlines()[-1]
+    assert conditions == f"crop: {own['eval_crop']}, fusion: mean of both heads' logits"
+    assert own["eval_crop"] == "short side resized to 27 pixels (bicubic), centre crop of 24x24"
+    assert own["eval_fusion"] == again["eval_fusion"] == "logit_mean"
+
+
+def test_evaluate_script_takes_another_crop_fusion_and_labels(trained: Path, monkeypatch, capsys):
+    (trained / "labels.json").write_text(
+        json.dumps({f"{name}/{i}.png": 0 for name in ("dark", "bright") for i in range(11)})
+    )
+    arguments = ["--model_name_or_path", "student", "--validation_dir", "images/validation", "--num_workers", "0"]
+    arguments += ["--eval_crop", "squash", "--fusion", "softmax_sum", "--label_file", "labels.json"]
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, "--per_class_file", "classes.json"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(ROOT / "scripts" / "evaluate.py"), run_name="__main__")
+    *table, conditions = capsys.readouterr().out.splitlines()
+    assert conditions == "crop: whole image resized to 24x24 pixels (bicubic), fusion: sum of both heads' softmaxes"
+    assert "eval_samples                 22" in table
+    classes = json.loads((trained / "classes.json").read_text())["classes"]
+    assert [(row["name"], row["images"]) for row in classes] == [("bright", 22), ("dark", 0)]
 
 
 def test_written_recipe_repeats_the_run_bit_for_bit(trained: Path):
@@ -149,6 +170,11 @@ print(f"{{best['score']:7.2%}}  {{best['label']}}")
         (
             ("train", "student.yaml", "--output_dir", "x", "--teacher_model_name_or_path", "./nobody"),
             "no directory `./nobody`",
+        ),
+        (
+            ("evaluate", "--model_name_or_path", "student", "--validation_dir", "images/validation")
+            + ("--label_file", "none.json"),
+            "no label file at `none.json`",
         ),
         (("predict", "images", "--model", "student"), "images is not an image that can be decoded"),
     ],

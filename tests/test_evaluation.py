@@ -7,9 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.data.real_labels import RealLabelsImagenet
+from torch.nn import functional as F
 from transformers import EvalPrediction
 
-from deit_hf.evaluation import HeadAccuracy, TopKAccuracy, comparison_table, ranked_classes
+from deit_hf.evaluation import (
+    Confusion,
+    HeadAccuracy,
+    TopKAccuracy,
+    comparison_table,
+    head_logits,
+    negative_log_likelihood,
+    ranked_classes,
+)
 
 NUM_IMAGES = 37
 
@@ -51,7 +61,9 @@ def evaluate(metric: HeadAccuracy, heads: tuple[np.ndarray, ...], labels: np.nda
 def test_any_split_into_batches_gives_the_metrics_of_the_whole(sizes: list[int], num_classes: int):
     # a mean of batch means would weigh the images of the last, smaller batch more
     logits, labels = make_logits(num_classes), make_labels(num_classes)
-    result = evaluate(HeadAccuracy(), (logits,), labels, sizes)
+    metric = HeadAccuracy()
+    result = evaluate(metric, (logits,), labels, sizes)
+    assert metric.num_images == NUM_IMAGES
     assert set(result) == {"loss", "top1", "top5"}
     assert result["top1"] == pytest.approx(accuracy(logits, labels, 1), abs=1e-12)
     assert result["top5"] == pytest.approx(accuracy(logits, labels, 5), abs=1e-12)
@@ -100,6 +112,95 @@ def test_best_classes_come_first_and_are_at_most_all():
     assert ranked_classes(logits, num_best=2).tolist() == [[1, 2], [0, 2]]
 
 
+# ---- several right labels ----
+
+
+def test_one_of_several_right_labels_is_enough_as_in_timm(tmp_path: Path):
+    # counting images without a label, or only the first label, or each hit, gives other numbers
+    generator = np.random.default_rng(3)
+    right = [generator.choice(20, generator.integers(0, 4), replace=False).tolist() for _ in range(NUM_IMAGES)]
+    logits = make_logits(20)
+    (tmp_path / "real.json").write_text(json.dumps(right))
+    names = [f"val/ILSVRC2012_val_{i + 1:08d}.JPEG" for i in range(NUM_IMAGES)]
+    timms = RealLabelsImagenet(names, real_json=tmp_path / "real.json")
+    timms.add_result(torch.from_numpy(logits))
+
+    labelled = [row for row in range(NUM_IMAGES) if right[row]]
+    labels = np.array([(right[row] + [-1, -1])[:3] for row in labelled])
+    assert 0 < len(labelled) < NUM_IMAGES
+    result = evaluate(HeadAccuracy(), (logits[labelled],), labels, [10, len(labelled) - 10])
+    assert {1: 100 * result["top1"], 5: 100 * result["top5"]} == pytest.approx(timms.get_accuracy(), abs=1e-9)
+    assert result["top1"] < result["top5"] < 1
+
+
+def test_loss_of_several_right_labels_is_that_of_their_probability():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]))
+    loss = negative_log_likelihood(logits, torch.tensor([[0, 2], [1, -1]]))
+    assert loss.tolist() == pytest.approx([-np.log(0.7), -np.log(0.2)], rel=1e-6)
+    labels = torch.tensor([2, 0])
+    assert torch.equal(negative_log_likelihood(logits, labels), F.cross_entropy(logits, labels, reduction="none"))
+
+
+# ---- fusion ----
+
+# the heads are sure of 0 and of 1, and both find 2 likely
+CLS, DISTILLATION = torch.tensor([[10.0, 0.0, 9.0]]), torch.tensor([[0.0, 10.5, 9.0]])
+OUTPUTS = {
+    "logits": (CLS + DISTILLATION) / 2,
+    "cls_logits": CLS,
+    "distillation_logits": DISTILLATION,
+}
+
+
+def test_two_heads_answer_by_the_mean_of_logits_or_the_sum_of_softmaxes():
+    def softmax(logits: torch.Tensor) -> np.ndarray:
+        exponentials = np.exp(logits.numpy().astype(np.float64))
+        return exponentials / exponentials.sum()
+
+    by_logits, by_softmax = head_logits(OUTPUTS, "logit_mean"), head_logits(OUTPUTS, "softmax_sum")
+    assert (by_logits[0].argmax().item(), by_softmax[0].argmax().item()) == (2, 1)
+    assert by_logits[0] is OUTPUTS["logits"]
+    for heads in (by_logits, by_softmax):
+        assert torch.equal(torch.cat(heads[1:]), torch.cat([CLS, DISTILLATION]))
+    probabilities = (softmax(CLS) + softmax(DISTILLATION)) / 2
+    assert by_softmax[0].exp().numpy() == pytest.approx(probabilities, rel=1e-5)
+    assert F.cross_entropy(by_softmax[0], torch.tensor([2])).item() == pytest.approx(-np.log(probabilities[0, 2]))
+
+
+def test_large_half_precision_logits_are_fused_without_overflow():
+    outputs = {name: logits.bfloat16() * 1000 for name, logits in OUTPUTS.items()}
+    fused = head_logits(outputs, "softmax_sum")[0]
+    assert fused.dtype == torch.float32
+    assert torch.equal(fused.argmax(dim=1), torch.tensor([0]))  # both are sure, and the first of equals wins
+    assert fused[0, :2].tolist() == pytest.approx([-np.log(2)] * 2)
+
+
+def test_one_head_has_nothing_to_fuse():
+    outputs = {"logits": CLS}
+    assert head_logits(outputs, "softmax_sum")[0] is CLS
+
+
+# ---- by class ----
+
+
+@pytest.mark.parametrize("sizes", [[6], [4, 2]])
+def test_confusion_counts_each_answer_once(sizes: list[int]):
+    answers, labels = np.array([0, 2, 2, 1, 2, 0]), np.array([0, 0, 2, 2, 0, 0])
+    confusion = Confusion(["ant", "bee", "crane", "crane"])
+    logits = F.one_hot(torch.from_numpy(answers), 4).float().numpy()
+    evaluate(HeadAccuracy(confusion), (logits, -logits, -logits), labels, sizes)  # the answer is the first of three
+    report = confusion.report()
+    assert report["classes"] == [
+        {"index": 0, "name": "ant", "images": 4, "correct": 2, "accuracy": 0.5},
+        {"index": 1, "name": "bee", "images": 0, "correct": 0, "accuracy": None},
+        {"index": 2, "name": "crane", "images": 2, "correct": 1, "accuracy": 0.5},
+        {"index": 3, "name": "crane", "images": 0, "correct": 0, "accuracy": None},
+    ]
+    counts = {(pair["true"], pair["predicted"]): pair["count"] for pair in report["confusion"]}
+    assert counts == {(0, 0): 2, (0, 2): 2, (2, 1): 1, (2, 2): 1}
+    json.dumps(report)
+
+
 def test_metric_needs_no_network(monkeypatch: pytest.MonkeyPatch):
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("the metric asks the network")
@@ -112,7 +213,7 @@ def test_metric_needs_no_network(monkeypatch: pytest.MonkeyPatch):
     assert metric.compute() == pytest.approx({"top1": 1 / 3, "top5": 1.0})
 
 
-def write_results(path: Path, **metrics: float) -> Path:
+def write_results(path: Path, **metrics: float | str) -> Path:
     path.mkdir()
     (path / "eval_results.json").write_text(json.dumps({"eval_loss": 1.0, **metrics}), encoding="utf-8")
     return path
@@ -129,6 +230,16 @@ def test_comparison_puts_each_run_on_a_line_and_each_head_in_a_column(tmp_path: 
         ["distilled", "-", "61.00%", "62.00%", "63.00%"],
     ]
     assert len({len(line) for line in (header, *lines)}) == 1
+
+
+def test_comparison_says_which_mean_is_another_one(tmp_path: Path):
+    heads = {"eval_top1_cls": 0.61, "eval_top1_distillation": 0.62, "eval_top1_average": 0.63}
+    runs = [
+        write_results(tmp_path / fusion, **heads, eval_fusion=fusion, eval_crop="centre")
+        for fusion in ("logit_mean", "softmax_sum")
+    ]
+    notes = comparison_table(runs).splitlines()[3:]
+    assert notes == ["softmax_sum: `mean` is the sum of both heads' softmaxes"]
 
 
 def test_run_without_evaluation_is_named(tmp_path: Path):

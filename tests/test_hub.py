@@ -82,6 +82,15 @@ def test_card_tells_both_heads_crop_fusion_recipe_and_curves() -> None:
     assert "2012.12877" in section(card, "## Citation")
 
 
+def test_card_of_another_fusion_does_not_call_it_the_models_answer() -> None:
+    card = render_model_card(replace(RUN, fusion="sum of both heads' softmaxes"))
+    assert "| sum of both heads' softmaxes | 74.48 | 91.92 |" in section(card, "### Measured")
+    assert "- Fusion: sum of both heads' softmaxes.\n" in card
+    assert "model's answer" not in card
+    names = [result.metric_name for result in ModelCard(card).data.eval_results]
+    assert names[:2] == ["top-1, sum of both heads' softmaxes", "top-5, sum of both heads' softmaxes"]
+
+
 def test_card_shows_the_recipe_in_force_but_no_folders_of_this_machine() -> None:
     card = render_model_card(RUN)
     recipe = re.search(r"```yaml\n(.*?)```", card, re.DOTALL)
@@ -190,6 +199,16 @@ def test_facts_are_read_from_the_files_of_a_run(
     assert facts.crop == "short side resized to 36 pixels (bicubic), centre crop of 32x32"
     assert facts.architecture["layers"] == 3
     assert facts.metrics == METRICS
+    assert facts.fusion == "mean of both heads' logits"
+    assert metadata_errors(render_model_card(facts)) == []
+
+
+def test_fusion_and_conditions_of_a_run_come_from_its_files(run_directory: Path) -> None:
+    (run_directory / "recipe.yaml").write_text("eval_fusion: softmax_sum\n")
+    metrics = {**METRICS, "eval_fusion": "softmax_sum", "eval_crop": "words"}
+    (run_directory / "eval_results.json").write_text(json.dumps(metrics))
+    facts = ModelFacts.from_directory(run_directory)
+    assert facts.fusion == "sum of both heads' softmaxes"
     assert metadata_errors(render_model_card(facts)) == []
 
 

@@ -99,6 +99,24 @@ def test_flag_wins_over_an_override_of_the_same_name():
     assert (student.config.image_size, crop_size(processor)) == (32, (32, 32))
 
 
+@pytest.mark.parametrize(
+    ("crop", "size"),
+    [({}, {"shortest_edge": 36}), ({"eval_crop_ratio": 1.0}, {"shortest_edge": 32}), ({"eval_crop": "squash"}, None)],
+    ids=["paper", "ratio", "squash"],
+)
+@pytest.mark.parametrize("kind", ["variant", "deit", "resnet"])
+def test_student_is_saved_with_the_crop_that_is_asked_for(tmp_path: Path, tiny_config, kind: str, crop: dict, size):
+    if kind == "variant":
+        _, processor = build_variant("deit_tiny_patch16_224", **crop)
+    else:
+        _, processor = build(
+            model_name_or_path=save(make_model("plain" if kind == "deit" else kind, tiny_config), tmp_path), **crop
+        )
+    assert dict(processor.size) == (size or {"height": 32, "width": 32})
+    assert processor.do_center_crop == (size is not None)
+    assert crop_size(processor) == (32, 32)
+
+
 def test_overrides_may_name_more_classes_than_the_rows_show():
     model_args = ModelArguments(
         variant="deit_tiny_patch16_224", image_size=32, config_overrides={**TINY, "num_labels": 7}

@@ -226,6 +226,40 @@ def test_evaluation_counts_every_image_once_for_each_head(tmp_path, tiny_config,
     assert metrics["eval_loss"] == pytest.approx(F.cross_entropy(outputs.logits, labels).item(), rel=1e-5)
 
 
+def test_fusion_by_softmaxes_changes_the_answer_and_no_head(tmp_path, tiny_config, toy_rows):
+    models = []
+    for fusion in ("logit_mean", "softmax_sum"):
+        torch.manual_seed(0)
+        trainer = make_trainer(tmp_path, tiny_config, toy_rows, eval_fusion=fusion)
+        for parameter in trainer.model.parameters():
+            nn.init.normal_(parameter, std=0.5)
+        models.append((trainer.predict(toy_rows).predictions, trainer.evaluate(toy_rows)))
+    ((_, cls, distillation), by_logits), ((fused, *heads), by_softmax) = models
+    assert (heads[0] == cls).all()
+    assert (heads[1] == distillation).all()
+    probabilities = (torch.tensor(cls).softmax(dim=-1) + torch.tensor(distillation).softmax(dim=-1)) / 2
+    assert fused == pytest.approx(probabilities.log().numpy(), abs=1e-5)
+    labels = torch.tensor(toy_rows["label"])
+    right = probabilities.argmax(dim=-1) == labels
+    assert by_softmax["eval_top1_average"] == pytest.approx(right.double().mean().item(), abs=1e-9)
+    assert by_softmax["eval_loss"] == pytest.approx(F.nll_loss(probabilities.log(), labels).item(), rel=1e-5)
+    assert by_softmax["eval_top1_average"] != by_logits["eval_top1_average"]  # or the option would not show
+
+
+def test_evaluation_takes_rows_with_several_right_labels(tmp_path, tiny_config, toy_rows):
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, per_device_eval_batch_size=7)
+    logits = torch.tensor(trainer.predict(toy_rows).predictions[0])
+    right = [[label, (label + 1) % 5][: 1 + row % 2] for row, label in enumerate(toy_rows["label"])]
+    feature = datasets.List(datasets.Value("int64"))
+    rows = toy_rows.remove_columns("label").add_column("label", right, feature=feature)
+    expected = [answer in labels for answer, labels in zip(logits.argmax(dim=-1).tolist(), right, strict=True)]
+    metrics = trainer.evaluate(rows)
+    assert metrics["eval_top1_average"] == pytest.approx(sum(expected) / 40, abs=1e-9)
+    probabilities = logits.softmax(dim=-1)
+    losses = [-probabilities[row, labels].sum().log().item() for row, labels in enumerate(right)]
+    assert metrics["eval_loss"] == pytest.approx(sum(losses) / 40, rel=1e-5)
+
+
 def test_predict_gives_the_logits_of_all_heads(tmp_path, tiny_config, toy_rows):
     trainer = make_trainer(tmp_path, tiny_config, toy_rows)
     average, cls, distillation = trainer.predict(toy_rows).predictions

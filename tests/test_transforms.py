@@ -17,7 +17,7 @@ from torchvision.transforms.functional import crop
 from transformers import AutoImageProcessor, DeiTImageProcessor, TimmWrapperImageProcessor
 
 from deit_hf.data import seeded
-from deit_hf.image_processing_deit import crop_size, make_processor
+from deit_hf.image_processing_deit import crop_in_words, crop_size, make_processor, with_crop
 from deit_hf.transforms import (
     NormalizedPixels,
     evaluation_view,
@@ -76,8 +76,8 @@ def official_view(size: tuple[int, int], short_side: int, center_crop=transforms
     )
 
 
-def pil_view(size, tmp_path):
-    make_processor(size).save_pretrained(tmp_path)
+def pil_view(size, tmp_path, **crop):
+    make_processor(size, **crop).save_pretrained(tmp_path)
     return evaluation_view(AutoImageProcessor.from_pretrained(tmp_path, backend="pil"))
 
 
@@ -104,6 +104,76 @@ def test_pil_backend_gives_the_official_view_bit_for_bit(tmp_path, size, short_s
     # a squashed aspect ratio, another filter, another short side or other statistics would show here
     expected = official_view(size if isinstance(size, tuple) else (size, size), short_side)(noise(*shape))
     assert torch.equal(pil_view(size, tmp_path)(noise(*shape)), expected)
+
+
+@pytest.mark.parametrize(("ratio", "short_side"), [(1.0, 224), (0.9, 248), (0.875, 256)])
+@pytest.mark.parametrize("shape", [(300, 400), (40, 30)])
+def test_crop_ratio_is_the_crops_share_of_the_short_side(tmp_path, ratio: float, short_side: int, shape):
+    expected = official_view((224, 224), short_side)(noise(*shape))
+    assert torch.equal(pil_view(224, tmp_path, crop_ratio=ratio)(noise(*shape)), expected)
+
+
+@pytest.mark.parametrize("size", [(384, 384), (32, 48)], ids=["square", "wide"])
+@pytest.mark.parametrize("shape", [(300, 400), (400, 300), (384, 384)])
+def test_squash_resizes_the_whole_image_whatever_its_shape(tmp_path, size: tuple[int, int], shape: tuple[int, int]):
+    def nothing(size: tuple[int, int]):
+        return lambda image: image
+
+    view = pil_view(size, tmp_path, eval_crop="squash")(noise(*shape))
+    assert view.shape == (3, *size)
+    assert torch.equal(view, official_view(size, size, nothing)(noise(*shape)))
+
+
+@pytest.mark.parametrize("ratio", [0, -0.5, 1.1, 87.5])
+def test_crop_ratio_outside_its_range_is_refused(ratio: float):
+    with pytest.raises(ValueError, match=rf"`crop_ratio` is {ratio}, but must be in \(0, 1\]"):
+        make_processor(224, crop_ratio=ratio)
+
+
+def test_unknown_crop_is_refused():
+    with pytest.raises(ValueError, match="`eval_crop` is 'top', but must be 'center' or 'squash'"):
+        make_processor(224, eval_crop="top")
+
+
+TIMM = TimmWrapperImageProcessor(
+    {"input_size": (3, 40, 24), "crop_pct": 0.95, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)},
+    architecture="resnet18",
+)
+
+
+@pytest.mark.parametrize(
+    "processor", [make_processor((40, 24), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)), TIMM], ids=["own", "timm"]
+)
+def test_another_crop_keeps_size_and_statistics(processor):
+    assert with_crop(processor) is processor
+    kept = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    for options in ({"crop_ratio": 1.0}, {"eval_crop": "squash"}, {"eval_crop": "center"}):
+        expected = evaluation_view(make_processor((40, 24), **options, **kept))(noise(70, 50))
+        assert torch.equal(evaluation_view(with_crop(processor, **options))(noise(70, 50)), expected)
+
+
+def test_crop_of_a_processor_that_does_something_else_is_not_changed():
+    processor = DeiTImageProcessor(do_normalize=False)
+    with pytest.raises(ValueError, match="crop of a DeiTImageProcessor that does not normalise cannot be changed"):
+        with_crop(processor, crop_ratio=1.0)
+
+
+@pytest.mark.parametrize(
+    ("processor", "words"),
+    [
+        (make_processor(224), "short side resized to 256 pixels (bicubic), centre crop of 224x224"),
+        (make_processor((32, 48), crop_ratio=1.0), "short side resized to 48 pixels (bicubic), centre crop of 32x48"),
+        (make_processor(384, eval_crop="squash"), "whole image resized to 384x384 pixels (bicubic)"),
+        (
+            DeiTImageProcessor(resample=2),
+            "whole image resized to 256x256 pixels (bilinear), centre crop of 224x224",
+        ),
+        (TIMM, "timm's center crop, ratio 0.95 (bicubic)"),
+    ],
+    ids=["paper", "ratio 1", "squash", "transformers", "timm"],
+)
+def test_crop_is_said_in_words(processor, words: str):
+    assert crop_in_words(processor.to_dict()) == words
 
 
 def test_odd_margin_is_cut_one_row_higher_than_in_torchvision(tmp_path):

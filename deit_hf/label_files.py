@@ -1,0 +1,159 @@
+"""Labels of an evaluation from a file beside the images, such as ImageNet-ReaL's (arXiv:2006.07159).
+
+Which labels are right is decided here; how several of them count is in evaluation.py. Labels are class indices from 0.
+"""
+
+import json
+import logging
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import datasets
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+Labels = list[list[int]] | dict[str, list[int]]
+
+
+def read_label_file(path: str | Path) -> Labels:
+    """The right labels of each image: in order, or by file name.
+
+    Args:
+        path: JSON that lists a label, or a list of labels, for each image (ImageNet-ReaL's real.json), or maps file
+            names to the same; or text with a line for each image: `label`, or `name label`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no label file at `{path}`")
+    text = path.read_text(encoding="utf-8")
+    entries = _read_json(path, text) if text.lstrip()[:1] in ("[", "{") else _read_lines(path, text)
+    if not entries:
+        raise ValueError(f"label file `{path}` is empty")
+    if isinstance(entries, dict):
+        return {name: _checked_labels(path, name, value) for name, value in entries.items()}
+    return [_checked_labels(path, index, value) for index, value in enumerate(entries)]
+
+
+def _read_json(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"label file `{path}` starts like JSON but is none: {error}") from error
+
+
+def _read_lines(path: Path, text: str) -> list[str] | dict[str, str]:
+    lines = [line.rsplit(maxsplit=1) for line in text.splitlines() if line.strip()]
+    widths = {len(line) for line in lines}
+    if widths == {2}:
+        repeated = [name for name, count in Counter(name for name, _ in lines).items() if count > 1]
+        if repeated:
+            raise ValueError(f"label file `{path}` names `{repeated[0]}` more than once; give each image one line")
+        return {name: label for name, label in lines}
+    if len(widths) > 1:
+        raise ValueError(f"label file `{path}` has lines with a file name and lines without; give all or none a name")
+    return [label for (label,) in lines]
+
+
+def _checked_labels(path: Path, key: str | int, value: Any) -> list[int]:
+    labels = value if isinstance(value, list) else [value]
+    labels = [int(label) if isinstance(label, str) and label.isdecimal() else label for label in labels]
+    wrong = [label for label in labels if not isinstance(label, int) or isinstance(label, bool) or label < 0]
+    if wrong:
+        raise ValueError(
+            f"label file `{path}` has {wrong[0]!r} at {key!r}, but labels must be class indices: 0, 1, 2, ..."
+        )
+    return labels
+
+
+def with_labels_of(
+    path: str | Path, rows: datasets.Dataset, image_column_name: str, label_column_name: str
+) -> datasets.Dataset:
+    """The rows with a file's labels in place of their own; rows that the file gives no label are left out.
+
+    File names decide which labels are whose, the last parts of a row's path if the file's names have folders. Without
+    names it is the number in ILSVRC2012_val_00000001.JPEG and the like (the first entry is 1's), else the order.
+
+    Args:
+        path: see `read_label_file`.
+        rows: all of them, in their own order.
+        image_column_name: column of images, or of their paths.
+        label_column_name: column that the labels are put in: of integers if each row has one label, else of lists.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file does not fit the rows.
+    """
+    labels, image_paths = read_label_file(path), _image_paths(rows, image_column_name)
+    if isinstance(labels, dict):
+        matched, words = _by_name(path, labels, image_paths), "file name"
+    elif all(VALIDATION_NUMBER.search(image_path) for image_path in image_paths):
+        matched, words = _by_number(path, labels, image_paths), "number of the validation image"
+    else:
+        matched, words = _by_order(path, labels, image_paths), "order"
+    labelled = [index for index, row_labels in enumerate(matched) if row_labels]
+    if not labelled:
+        raise ValueError(f"label file `{path}` gives none of the {len(rows)} images a label")
+    logger.warning("labels of %s, by %s: %d of %d images have one", path, words, len(labelled), len(rows))
+    if label_column_name in rows.column_names:
+        rows = rows.remove_columns(label_column_name)
+    one_each = all(len(row_labels) == 1 for row_labels in matched)
+    column = [row_labels[0] for row_labels in matched] if one_each else matched
+    feature = datasets.Value("int64") if one_each else datasets.List(datasets.Value("int64"))
+    return rows.add_column(label_column_name, column, feature=feature).select(labelled)
+
+
+def _image_paths(rows: datasets.Dataset, column: str) -> list[str]:
+    """Where each image comes from, "" where that is not known; the images themselves are not read."""
+    if column not in rows.column_names:
+        raise ValueError(f"the dataset has no column `{column}`, only {', '.join(rows.column_names)}")
+    rows = rows.select_columns([column])
+    if isinstance(rows.features[column], datasets.Image):
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    chunks = rows.with_format("arrow")[:].column(column).chunks
+    paths = [chunk.field("path") if str(chunk.type).startswith("struct") else chunk for chunk in chunks]
+    return [path if isinstance(path, str) else "" for chunk in paths for path in chunk.to_pylist()]
+
+
+def _by_name(path: str | Path, labels: dict[str, list[int]], image_paths: list[str]) -> list[list[int]]:
+    by_parts = {PurePosixPath(name).parts: row_labels for name, row_labels in labels.items()}
+    depths = {len(parts) for parts in by_parts}
+    if len(depths) > 1:
+        raise ValueError(f"label file `{path}` has names in {min(depths) - 1} and in {max(depths) - 1} folders")
+    names = [Path(image_path).parts[-min(depths) :] for image_path in image_paths]
+    for parts, count in Counter(names).items():
+        if parts not in by_parts:
+            raise ValueError(
+                f"label file `{path}` has no `{'/'.join(parts)}`, the image in row {names.index(parts)}; it names "
+                f"`{next(iter(labels))}` and others"
+            )
+        if count > 1:
+            raise ValueError(f"{count} images are named `{'/'.join(parts)}`; put their folders in the file's names")
+    return [by_parts[parts] for parts in names]
+
+
+def _by_number(path: str | Path, labels: list[list[int]], image_paths: list[str]) -> list[list[int]]:
+    numbers = [int(match[1]) for match in map(VALIDATION_NUMBER.search, image_paths) if match]
+    outside = [number for number in numbers if not 1 <= number <= len(labels)]
+    if outside:
+        raise ValueError(
+            f"label file `{path}` lists {len(labels)} images, but the data has ILSVRC2012_val_{outside[0]:08d}; list "
+            "all validation images, or give the file's labels the images' names"
+        )
+    return [labels[number - 1] for number in numbers]
+
+
+def _by_order(path: str | Path, labels: list[list[int]], image_paths: list[str]) -> list[list[int]]:
+    if len(labels) != len(image_paths):
+        raise ValueError(
+            f"label file `{path}` lists {len(labels)} images but there are {len(image_paths)}; list as many, or give "
+            "the file's labels the images' names"
+        )
+    return labels
