@@ -60,6 +60,12 @@ class DistillationArguments(TrainingArguments):
             "label_smoothing 0."
         },
     )
+    evaluate_teacher: bool = field(
+        default=True,
+        metadata={
+            "help": "Measure the teacher on the evaluation split before the first step, for the effective recipe."
+        },
+    )
     mixup_alpha: float = field(default=0.8, metadata={"help": "Beta parameter of mixup; 0 turns it off."})
     cutmix_alpha: float = field(default=1.0, metadata={"help": "Beta parameter of cutmix; 0 turns it off."})
     mixup_switch_prob: float = field(

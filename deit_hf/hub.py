@@ -3,13 +3,17 @@
 It knows no trainer and no model, only the directory that a run left.
 """
 
+import logging
 import shlex
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.utils import validate_repo_id
 
 from .model_card import read_json, require_files
+
+logger = logging.getLogger(__name__)
 
 # Pickles run code when they are read; the rest is of no use to others.
 NEVER_PUSHED = ["training_args.bin", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib"]
@@ -59,6 +63,15 @@ def push_directory(
         raise HubPushError(
             f"`{directory}` was not pushed to `{repo_id}`: {_one_line(error)}; try again with: {retry}"
         ) from error
+
+
+def push_or_warn(directory: str | Path, repo_id: str, **options: Any) -> str | None:
+    """As `push_directory`; a Hub that fails is a warning with the command that tries again, and gives None."""
+    try:
+        return push_directory(directory, repo_id, **options)
+    except HubPushError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def _push(

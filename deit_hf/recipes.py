@@ -8,7 +8,7 @@ import enum
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn, get_type_hints
@@ -101,16 +101,30 @@ def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
     return recipe
 
 
-def write_recipe(path: str | Path, *options: Any) -> None:
+def write_recipe(path: str | Path, *options: Any, in_force: Mapping[str, str] | None = None) -> None:
     """Writes what is in force as a recipe: each option of ours, and of transformers' what differs from its default.
 
     The command that reads it repeats the run. Tokens are left out.
+
+    Args:
+        path: of the file.
+        options: instances of the classes of options.
+        in_force: what followed from them in this run (effective_recipe.py), as comments.
     """
     recipe: dict[str, Any] = {}
     for group in options:
         recipe.update(_options_in_force(group))
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    Path(path).write_text(f"# Options in force; repeat with: python scripts/train.py {path}\n{text}", encoding="utf-8")
+    head = [f"Repeat with: python scripts/train.py {path} --output_dir ANOTHER"]
+    head += ["In force, with what followed from the options:", *as_block(in_force).splitlines()] if in_force else []
+    comments = "".join(f"# {line}\n" for line in head)
+    Path(path).write_text(f"{comments}{text}", encoding="utf-8")
+
+
+def as_block(in_force: Mapping[str, str]) -> str:
+    """What is in force as text for people, a line for each matter."""
+    width = max(map(len, in_force))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in in_force.items())
 
 
 def _options_in_force(group: Any) -> dict[str, Any]:

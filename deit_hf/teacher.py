@@ -218,6 +218,41 @@ class Teacher(nn.Module):
         return teacher.to(device=device)
 
 
+def fitting_teacher(
+    teacher: Teacher | None,
+    *,
+    distillation_type: str,
+    student_config: Any,
+    student_mean: tuple[float, ...],
+    student_std: tuple[float, ...],
+) -> Teacher | None:
+    """The teacher, which must be there iff the objective needs it, and must know the student's pixels and labels.
+
+    Raises:
+        TypeError: it is no `Teacher`.
+        ValueError: it is missing or not wanted, or does not fit the student.
+    """
+    if teacher is None:
+        if distillation_type != "none":
+            raise ValueError(
+                f"`distillation_type` is {distillation_type!r} but there is no teacher; pass `teacher=`, or set "
+                "`distillation_type` to 'none'"
+            )
+        return None
+    if not isinstance(teacher, Teacher):
+        raise TypeError(
+            f"`teacher` is a {type(teacher).__name__}, but must be a deit_hf.Teacher; wrap it: "
+            "Teacher(module, mean=..., std=..., image_size=...) or Teacher.from_pretrained(source, student_config=...)"
+        )
+    if distillation_type == "none":
+        raise ValueError(
+            "there is a teacher but `distillation_type` is 'none'; set it to 'hard' or 'soft', or drop the teacher"
+        )
+    teacher.check_student_pixels(student_mean, student_std)
+    teacher.match_labels(student_config)
+    return teacher
+
+
 def is_timm_source(source: str) -> bool:
     """Whether a model's name is one of timm's: `timm:<name>`, `timm:<name>@<file>` or `timm/<name>` on the Hub."""
     return source.startswith("timm:") or (source.startswith("timm/") and not os.path.isdir(source))

@@ -12,13 +12,14 @@ import datasets
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer
 
 from .arguments import DistillationArguments
+from .callbacks import EpochOfViews, SayEffectiveRecipe
 from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from .ema import averages_for, evaluate_averages
 from .evaluation import HeadAccuracy, head_logits, negative_log_likelihood
-from .hub import HubPushError, push_directory
+from .hub import push_or_warn
 from .image_processing_deit import checked_processor, crop_size
 from .losses import ObjectiveTerms, distillation_objective
 from .mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
@@ -34,7 +35,7 @@ from .optimization import (
 )
 from .recipes import write_recipe
 from .sampling import ViewSampler
-from .teacher import Teacher
+from .teacher import Teacher, fitting_teacher
 from .transforms import evaluation_view, training_view
 
 logger = logging.getLogger(__name__)
@@ -93,14 +94,20 @@ class DistillationTrainer(Trainer):
         if args.train_only is not None:
             train_only(model, args.train_only)
         processing_class = checked_processor(processing_class, model)
-        self.teacher = _checked_teacher(teacher, args, model, processing_class)
+        self.teacher = fitting_teacher(
+            teacher,
+            distillation_type=args.distillation_type,
+            student_config=model.config,
+            student_mean=tuple(processing_class.image_mean),
+            student_std=tuple(processing_class.image_std),
+        )
         self._columns: dict[str, Any] = {
             "image_column_name": image_column_name,
             "label_column_name": label_column_name,
         }
         self._num_classes = model.config.num_labels
         self._view_seed = args.seed if args.data_seed is None else args.data_seed
-        self._view_sampler: ViewSampler | None = None
+        self.view_sampler: ViewSampler | None = None
         self._terms: dict[str, Tensor] = {}
         self._num_terms = 0
         self.processing_class = processing_class  # the parent sets it too, but the views below need it already
@@ -118,7 +125,9 @@ class DistillationTrainer(Trainer):
         # It would not for a model whose forward takes **kwargs.
         self.model_accepts_loss_kwargs = False
         self.label_names = ["labels"]
-        self.add_callback(_EpochOfViews(self))
+        self.add_callback(EpochOfViews(self))
+        self._said = SayEffectiveRecipe(self)
+        self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
         self._check_optimization()
         self.ema = averages_for(self)
         self._ema_metrics: dict[str, float] = {}
@@ -225,6 +234,22 @@ class DistillationTrainer(Trainer):
         output.metrics.update(self._ema_metrics)
         return output
 
+    @torch.no_grad()
+    def evaluate_teacher(self) -> dict[str, float]:
+        """Top-1, top-5 and loss of the teacher on the evaluation views (of the first data set, if there are several).
+
+        They are the views that the student is evaluated on, brought to the teacher's statistics and resolution as in
+        training, so that the numbers can differ a little from those of the teacher's own view.
+        """
+        dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
+        accuracy = HeadAccuracy()
+        for batch in self.get_eval_dataloader(dataset):
+            batch = self._prepare_inputs(batch)
+            answers = self._teacher_logits(batch["pixel_values"]), batch["labels"]
+            logits, labels = self.accelerator.gather_for_metrics(answers)
+            accuracy.add((logits.cpu(),), labels.cpu())
+        return accuracy.result()
+
     # ---- optimisation ----
 
     def _check_optimization(self) -> None:
@@ -276,7 +301,7 @@ class DistillationTrainer(Trainer):
         if self.lr_scheduler is None:
             self.lr_scheduler = cosine_schedule_with_warmup(
                 optimizer or self.optimizer,
-                num_warmup_steps=self._num_warmup_steps(num_training_steps),
+                num_warmup_steps=self.num_warmup_steps(num_training_steps),
                 num_steps=num_training_steps,
                 warmup_learning_rate=self.args.warmup_learning_rate,
                 min_learning_rate=self.args.min_learning_rate,
@@ -285,14 +310,15 @@ class DistillationTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _num_warmup_steps(self, num_training_steps: int) -> int:
+    def num_warmup_steps(self, num_training_steps: int) -> int:
+        """Optimizer steps of the warm-up, of a training of `num_training_steps`."""
         if self.args.warmup_steps or self.train_dataset is None:
             return self.args.get_warmup_steps(num_training_steps)
         assert self.args.warmup_epochs is not None
         return int(self.args.warmup_epochs * self._steps_in_epoch())
 
     def _steps_in_epoch(self) -> int:
-        sampler = self._get_train_sampler() if self._view_sampler is None else self._view_sampler
+        sampler = self._get_train_sampler() if self.view_sampler is None else self.view_sampler
         return len(sampler) // sampler.step_size
 
     # ---- data ----
@@ -332,13 +358,13 @@ class DistillationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ViewSampler:
         """Keys of views in a global order, which Accelerate shares out; the parent's order knows no views."""
-        self._view_sampler = ViewSampler(
+        self.view_sampler = ViewSampler(
             len(self.train_dataset),
             step_size=self.get_total_train_batch_size(self.args),
             num_repeats=self.args.repeated_augmentation,
             seed=self._view_seed,
         )
-        return self._view_sampler
+        return self.view_sampler
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As the parent's, for plain `datasets` too."""
@@ -353,6 +379,11 @@ class DistillationTrainer(Trainer):
         return super().get_test_dataloader(test_dataset)
 
     # ---- what a run leaves ----
+
+    @property
+    def effective_recipe(self) -> dict[str, str]:
+        """What was in force when the last training began, a line for each matter; empty before any."""
+        return self._said.recipe
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the parent's, with the averaged weights in `ema/`; `push_to_hub` is for when all files are there."""
@@ -404,59 +435,19 @@ class DistillationTrainer(Trainer):
             return None
         directory = Path(self.args.output_dir)
         if not (directory / "recipe.yaml").exists():
-            write_recipe(directory / "recipe.yaml", self.args)
+            write_recipe(directory / "recipe.yaml", self.args, in_force=self.effective_recipe)
         self.create_model_card(**facts)
-        try:
-            return push_directory(
-                directory,
-                self.args.hub_model_id or directory.name,
-                private=self.args.hub_private_repo,
-                revision=revision or self.args.hub_revision,
-                commit_message=commit_message,
-                token=token or self.args.hub_token,
-            )
-        except HubPushError as error:
-            logger.warning("%s", error)
-            return None
+        return push_or_warn(
+            directory,
+            self.args.hub_model_id or directory.name,
+            private=self.args.hub_private_repo,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+            token=token or self.args.hub_token,
+        )
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Does nothing: the parent would talk to the Hub before the first step, and end the run if that fails."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: the parent would push unfinished runs, pickles included."""
-
-
-class _EpochOfViews(TrainerCallback):
-    """Tells the sampler its epoch; the parent's way ends at a sampler that skips batches on several processes."""
-
-    def __init__(self, trainer: DistillationTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        assert self.trainer._view_sampler is not None
-        self.trainer._view_sampler.set_epoch(int(state.epoch))
-
-
-def _checked_teacher(
-    teacher: Teacher | None, args: DistillationArguments, model: PreTrainedModel, processing_class: Any
-) -> Teacher | None:
-    """The teacher, which must be there iff the objective needs it, and must know the student's pixels and labels."""
-    if teacher is None:
-        if args.distillation_type != "none":
-            raise ValueError(
-                f"`distillation_type` is {args.distillation_type!r} but there is no teacher; pass `teacher=`, or set "
-                "`distillation_type` to 'none'"
-            )
-        return None
-    if not isinstance(teacher, Teacher):
-        raise TypeError(
-            f"`teacher` is a {type(teacher).__name__}, but must be a deit_hf.Teacher; wrap it: "
-            "Teacher(module, mean=..., std=..., image_size=...) or Teacher.from_pretrained(source, student_config=...)"
-        )
-    if args.distillation_type == "none":
-        raise ValueError(
-            "there is a teacher but `distillation_type` is 'none'; set it to 'hard' or 'soft', or drop the teacher"
-        )
-    teacher.check_student_pixels(tuple(processing_class.image_mean), tuple(processing_class.image_std))
-    teacher.match_labels(model.config)
-    return teacher

@@ -80,7 +80,9 @@ def _save(
     trainer.save_state()
     trainer.save_metrics("train", metrics)
     if trainer.is_world_process_zero():
-        write_recipe(Path(args.output_dir) / "recipe.yaml", model_args, data_args, args)
+        write_recipe(
+            Path(args.output_dir) / "recipe.yaml", model_args, data_args, args, in_force=trainer.effective_recipe
+        )
     if trainer.eval_dataset is not None:
         metrics = _evaluate(trainer)
         trainer.log_metrics("eval", metrics)

@@ -20,6 +20,7 @@ from deit_hf.training import train
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("deit_hf").setLevel(logging.INFO)  # the recipe in force is said at the start
     with one_line_errors():
         options = parse_recipe((ModelArguments, DataArguments, DistillationArguments), sys.argv[1:], __doc__)
         train(*options)

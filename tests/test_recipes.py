@@ -231,7 +231,7 @@ def test_written_recipe_says_every_option_of_ours_and_no_secret(tmp_path: Path):
     )
     write_recipe(tmp_path / "recipe.yaml", args)
     text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
-    assert text.startswith("# Options in force; repeat with: python scripts/train.py ")
+    assert text.startswith(f"# Repeat with: python scripts/train.py {tmp_path}/recipe.yaml --output_dir ANOTHER\n")
     assert "hf_secret" not in text
     # a repeated run must neither delete nor go on from the first one's checkpoints
     names = {line.partition(":")[0] for line in text.splitlines()}
