@@ -243,11 +243,14 @@ class DistillationTrainer(Trainer):
         """
         dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
         accuracy = HeadAccuracy()
-        for batch in self.get_eval_dataloader(dataset):
-            batch = self._prepare_inputs(batch)
-            answers = self._teacher_logits(batch["pixel_values"]), batch["labels"]
-            logits, labels = self.accelerator.gather_for_metrics(answers)
-            accuracy.add((logits.cpu(),), labels.cpu())
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the loader takes a seed from the stream that the training goes on with
+            for batch in self.get_eval_dataloader(dataset):
+                batch = self._prepare_inputs(batch)
+                answers = self._teacher_logits(batch["pixel_values"]), batch["labels"]
+                logits, labels = self.accelerator.gather_for_metrics(answers)
+                accuracy.add((logits.cpu(),), labels.cpu())
         return accuracy.result()
 
     # ---- optimisation ----
