@@ -243,9 +243,7 @@ class DistillationTrainer(Trainer):
         """
         dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
         accuracy = HeadAccuracy()
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the loader takes a seed from the stream that the training goes on with
+        with torch.random.fork_rng(devices=[]):  # a loader takes a seed from the stream of the training
             for batch in self.get_eval_dataloader(dataset):
                 batch = self._prepare_inputs(batch)
                 answers = self._teacher_logits(batch["pixel_values"]), batch["labels"]
