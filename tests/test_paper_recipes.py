@@ -1,4 +1,4 @@
-"""Recipe files hold what their sources say: official main.py and README_deit.md at 7e160fe, and those named in them."""
+"""Recipe files hold what their sources say: official main.py and README_deit.md at 7e160fe, and those named there."""
 
 import re
 from pathlib import Path
