@@ -120,7 +120,9 @@ def _images(run: Run) -> str:
 
 def _learning_rate(args: DistillationArguments) -> str:
     base = f"{args.base_learning_rate:g} per 512 images, " if args.base_learning_rate is not None else ""
-    schedule = f"{_word(args.lr_scheduler_type)} to {args.min_learning_rate:g}, stepping {args.learning_rate_stepping}"
+    assert args.learning_rate is not None
+    last = min(args.min_learning_rate, args.learning_rate)
+    schedule = f"{_word(args.lr_scheduler_type)} to {last:g}, stepping {args.learning_rate_stepping}"
     decay = f", x {args.layer_decay:g} for each layer down" if args.layer_decay < 1 else ""
     return f"{base}{args.learning_rate:g} at its peak; {schedule}{decay}"
 
