@@ -41,6 +41,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: Distillati
         OSError: a source is not found.
         FileExistsError: `args.output_dir` holds something else.
     """
+    _check_teacher_options(model_args, args)
     checkpoint = _checkpoint_to_resume(args)
     set_seed(args.seed)
     train_rows, eval_rows = load_image_datasets(data_args)
@@ -67,6 +68,16 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: Distillati
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)
     return _save(trainer, result.metrics, model_args, data_args)
+
+
+def _check_teacher_options(model_args: ModelArguments, args: DistillationArguments) -> None:
+    """The trainer refuses a teacher that is missing or not used, too, but only once data and models are loaded."""
+    teacher = model_args.teacher_model_name_or_path
+    if (teacher is None) != (args.distillation_type == "none"):
+        raise ValueError(
+            f"`teacher_model_name_or_path` is {teacher} and `distillation_type` {args.distillation_type!r}; name a "
+            "teacher and what to learn from it ('hard' or 'soft'), or neither"
+        )
 
 
 def _save(

@@ -22,12 +22,13 @@ from transformers import (
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationArguments
 from deit_hf.image_processing_deit import make_processor
-from deit_hf.run_arguments import DataArguments
+from deit_hf.run_arguments import DataArguments, ModelArguments
 from deit_hf.training import (
     _check_label_order,
     _checkpoint_to_resume,
     _label_config,
     evaluate,
+    train,
 )
 
 # ---- labels ----
@@ -297,3 +298,16 @@ def test_folders_of_class_indices_evaluate_a_model_with_real_names(tmp_path: Pat
     logits = logits_of_plain_transformers(tmp_path / "model", rows)["logits"]
     assert metrics["eval_loss"] == pytest.approx(F.cross_entropy(logits, torch.arange(12)).item(), abs=1e-5)
     assert "taken for the model's class indices (0 is class a)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("teacher", "kind"), [("somewhere/teacher", "none"), (None, "hard")], ids=["not used", "missing"]
+)
+def test_teacher_and_what_to_learn_from_it_go_together(tmp_path: Path, teacher: str | None, kind: str):
+    """Red when a run finds out only after it has loaded everything; nothing here could be loaded."""
+    model_args = ModelArguments(variant="deit_tiny_patch16_224", teacher_model_name_or_path=teacher)
+    args = DistillationArguments(str(tmp_path / "run"), report_to="none", distillation_type=kind)
+    with pytest.raises(
+        ValueError, match=f"`teacher_model_name_or_path` is {teacher} and `distillation_type` '{kind}'"
+    ):
+        train(model_args, DataArguments(dataset_name="nobody/nothing"), args)
