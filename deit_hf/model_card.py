@@ -289,6 +289,7 @@ def _percent(fraction: float | None) -> str:
 def _metadata(facts: ModelFacts) -> ModelCardData:
     """The YAML block; only Hub ids may stand for models and data sets there."""
     dataset = _hub_id(facts.dataset)
+    teacher = {"teacher": _shown(facts.teacher)} if facts.teacher else {}  # the Hub has no field of its own for it
     tags = ["deit"] if facts.variant or facts.two_heads else []
     tags += ["distillation"] if facts.teacher or facts.two_heads else []
     return ModelCardData(
@@ -301,6 +302,7 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
         tags=[*tags, "vision", "arxiv:2012.12877"],
         model_name=facts.title,
         eval_results=_results(facts) or None,
+        **teacher,
     )
 
 

@@ -6,8 +6,14 @@ from typing import Any
 
 # Panels of the picture: name of the axis, and which entries of the log it shows.
 PANELS = (
-    ("loss", ("loss", "loss_cls", "loss_distillation", "eval_loss")),
-    ("share", ("eval_top1", "eval_top1_cls", "eval_top1_distillation", "eval_top1_average", "teacher_agreement")),
+    ("loss", ("loss", "loss_cls", "loss_distillation", "eval_loss", "eval_ema_loss")),
+    (
+        "share",
+        (
+            *("eval_top1", "eval_top1_cls", "eval_top1_distillation", "eval_top1_average"),
+            *("eval_ema_top1", "eval_ema_top1_average", "teacher_agreement"),
+        ),
+    ),
     ("learning rate", ("learning_rate",)),
 )
 

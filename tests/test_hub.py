@@ -106,7 +106,8 @@ def test_metadata_holds_each_measured_value_unverified() -> None:
     assert values["top-5, distillation head"] == METRICS["eval_top5_distillation"]
     assert len(values) == 6
     assert {result.verified for result in metadata.eval_results} == {False}
-    assert (metadata.base_model, metadata.datasets) == (RUN.base_model, [RUN.dataset])
+    found = (metadata.base_model, metadata.to_dict()["teacher"], metadata.datasets)
+    assert found == (RUN.base_model, RUN.teacher, [RUN.dataset])
     assert (metadata.library_name, metadata.pipeline_tag) == ("transformers", "image-classification")
 
 
