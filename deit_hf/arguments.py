@@ -218,6 +218,10 @@ class DistillationArguments(TrainingArguments):
             )
         if self.remove_unused_columns or not self.batch_eval_metrics:
             raise ValueError("`remove_unused_columns` must be false and `batch_eval_metrics` true; leave both out")
+        if self.enable_jit_checkpoint:
+            raise ValueError(
+                "`enable_jit_checkpoint` is true, but a signal always saves a complete checkpoint here; leave it out"
+            )
         if self.train_sampling_strategy != "random":
             raise ValueError(
                 f"`train_sampling_strategy` is {self.train_sampling_strategy!r}, but must be 'random': the order of "

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 # Pickles run code when they are read; the rest is of no use to others.
 NEVER_PUSHED = ["training_args.bin", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib"]
-NEVER_PUSHED += ["checkpoint-*/", "*/checkpoint-*/", "runs/", ".cache/"]
+NEVER_PUSHED += ["checkpoint-*/", "*/checkpoint-*/", ".unfinished-*", ".unfinished-*/", "runs/", ".cache/"]
 
 
 class HubPushError(RuntimeError):

@@ -12,10 +12,11 @@ import datasets
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
 from .arguments import DistillationArguments
 from .callbacks import EpochOfViews, SayEffectiveRecipe
+from .checkpointing import ResumableTrainer
 from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from .ema import averages_for, evaluate_averages
 from .evaluation import HeadAccuracy, head_logits, negative_log_likelihood
@@ -41,7 +42,7 @@ from .transforms import evaluation_view, training_view
 logger = logging.getLogger(__name__)
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(ResumableTrainer):
     """Trains an image classifier of transformers, with or without a teacher, on plain `datasets`.
 
     A model with a distillation head learns from the teacher on that head; any other model learns from labels and
@@ -108,8 +109,6 @@ class DistillationTrainer(Trainer):
         self._num_classes = model.config.num_labels
         self._view_seed = args.seed if args.data_seed is None else args.data_seed
         self.view_sampler: ViewSampler | None = None
-        self._terms: dict[str, Tensor] = {}
-        self._num_terms = 0
         self.processing_class = processing_class  # the parent sets it too, but the views below need it already
         super().__init__(
             model,
@@ -188,16 +187,8 @@ class DistillationTrainer(Trainer):
             counted["loss_distillation"] = terms.distillation.detach()
             agrees = student_logits.detach().argmax(dim=-1) == teacher_logits.argmax(dim=-1)
             counted["teacher_agreement"] = agrees.float().mean()
-        self._terms = {name: self._terms.get(name, 0) + value for name, value in counted.items()}
-        self._num_terms += 1
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the objective's terms, over all processes, to each report of the training loss."""
-        if "loss" in logs and self._num_terms:
-            for name, total in self._terms.items():
-                logs[name] = self.accelerator.reduce(total / self._num_terms, reduction="mean").item()
-            self._terms, self._num_terms = {}, 0
-        super().log(logs, start_time)
+        self.running_sums = {name: self.running_sums.get(name, 0) + value for name, value in counted.items()}
+        self.num_summed += 1
 
     def prediction_step(
         self,

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
@@ -11,15 +10,16 @@ from typing import Any
 
 import datasets
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import DistillationArguments
+from .checkpointing import begin_run, end_run
 from .dataset_sources import class_names, load_image_datasets
 from .ema import EMA_FOLDER
 from .evaluation import Confusion, HeadAccuracy
 from .image_processing_deit import EvalCrop, crop_in_words, with_crop
 from .recipes import write_recipe
 from .run_arguments import DataArguments, ModelArguments
+from .stop_signals import LeaveOnSignal
 from .students import build_student, load_classifier
 from .teacher import Teacher
 from .trainer import DistillationTrainer
@@ -31,18 +31,24 @@ logger = logging.getLogger(__name__)
 def train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
     """Trains a student and leaves model, processor, recipe, metrics and trainer state in `args.output_dir`.
 
-    Goes on from the last checkpoint there, if there is one.
+    Goes on from the last complete checkpoint there, if there is one.
 
     Returns:
         The metrics of the last evaluation, or of the training where there is nothing to evaluate on.
 
     Raises:
         ValueError: options, data, student and teacher do not fit each other.
-        OSError: a source is not found.
+        OSError: a source is not found, or the disk is full.
         FileExistsError: `args.output_dir` holds something else.
+        TrainingStopped: SIGTERM or SIGINT came; what was trained is in a checkpoint.
     """
+    with LeaveOnSignal():
+        return _train(model_args, data_args, args)
+
+
+def _train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
     _check_teacher_options(model_args, args)
-    checkpoint = _checkpoint_to_resume(args)
+    checkpoint = begin_run(args)
     set_seed(args.seed)
     train_rows, eval_rows = load_image_datasets(data_args)
     assert train_rows is not None
@@ -104,6 +110,7 @@ def _save(
         trainer.push_to_hub()  # writes the card, too
     else:
         trainer.create_model_card()
+    end_run(args)
     return metrics
 
 
@@ -227,24 +234,3 @@ def _check_numbers(names: list[str], own: list[str]) -> None:
             "model names them, must be its class indices: 0, 1, 2, ..., without a gap"
         )
     logger.warning("classes of the data are numbers, taken for the model's class indices (0 is %s)", own[0])
-
-
-def _checkpoint_to_resume(args: DistillationArguments) -> str | None:
-    """The checkpoint to go on from; refuses an output directory that holds something else."""
-    output_dir = Path(args.output_dir)
-    if args.overwrite_output_dir:
-        if args.process_index == 0:
-            for checkpoint in output_dir.glob("checkpoint-*"):
-                shutil.rmtree(checkpoint)
-        return None
-    if args.resume_from_checkpoint is not None:
-        return str(args.resume_from_checkpoint)
-    last = get_last_checkpoint(args.output_dir) if output_dir.is_dir() else None
-    if last is not None:
-        logger.warning("going on from %s; start anew with --overwrite_output_dir", last)
-    elif output_dir.is_dir() and os.listdir(output_dir):
-        raise FileExistsError(
-            f"`output_dir` {output_dir} is not empty and holds no checkpoint to go on from; name another one, or pass "
-            "--overwrite_output_dir"
-        )
-    return last

@@ -1,7 +1,6 @@
 """The parts of a run: labels, the output directory, and a saved model's accuracy."""
 
 import json
-import os
 from pathlib import Path
 
 import datasets
@@ -25,7 +24,6 @@ from deit_hf.image_processing_deit import make_processor
 from deit_hf.run_arguments import DataArguments, ModelArguments
 from deit_hf.training import (
     _check_label_order,
-    _checkpoint_to_resume,
     _label_config,
     evaluate,
     train,
@@ -106,41 +104,6 @@ def test_numbered_classes_that_are_no_indices_are_refused(names: list[str]):
     # the labels that `datasets` gives them would be counted as the model's
     with pytest.raises(ValueError, match="class '.*' of the data has index .; classes that are named by numbers"):
         _check_label_order(names, dict(enumerate(NAMES)))
-
-
-# ---- the output directory ----
-
-
-def checkpoint_to_resume(output_dir: Path, **options) -> str | None:
-    return _checkpoint_to_resume(DistillationArguments(str(output_dir), report_to="none", **options))
-
-
-def test_new_or_empty_directory_starts_afresh(tmp_path: Path):
-    assert checkpoint_to_resume(tmp_path / "new") is None
-    assert checkpoint_to_resume(tmp_path) is None
-
-
-def test_run_goes_on_from_the_last_checkpoint_unless_one_is_named(tmp_path: Path, caplog):
-    for step in (5, 30, 9):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    assert checkpoint_to_resume(tmp_path) == str(tmp_path / "checkpoint-30")
-    assert "checkpoint-30; start anew with --overwrite_output_dir" in caplog.text
-    assert checkpoint_to_resume(tmp_path, resume_from_checkpoint="other") == "other"
-
-
-def test_directory_with_something_else_is_refused_and_kept(tmp_path: Path):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="not empty and holds no checkpoint to go on from; name another one, or"):
-        checkpoint_to_resume(tmp_path)
-    assert os.listdir(tmp_path) == ["thesis.txt"]
-
-
-def test_overwriting_deletes_the_checkpoints_and_nothing_else(tmp_path: Path):
-    (tmp_path / "checkpoint-5").mkdir()
-    (tmp_path / "checkpoint-5" / "model.safetensors").write_text("")
-    (tmp_path / "notes.txt").write_text("")
-    assert checkpoint_to_resume(tmp_path, overwrite_output_dir=True) is None
-    assert os.listdir(tmp_path) == ["notes.txt"]
 
 
 # ---- accuracy of a saved model ----

@@ -1,0 +1,128 @@
+"""SIGTERM and SIGINT during a training: noted, agreed upon by all processes, and left with an exit code of its own.
+
+What is saved before leaving is in checkpointing.py.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# torchrun sends its processes the Ctrl-C that the terminal has sent them already
+_ECHO_OF_THE_LAUNCHER = 2.0  # seconds
+
+
+class TrainingStopped(SystemExit):
+    """A signal stopped the run; what there was to save is saved. Uncaught, it ends the process with code 75."""
+
+    def __init__(self, message: str):
+        super().__init__(EXIT_CODE)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StopSignals:
+    """As a context: the first signal is noted and changes nothing else, a second one ends the process at once.
+
+    Only Python's main thread gets signals; in another one the context does nothing.
+
+    Attributes:
+        received: name of the first signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._received_at = 0.0
+        self._previous: dict[signal.Signals, Any] = {}
+        self._group: Any = None
+        self._vote: tuple[Any, torch.Tensor] | None = None
+        self._is_agreed = False
+
+    def __enter__(self) -> "StopSignals":
+        self.received, self._vote, self._is_agreed = None, None, False
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        if _world_size() > 1 and self._group is None:
+            self._group = dist.new_group(backend="gloo")  # votes wait for no device
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.received is None:
+            self.received, self._received_at = name, time.monotonic()
+            _say(f"{name}: saving a checkpoint after this step, then leaving; a second signal leaves at once")
+        elif _world_size() == 1 or time.monotonic() - self._received_at > _ECHO_OF_THE_LAUNCHER:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def agreed(self) -> bool:
+        """Whether all processes stop here; all of them must ask equally often.
+
+        On several processes the answer is that of the vote before, so that nobody waits for a vote: they stop one
+        question later.
+        """
+        if self._group is None:
+            return self.received is not None
+        if self._vote is not None:
+            work, votes = self._vote
+            work.wait()
+            self._is_agreed = bool(votes.item())
+        votes = torch.tensor(int(self.received is not None))
+        self._vote = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._group, async_op=True), votes
+        return self._is_agreed
+
+
+class LeaveOnSignal:
+    """As a context, for the parts of a run that have nothing to save: the first signal raises `TrainingStopped`."""
+
+    def __enter__(self) -> None:
+        self._previous: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._leave) for number in _SIGNALS}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)  # a second one leaves at once
+        message = f"{signal.Signals(number).name}: nothing to save; start the same command again to go on"
+        _say(message)
+        raise TrainingStopped(message)
+
+
+def leave_signals_to_the_main_process(init: Callable[[int], None] | None, worker: int) -> None:
+    """`worker_init_fn` of a data loader: Ctrl-C and schedulers signal the workers too, which must serve the last step.
+
+    Args:
+        init: the function that was there before.
+        worker: number of the worker.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if init is not None:
+        init(worker)
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _say(message: str) -> None:
+    os.write(2, f"\n{message}\n".encode())  # logging and print may be what the signal interrupted
