@@ -242,8 +242,14 @@ class ResumableTrainer(Trainer):
         self.model.load_state_dict(stored.state_dict())
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """As the parent's, with workers that signals do not reach, and without a trace in the random streams.
+
+        A loader draws a seed when it starts its workers, which with `dataloader_persistent_workers` a resumed run does
+        more often.
+        """
         loader = super()._get_dataloader(*args, **kwargs)
         inner = getattr(loader, "base_dataloader", loader)
+        inner.generator = torch.Generator().manual_seed(self.args.seed)
         inner.worker_init_fn = partial(leave_signals_to_the_main_process, inner.worker_init_fn)
         return loader
 

@@ -163,14 +163,13 @@ def evaluate_averages(
     prefix = _averages_prefix(metric_key_prefix)
     student = trainer.model
     half_precision = trainer.args.fp16_full_eval or trainer.args.bf16_full_eval
-    with torch.random.fork_rng(devices=[]):  # each loader takes a seed from the stream that the training goes on with
-        try:
-            # the loop would cast the averages themselves
-            trainer.model = copy.deepcopy(averages.model) if half_precision else averages.model
-            loader = trainer.get_eval_dataloader(dataset)
-            output = trainer.evaluation_loop(loader, "Evaluation", ignore_keys=ignore_keys, metric_key_prefix=prefix)
-        finally:
-            trainer.model = student
+    try:
+        # the loop would cast the averages themselves
+        trainer.model = copy.deepcopy(averages.model) if half_precision else averages.model
+        loader = trainer.get_eval_dataloader(dataset)
+        output = trainer.evaluation_loop(loader, "Evaluation", ignore_keys=ignore_keys, metric_key_prefix=prefix)
+    finally:
+        trainer.model = student
     return {name: value for name, value in output.metrics.items() if not name.endswith("_model_preparation_time")}
 
 

@@ -234,12 +234,11 @@ class DistillationTrainer(ResumableTrainer):
         """
         dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
         accuracy = HeadAccuracy()
-        with torch.random.fork_rng(devices=[]):  # a loader takes a seed from the stream of the training
-            for batch in self.get_eval_dataloader(dataset):
-                batch = self._prepare_inputs(batch)
-                answers = self._teacher_logits(batch["pixel_values"]), batch["labels"]
-                logits, labels = self.accelerator.gather_for_metrics(answers)
-                accuracy.add((logits.cpu(),), labels.cpu())
+        for batch in self.get_eval_dataloader(dataset):
+            batch = self._prepare_inputs(batch)
+            answers = self._teacher_logits(batch["pixel_values"]), batch["labels"]
+            logits, labels = self.accelerator.gather_for_metrics(answers)
+            accuracy.add((logits.cpu(),), labels.cpu())
         return accuracy.result()
 
     # ---- optimisation ----

@@ -1,0 +1,131 @@
+"""Runs that are killed anywhere and started again end with the bits of runs that were left alone.
+
+The default run kills a few; `-m slow` kills more than fifty. What is killed and compared is in killed_runs.py.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher
+from deit_hf.image_processing_deit import make_processor
+
+HERE = Path(__file__).parent
+SIZES = {"patch_size": 8, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 48, "num_hidden_layers": 2}
+RECIPE: dict[str, Any] = {
+    "variant": "deit_tiny_distilled_patch16_224",
+    "image_size": 16,
+    "drop_path_rate": 0.3,
+    "config_overrides": SIZES,
+    "dataset_name": "digits",
+    "max_train_samples": 72,
+    "max_eval_samples": 20,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 10,
+    "gradient_accumulation_steps": 2,
+    "num_train_epochs": 3,
+    "ema_decay": 0.9,
+    "distillation_type": "soft",
+    "warmup_epochs": 1,
+    "learning_rate": "1e-3",
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "save_total_limit": 2,
+    "logging_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 5,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "report_to": "none",
+}
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "steps": {},
+    "epochs-and-workers": {
+        "save_strategy": "epoch",
+        "eval_strategy": "epoch",
+        "dataloader_num_workers": 2,
+        "dataloader_persistent_workers": True,
+        "distillation_type": "hard",
+        "logging_steps": 3,
+        "save_total_limit": 1,
+    },
+    "saves-by-steps-evaluates-by-epochs": {"save_steps": 4, "eval_strategy": "epoch", "logging_steps": 5},
+    "ends-within-an-epoch": {"max_steps": 10, "save_steps": 2, "gradient_accumulation_steps": 1, "logging_steps": 3},
+    "best-at-end": {
+        "save_steps": 2,
+        "eval_steps": 2,
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+    },
+    "no-checkpoints": {"save_strategy": "no"},
+}
+
+
+def campaign(folder: Path, trials: int, seed: int = 0, variation: str = "steps", **spec: Any) -> dict[str, Any]:
+    torch.manual_seed(0)
+    config = DeiTConfig.from_variant(
+        RECIPE["variant"], **{**SIZES, "hidden_size": 12}, image_size=16, num_labels=10, initializer_range=0.3
+    )
+    DeiTForImageClassificationWithTeacher(config).save_pretrained(folder / "teacher")
+    make_processor(16).save_pretrained(folder / "teacher")
+    recipe = {**RECIPE, "teacher_model_name_or_path": str(folder / "teacher"), **VARIATIONS[variation]}
+    spec = {"folder": str(folder), "recipe": recipe, "trials": trials, "seed": seed, **spec}
+    (folder / "specification.json").write_text(json.dumps(spec))
+    command = [sys.executable, str(HERE / "killed_runs.py"), str(folder / "specification.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads(result.stdout)
+    print(report)
+    return report
+
+
+def test_killed_run_ends_with_the_bits_of_one_that_was_left_alone(tmp_path: Path):
+    report = campaign(tmp_path, trials=3, seed=7)
+    assert report["differences"] == {}
+    assert report["kills"] >= 3
+    assert report["files"] > 60
+
+
+def test_interrupted_run_saves_leaves_with_its_own_code_and_ends_with_the_same_bits(tmp_path: Path):
+    report = campaign(tmp_path, trials=1, seed=1, signal="SIGTERM", variation="epochs-and-workers")
+    assert report["differences"] == {}
+    assert report["kills"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_campaign_of_kills(tmp_path: Path, variation: str):
+    report = campaign(tmp_path, trials=12, seed=11, variation=variation)
+    assert report["differences"] == {}
+    assert report["kills"] >= 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_campaign_of_signals(tmp_path: Path, variation: str):
+    report = campaign(tmp_path, trials=4, seed=13, variation=variation, signal="SIGINT")
+    assert report["differences"] == {}
+    assert report["kills"] >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_rank", [0, 1])
+def test_campaign_of_kills_on_two_processes(tmp_path: Path, killed_rank: int):
+    report = campaign(tmp_path, trials=5, seed=17, processes=2, killed_rank=killed_rank)
+    assert report["differences"] == {}
+    assert report["kills"] >= 5
+
+
+@pytest.mark.slow
+def test_campaign_of_signals_on_two_processes(tmp_path: Path):
+    report = campaign(tmp_path, trials=4, seed=19, processes=2, signal="SIGTERM", killed_rank=1)
+    assert report["differences"] == {}
+    assert report["kills"] >= 4
