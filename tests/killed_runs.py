@@ -64,9 +64,10 @@ class Moments:
         sys.addaudithook(self._on_event)
 
     def _on_event(self, event: str, args: tuple) -> None:
-        if event in FILE_EVENTS and isinstance(args[0], (str, os.PathLike)) and self.output_dir in os.fspath(args[0]):
-            if event != "open" or (isinstance(args[1], str) and "w" in args[1]):
-                self.pass_by(event)
+        is_file = event in FILE_EVENTS and isinstance(args[0], (str, os.PathLike))
+        only_reads = event == "open" and "w" not in str(args[1])
+        if is_file and self.output_dir in os.fspath(args[0]) and not only_reads:
+            self.pass_by(event)
 
     def _around(self, owner: Any, name: str) -> None:
         original = getattr(owner, name)
@@ -106,7 +107,9 @@ def start(folder: Path, options: list[str], number: int | None, spec: dict, rank
     os.dup2(log, 1)
     os.dup2(log, 2)
     sent = signal.Signals[spec.get("signal", "SIGKILL")]
-    moments = Moments(str(folder / "run"), number if rank == spec.get("killed_rank", 0) else None, sent, folder / "kind")
+    moments = Moments(
+        str(folder / "run"), number if rank == spec.get("killed_rank", 0) else None, sent, folder / "kind"
+    )
     code = 1
     try:
         moments.watch()
@@ -121,7 +124,9 @@ def start(folder: Path, options: list[str], number: int | None, spec: dict, rank
         os._exit(code)
 
 
-def run(folder: Path, options: list[str], number: int | None, spec: dict, kill_after: float | None = None) -> list[int]:
+def run(
+    folder: Path, options: list[str], number: int | None, spec: dict, kill_after: float | None = None
+) -> list[int]:
     """Exit codes of all processes; negative for a signal. When one is killed, the others are, too."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -203,7 +208,9 @@ def campaign(spec: dict) -> dict[str, Any]:
                 report["differences"][f"trial {trial}"] = [f"codes {codes} at {place}"]
         codes = run(folder, options, None, spec)
         if any(codes):
-            report["differences"][f"trial {trial}"] = [f"restart gave {codes}: {(folder / 'log-0').read_text()[-2000:]}"]
+            report["differences"][f"trial {trial}"] = [
+                f"restart gave {codes}: {(folder / 'log-0').read_text()[-2000:]}"
+            ]
         elif differing := differences(expected, results(folder / "run")):
             report["differences"][f"trial {trial} {places}"] = differing
     return {**report, "kills": kinds.total(), "kinds": dict(kinds)}
@@ -211,4 +218,4 @@ def campaign(spec: dict) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(campaign(json.loads(Path(sys.argv[1]).read_text())), indent=1))
+    sys.stdout.write(json.dumps(campaign(json.loads(Path(sys.argv[1]).read_text())), indent=1))

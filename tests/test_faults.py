@@ -4,7 +4,9 @@ The default run kills a few; `-m slow` kills more than fifty. What is killed and
 """
 
 import json
+import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher
 from deit_hf.image_processing_deit import make_processor
+
+logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 SIZES = {"patch_size": 8, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -83,14 +88,14 @@ def campaign(folder: Path, trials: int, seed: int = 0, variation: str = "steps",
     result = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(result.stdout)
-    print(report)
+    logger.info("%s", report)  # see it with --log-cli-level info
     return report
 
 
 def test_killed_run_ends_with_the_bits_of_one_that_was_left_alone(tmp_path: Path):
-    report = campaign(tmp_path, trials=3, seed=7)
+    report = campaign(tmp_path, trials=2, seed=7)
     assert report["differences"] == {}
-    assert report["kills"] >= 3
+    assert report["kills"] >= 2
     assert report["files"] > 60
 
 
@@ -129,3 +134,48 @@ def test_campaign_of_signals_on_two_processes(tmp_path: Path):
     report = campaign(tmp_path, trials=4, seed=19, processes=2, signal="SIGTERM", killed_rank=1)
     assert report["differences"] == {}
     assert report["kills"] >= 4
+
+
+DISK = """
+mount -t tmpfs -o size=1600k tmpfs disk || exit 99
+python=$1; train=$2
+$python $train recipe.yaml --output_dir disk/run > full.log 2>&1
+echo $? > full.code
+ls -A disk/run > full.files
+mount -o remount,size=64m disk
+$python $train recipe.yaml --output_dir disk/run > again.log 2>&1
+echo $? > again.code
+cp -r disk/run again
+"""
+
+
+@pytest.mark.slow
+def test_full_disk_keeps_the_last_good_checkpoint_says_so_and_nothing_is_lost(tmp_path: Path):
+    (tmp_path / "disk").mkdir()
+    recipe = {**RECIPE, "distillation_type": "none", "save_steps": 1, "save_total_limit": None, "max_steps": 10}
+    recipe |= {"dataloader_num_workers": 0, "config_overrides": {**SIZES, "hidden_size": 48}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "disk.sh").write_text(DISK)
+    train = str(HERE.parent / "scripts" / "train.py")
+    # a mount of its own, which needs no administrator and is gone with the process
+    command = ["unshare", "--map-root-user", "--mount", "sh", "disk.sh", sys.executable, train]
+    if shutil.which("unshare") is None or subprocess.run(command[:3] + ["true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    if result.returncode == 99:
+        pytest.skip(f"no tmpfs here: {result.stderr}")
+    assert (tmp_path / "full.code").read_text() == "2\n"
+    message = (tmp_path / "full.log").read_text().splitlines()[-1]
+    files = (tmp_path / "full.files").read_text().split()
+    steps = sorted(int(name.removeprefix("checkpoint-")) for name in files if name.startswith("checkpoint-"))
+    assert steps == list(range(1, len(steps) + 1))
+    assert 1 <= len(steps) < 10
+    assert f"error: checkpoint-{len(steps) + 1} could not be written to disk/run" in message
+    assert f"the last complete one is disk/run/checkpoint-{len(steps)}. Make room" in message
+    assert set(files) == {".unfinished-run", *(f"checkpoint-{step}" for step in steps)}
+    assert (tmp_path / "again.code").read_text() == "0\n", (tmp_path / "again.log").read_text()
+    assert f"going on from disk/run/checkpoint-{len(steps)}" in (tmp_path / "again.log").read_text()
+    whole = subprocess.run([sys.executable, train, "recipe.yaml", "--output_dir", "whole"], cwd=tmp_path)
+    assert whole.returncode == 0
+    again, expected = (tmp_path / name / "model.safetensors" for name in ("again", "whole"))
+    assert again.read_bytes() == expected.read_bytes()

@@ -1,0 +1,162 @@
+"""SIGTERM and SIGINT: one saves a checkpoint and leaves with its own exit code, a second one leaves at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
+from deit_hf.checkpointing import last_complete_checkpoint
+from deit_hf.stop_signals import EXIT_CODE, StopSignals, TrainingStopped
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = {
+    "per_device_train_batch_size": 8,
+    "max_steps": 4,
+    "save_strategy": "no",
+    "learning_rate": 1e-3,
+    "random_augment": "none",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+RECIPE = """
+variant: deit_tiny_distilled_patch16_224
+image_size: 16
+config_overrides: {patch_size: 8, hidden_size: 24, intermediate_size: 48, num_hidden_layers: 2}
+dataset_name: digits
+per_device_train_batch_size: 8
+max_steps: 100000
+warmup_epochs: 0
+save_strategy: "no"
+logging_steps: 1
+dataloader_num_workers: 2
+use_cpu: true
+disable_tqdm: false
+"""
+
+
+def make_trainer(directory, tiny_config, toy_rows, signal_at: int = 0, **options) -> DistillationTrainer:
+    """A trainer whose process gets SIGTERM in the forward pass of one step."""
+    args = DistillationArguments(str(directory), **{**OPTIONS, **options})
+    student = DeiTForImageClassificationWithTeacher(tiny_config)
+    trainer = DistillationTrainer(student, args, train_dataset=toy_rows, eval_dataset=toy_rows)
+    calls = iter(range(1, 1000))
+
+    def send(*_: object) -> None:
+        if next(calls) == signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer.model.register_forward_pre_hook(send)
+    return trainer
+
+
+def test_training_saves_one_checkpoint_and_raises_with_its_own_code(tmp_path, tiny_config, toy_rows, caplog):
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingStopped, match="stopped after step 2; start the same command again") as stopped:
+        make_trainer(tmp_path, tiny_config, toy_rows, signal_at=2).train()
+    assert stopped.value.code == EXIT_CODE == 75
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    assert last_complete_checkpoint(tmp_path) is not None
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_stopped_trainer_can_train_again(tmp_path, tiny_config, toy_rows):
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, signal_at=2)
+    with pytest.raises(TrainingStopped):
+        trainer.train()
+    assert trainer.train(resume_from_checkpoint=True).global_step == 4
+
+
+def test_signal_in_the_last_step_of_an_epoch_saves_after_the_evaluation(tmp_path, tiny_config, toy_rows):
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, signal_at=5, max_steps=8, eval_strategy="epoch")
+    with pytest.raises(TrainingStopped):
+        trainer.train()
+    assert "eval_loss" in (tmp_path / "checkpoint-5" / "trainer_state.json").read_text()
+
+
+def test_training_in_another_thread_leaves_signals_alone(tmp_path, tiny_config, toy_rows):
+    handler, seen = signal.getsignal(signal.SIGTERM), []
+
+    def train() -> None:
+        with StopSignals() as signals:
+            seen.append(signal.getsignal(signal.SIGTERM))
+            seen.append(signals.agreed())
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert seen == [handler, False]
+
+
+def started(folder: Path) -> subprocess.Popen:
+    """The script, in a process group of its own, once it trains."""
+    (folder / "recipe.yaml").write_text(RECIPE)
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "recipe.yaml", "--output_dir", "run"]
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "'loss':" in line:
+            return process
+    raise AssertionError(f"the run ended with {process.wait()}")
+
+
+def test_ctrl_c_of_a_terminal_reaches_all_processes_and_the_run_is_saved(tmp_path: Path):
+    process = started(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == EXIT_CODE
+    assert output.count("SIGINT: saving a checkpoint after this step, then leaving; a second signal") == 1
+    assert "start the same command again to go on" in output
+    assert "Traceback" not in output
+    assert last_complete_checkpoint(tmp_path / "run") is not None
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
+
+
+@pytest.mark.slow
+def test_group_wide_sigterm_of_a_scheduler_is_saved(tmp_path: Path):
+    process = started(tmp_path)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == EXIT_CODE, output
+    assert last_complete_checkpoint(tmp_path / "run") is not None
+
+
+def test_second_signal_leaves_at_once(tmp_path, tiny_config, toy_rows):
+    code = f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from deit_hf.stop_signals import StopSignals
+with StopSignals() as signals:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.agreed()
+    print("noted", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+"""
+    began = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "noted\n"
+    assert result.returncode == -signal.SIGTERM
+    assert time.monotonic() - began < 29
+
+
+def test_signal_before_anything_is_trained_leaves_with_the_same_code(tmp_path: Path):
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from deit_hf.stop_signals import LeaveOnSignal
+with LeaveOnSignal():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("not reached")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (EXIT_CODE, "")
+    assert "SIGINT: nothing to save; start the same command again to go on" in result.stderr
