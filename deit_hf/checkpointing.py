@@ -197,6 +197,7 @@ class ResumableTrainer(Trainer):
         self.num_summed = 0
         self.stop_signals = StopSignals()
         self.resume_from: Path | None = None
+        self._was_stopped_early = False
         self._aside: Path | None = None
         self.add_callback(_CheckpointEvents(self))
 
@@ -222,8 +223,10 @@ class ResumableTrainer(Trainer):
             return super().train(checkpoint, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """The parent would train one more step when a checkpoint of the last one lies within an epoch."""
-        if self.state.global_step < self.state.max_steps:
+        """The parent would train on when the checkpoint is of the last step, within an epoch or stopped early."""
+        if self.state.global_step >= self.state.max_steps or self._was_stopped_early:
+            self.control.should_training_stop = True
+        else:
             super()._run_epoch(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -323,6 +326,7 @@ class ResumableTrainer(Trainer):
             "num_summed": self.num_summed,
             "total_loss": self._total_loss_scalar,
             "last_logged_step": self._globalstep_last_logged,
+            "was_stopped_early": self.control.should_training_stop and self.state.global_step < self.state.max_steps,
         }
 
     def restore_running_loss(self, checkpoint: Path) -> None:
@@ -348,6 +352,7 @@ class ResumableTrainer(Trainer):
         self.num_summed = stored[0]["num_summed"]
         self._total_loss_scalar = stored[0]["total_loss"]
         self._globalstep_last_logged = stored[0]["last_logged_step"]
+        self._was_stopped_early = stored[0]["was_stopped_early"]
 
 
 def _running_loss_files(checkpoint: Path) -> list[Path]:
@@ -378,6 +383,7 @@ class _CheckpointEvents(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.is_due_at_epoch_end = False
+        self.trainer._was_stopped_early = False
         if self.trainer.resume_from is not None:
             self.trainer.restore_running_loss(self.trainer.resume_from)
         else:

@@ -249,6 +249,26 @@ def test_resumed_run_reports_the_same_losses(tmp_path, tiny_config, tiny_teacher
     assert result.metrics["train_loss"] == log_of(whole)[-1]["train_loss"]
 
 
+@pytest.mark.parametrize("stop_at", [2, 3, 4])
+def test_early_stopping_is_where_it_would_have_been(tmp_path, tiny_config, toy_rows, stop_at: int):
+    options = {"max_steps": 9, "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "top1_cls"}
+
+    def trainer() -> DistillationTrainer:
+        torch.manual_seed(1)
+        student = DeiTForImageClassificationWithTeacher(tiny_config)
+        args = DistillationArguments(str(tmp_path / "run"), **{**OPTIONS, **options, "learning_rate": 0.0})
+        callbacks = [transformers.EarlyStoppingCallback(3)]  # nothing is learned: stops after the first and three more
+        return DistillationTrainer(student, args, train_dataset=toy_rows, eval_dataset=toy_rows, callbacks=callbacks)
+
+    whole = trainer()
+    assert whole.train().global_step == 4
+    for step in range(stop_at + 1, 5):
+        shutil.rmtree(tmp_path / "run" / f"checkpoint-{step}")
+    resumed = trainer()
+    assert resumed.train(resume_from_checkpoint=True).global_step == 4
+    assert_same_run(resumed, whole)
+
+
 def test_model_of_transformers_with_renamed_keys_resumes_with_all_its_weights(tmp_path, toy_rows):
     # on disk these keys are others, and transformers' own resume leaves most tensors at random
     config = transformers.DeiTConfig(
