@@ -51,6 +51,7 @@ class ShardedSplits:
                 f"`streaming` reads shards, but `{dataset_name}` holds an image in each file; leave `streaming` out: "
                 "such images are read one by one when they are needed"
             )
+        self._told_features = self._builder.info.features  # by the dataset's card; else the files of a split tell
         self._streams = self._builder.as_streaming_dataset()
         self.names = list(self._streams)
 
@@ -68,8 +69,7 @@ class ShardedSplits:
     def load(self, split: str) -> datasets.Dataset:
         """The split by index, and no other: `load_dataset` of the whole would fetch and write them all."""
         files = {split: list(self._builder.config.data_files[split])}
-        features = self._streams[split].features
-        return datasets.load_dataset(self._builder.name, data_files=files, split=split, features=features)
+        return datasets.load_dataset(self._builder.name, data_files=files, split=split, features=self._told_features)
 
 
 def _count_parquet_rows(file: str) -> int:

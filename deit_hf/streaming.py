@@ -159,8 +159,9 @@ def _num_images(sharded: ShardedRows, given: int | None) -> int:
 class StreamViews(TrainingViews):
     """Random views of streamed rows by key; otherwise as of rows by index.
 
-    A row that cannot be used is an error here, in `__getitem__`, where its key is at hand; nothing that read the
-    stream has looked at it.
+    A row that cannot be used is an error here, in `__getitem__`, where its key is at hand; whatever reads the stream
+    does not look at it. Another row to take its place would have to come in the key, too: `StreamSampler._rows` has
+    the neighbours at hand.
     """
 
     def __init__(self, stream: ImageStream, view: View, *, seed: int, num_classes: int):

@@ -85,7 +85,7 @@ def _check_teacher_options(model_args: ModelArguments, args: DistillationArgumen
 
 def _check_stream_options(data_args: DataArguments, args: DistillationArguments) -> None:
     """Options that only a stream reads would be ignored without a word."""
-    for name in () if data_args.streaming else ("num_streams", "num_train_samples"):
+    for name in () if data_args.streaming else ("num_streams", "num_train_samples", "shuffle_buffer_size"):
         default = {option.name: option.default for option in dataclasses.fields(args)}[name]
         if getattr(args, name) != default:
             raise ValueError(
@@ -195,7 +195,7 @@ def _check_single_labels(rows: datasets.Dataset, label_column_name: str) -> None
 
 
 def _label_config(
-    rows: datasets.Dataset | ShardedRows, label_column_name: str, num_labels: int | None
+    rows: datasets.Dataset | ShardedRows, label_column_name: str, num_labels: int | None = None
 ) -> dict[str, Any]:
     """The data's label set as a model's config wants it; `num_labels` is for numbers without names."""
     dataset = rows.rows if isinstance(rows, ShardedRows) else rows
