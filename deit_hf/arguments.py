@@ -153,6 +153,20 @@ class DistillationArguments(TrainingArguments):
         default=True,
         metadata={"help": "Update n + 1 of the averages decays by at most n / (n + 9); off, they keep early weights."},
     )
+    num_train_samples: int | None = field(
+        default=None,
+        metadata={"help": "Rows in an epoch of a stream, for one that does not tell (tars), or to use fewer."},
+    )
+    num_streams: int = field(
+        default=1,
+        metadata={
+            "help": "Streams that the shards are dealt to; each step takes equally many views of each. A process "
+            "reads only those that it needs: its part, if there are processes x accumulation steps of them."
+        },
+    )
+    shuffle_buffer_size: int = field(
+        default=1000, metadata={"help": "Undecoded rows that each stream is shuffled in, in memory; 1 does not."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: views need their columns."})
     batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be true: metrics are counted by batch."})
     restore_callback_states_from_checkpoint: bool = field(
@@ -212,6 +226,10 @@ class DistillationArguments(TrainingArguments):
         check("ema_decay", self.ema_decay, lambda v: 0 <= v < 1, "in [0, 1) (0 keeps no averages, official: 0.99996)")
         check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
         check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
+        for name in ("num_streams", "shuffle_buffer_size"):
+            check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
+        if self.num_train_samples is not None:
+            check("num_train_samples", self.num_train_samples, lambda v: v >= 1, "1 or more")
 
     def _check_unsupported(self) -> None:
         if self.label_smoothing_factor:

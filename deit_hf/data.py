@@ -55,7 +55,7 @@ class ImageDataset:
         if not isinstance(dataset, datasets.Dataset):
             raise TypeError(
                 f"the dataset is a {type(dataset).__name__}, but must be a `datasets.Dataset`; for other sources use "
-                "`datasets.Dataset.from_list` or `from_generator`"
+                "`datasets.Dataset.from_list` or `from_generator` (only training rows can be a stream)"
             )
         for name in (image_column_name, label_column_name):
             if name not in dataset.column_names:

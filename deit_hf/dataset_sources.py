@@ -1,6 +1,10 @@
-"""Where the rows come from: `datasets` on the Hub or on disk, folders of images, or scikit-learn's digits."""
+"""Where the rows come from: `datasets` on the Hub or on disk, folders of images, or scikit-learn's digits.
+
+Shards to stream are found in sharded_rows.py.
+"""
 
 import glob
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,15 +12,16 @@ import datasets
 import numpy as np
 
 from .label_files import with_labels_of
-from .run_arguments import DataArguments
-
-DIGITS = "digits"
+from .run_arguments import DIGITS, DataArguments
+from .sharded_rows import ShardedRows, ShardedSplits
 
 
 def load_image_datasets(
     data: DataArguments, *, train: bool = True
-) -> tuple[datasets.Dataset | None, datasets.Dataset | None]:
+) -> tuple[datasets.Dataset | ShardedRows | None, datasets.Dataset | None]:
     """Training and evaluation rows, with integer labels of one common label set.
+
+    With `streaming` the training rows are only found, not read, and no other split than the two is touched.
 
     Args:
         data: names the source, splits and columns.
@@ -31,10 +36,10 @@ def load_image_datasets(
         ValueError: no such split or column, class names that the training split lacks, or a label file that does not
             fit.
     """
+    if data.streaming:
+        return _find_streamed(data, train)
     splits = _load_splits(data)
-    eval_split = data.eval_split or next((name for name in ("validation", "test") if name in splits), None)
-    if not train and eval_split is None:
-        raise ValueError(f"no split to evaluate on among {', '.join(splits)}; name one with `eval_split`")
+    eval_split = _eval_split(data, splits, needed=not train)
     # the training split, if there is one, says which classes there are, even when only the other one is wanted
     column = data.label_column_name
     train_rows = _split(splits, data.train_split, column) if train or data.train_split in splits else None
@@ -48,9 +53,9 @@ def load_image_datasets(
     return _encode_labels(train_rows, column, names), _encode_labels(eval_rows, column, eval_names)
 
 
-def class_names(dataset: datasets.Dataset, label_column_name: str) -> list[str] | None:
+def class_names(dataset: datasets.Dataset | datasets.IterableDataset, label_column_name: str) -> list[str] | None:
     """Class names in label order, or None where the labels are bare numbers."""
-    label = dataset.features.get(label_column_name)
+    label = (dataset.features or {}).get(label_column_name)
     return list(label.names) if isinstance(label, datasets.ClassLabel) else None
 
 
@@ -98,11 +103,49 @@ def _load_splits(data: DataArguments) -> datasets.DatasetDict:
     return datasets.load_dataset("imagefolder", data_files=patterns)
 
 
-def _split(splits: datasets.DatasetDict, name: str, label_column_name: str) -> datasets.Dataset:
+def _find_streamed(data: DataArguments, train: bool) -> tuple[ShardedRows | None, datasets.Dataset | None]:
+    assert data.dataset_name is not None
+    splits = ShardedSplits(data.dataset_name, data.dataset_config_name)
+    eval_split = _eval_split(data, splits.names, needed=not train)
+    for name in ([data.train_split] if train else []) + ([eval_split] if eval_split is not None else []):
+        _check_split(splits.names, name)
+    train_rows = splits.stream(data.train_split, data.max_train_samples) if train else None
+    eval_rows = None if eval_split is None else splits.load(eval_split)
+    column = data.label_column_name
+    if eval_rows is not None and data.label_file is not None:
+        eval_rows = with_labels_of(data.label_file, eval_rows, data.image_column_name, column)
+    elif eval_rows is not None and train_rows is not None:
+        _check_same_names(class_names(train_rows.rows, column), class_names(eval_rows, column))
+    return train_rows, _some_rows(eval_rows, data.max_eval_samples)
+
+
+def _check_same_names(train_names: list[str] | None, eval_names: list[str] | None) -> None:
+    """Two splits whose files tell their classes must tell the same ones."""
+    if train_names is not None and eval_names is not None and train_names != eval_names:
+        pairs = itertools.zip_longest(train_names, eval_names)
+        index, (own, other) = next((index, pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise ValueError(
+            f"class {index} is {own!r} in the training split but {other!r} in the evaluation split; write both with "
+            "the same `ClassLabel`"
+        )
+
+
+def _eval_split(data: DataArguments, splits: Iterable[str], *, needed: bool) -> str | None:
+    eval_split = data.eval_split or next((name for name in ("validation", "test") if name in splits), None)
+    if needed and eval_split is None:
+        raise ValueError(f"no split to evaluate on among {', '.join(splits)}; name one with `eval_split`")
+    return eval_split
+
+
+def _check_split(splits: Iterable[str], name: str) -> None:
     if name not in splits:
         raise ValueError(
             f"the dataset has no split `{name}`, only {', '.join(splits)}; set `train_split` or `eval_split`"
         )
+
+
+def _split(splits: datasets.DatasetDict, name: str, label_column_name: str) -> datasets.Dataset:
+    _check_split(splits, name)
     return _with_numbers_in_order(splits[name], label_column_name)
 
 

@@ -13,6 +13,8 @@ from .configuration_deit import VARIANTS, DeiTConfig
 from .evaluation import FUSIONS, Fusion
 from .image_processing_deit import EvalCrop
 
+DIGITS = "digits"  # scikit-learn's
+
 
 @dataclass
 class ModelArguments:
@@ -133,8 +135,22 @@ class DataArguments:
             "ImageNet-ReaL's real.json): JSON list or object by file name, or text lines `label` or `name label`."
         },
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training split in order from its shards (parquet files, or webdataset tars, whose "
+            "columns are file endings such as jpg and cls) instead of loading it; the evaluation split is loaded."
+        },
+    )
+    num_labels: int | None = field(
+        default=None, metadata={"help": "Classes, where the label column has numbers without names."}
+    )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use only so many, drawn at random, the same ones every time."}
+        default=None,
+        metadata={
+            "help": "Use only so many, drawn at random, the same ones every time; of a stream the first ones of each "
+            "shard."
+        },
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Use only so many, drawn at random, the same ones every time."}
@@ -152,9 +168,16 @@ class DataArguments:
                 f"`train_split` and `eval_split` are both {self.eval_split!r}, but the two folders need two names; "
                 "leave both out"
             )
+        if self.streaming and (folders or self.dataset_name == DIGITS):
+            raise ValueError(
+                "`streaming` reads the shards of a dataset, so `dataset_name` must name one (a Hub id, or a directory "
+                "of parquet files or webdataset tars); name it, or leave `streaming` out"
+            )
         for name in ("max_train_samples", "max_eval_samples"):
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
+        if self.num_labels is not None:
+            check("num_labels", self.num_labels, lambda v: v >= 2, "2 or more")
 
 
 @dataclass

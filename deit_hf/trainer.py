@@ -36,8 +36,10 @@ from .optimization import (
 )
 from .recipes import write_recipe
 from .sampling import ViewSampler
+from .sharded_rows import ShardedRows
+from .streaming import ImageStream, StreamSampler, StreamViews
 from .teacher import Teacher, fitting_teacher
-from .transforms import evaluation_view, training_view
+from .transforms import VIEW_OPTIONS, evaluation_view, training_view
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class DistillationTrainer(ResumableTrainer):
         args: DistillationArguments,
         *,
         teacher: Teacher | None = None,
-        train_dataset: datasets.Dataset | None = None,
+        train_dataset: datasets.Dataset | datasets.IterableDataset | ShardedRows | None = None,
         eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None = None,
         processing_class: Any = None,
         image_column_name: str = "image",
@@ -79,8 +81,8 @@ class DistillationTrainer(ResumableTrainer):
             model: the student: a DeiT of this package, or any image classifier of transformers.
             args: the recipe.
             teacher: needed for, and only for, `distillation_type` soft and hard.
-            train_dataset: rows of image and label.
-            eval_dataset: the same, or several by name; here a row may have a list of right labels.
+            train_dataset: rows of image and label; a stream (streaming.py) neither shuffled nor split by node.
+            eval_dataset: such rows by index, or several by name; here a row may have a list of right labels.
             processing_class: image processor with the student's statistics; the paper's evaluation view by default.
             image_column_name: column of images.
             label_column_name: column of class indices.
@@ -323,18 +325,16 @@ class DistillationTrainer(ResumableTrainer):
             seed=self._view_seed,
         )
 
-    def _training_views(self, dataset: datasets.Dataset, args: DistillationArguments) -> TrainingViews:
+    def _training_views(self, dataset: Any, args: DistillationArguments) -> TrainingViews:
         view = training_view(
             crop_size(self.processing_class),
             mean=tuple(self.processing_class.image_mean),
             std=tuple(self.processing_class.image_std),
-            crop_min_scale=args.crop_min_scale,
-            horizontal_flip_prob=args.horizontal_flip_prob,
-            random_augment=args.random_augment,
-            color_jitter=args.color_jitter,
-            random_erase_prob=args.random_erase_prob,
-            crop_mode=args.crop_mode,
+            **{name: getattr(args, name) for name in VIEW_OPTIONS},
         )
+        if isinstance(dataset, datasets.IterableDataset | ShardedRows):
+            stream = ImageStream(dataset, num_images=args.num_train_samples, **self._columns)
+            return StreamViews(stream, view, seed=self._view_seed, num_classes=self._num_classes)
         images = ImageDataset(dataset, num_classes=self._num_classes, **self._columns)
         return TrainingViews(images, view, seed=self._view_seed)
 
@@ -349,12 +349,21 @@ class DistillationTrainer(ResumableTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ViewSampler:
         """Keys of views in a global order, which Accelerate shares out; the parent's order knows no views."""
-        self.view_sampler = ViewSampler(
-            len(self.train_dataset),
-            step_size=self.get_total_train_batch_size(self.args),
-            num_repeats=self.args.repeated_augmentation,
-            seed=self._view_seed,
-        )
+        args, views = self.args, self.train_dataset
+        order = {"num_repeats": args.repeated_augmentation, "seed": self._view_seed}
+        order["step_size"] = self.get_total_train_batch_size(args)
+        if isinstance(views, StreamViews):
+            self.view_sampler = StreamSampler(
+                views.stream,
+                num_streams=args.num_streams,
+                buffer_size=args.shuffle_buffer_size,
+                batch_size=args.train_batch_size,
+                process_index=args.process_index,
+                num_processes=args.world_size,
+                **order,
+            )
+        else:
+            self.view_sampler = ViewSampler(len(views), **order)
         return self.view_sampler
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:

@@ -1,5 +1,6 @@
 """One run, from options to the files that it leaves: what scripts/train.py and scripts/evaluate.py do."""
 
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -19,6 +20,7 @@ from .evaluation import Confusion, HeadAccuracy
 from .image_processing_deit import EvalCrop, crop_in_words, with_crop
 from .recipes import write_recipe
 from .run_arguments import DataArguments, ModelArguments
+from .sharded_rows import ShardedRows
 from .stop_signals import LeaveOnSignal
 from .students import build_student, load_classifier
 from .teacher import Teacher
@@ -48,11 +50,12 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: Distillati
 
 def _train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
     _check_teacher_options(model_args, args)
+    _check_stream_options(data_args, args)
     checkpoint = begin_run(args)
     set_seed(args.seed)
     train_rows, eval_rows = load_image_datasets(data_args)
     assert train_rows is not None
-    labels = _label_config(train_rows, data_args.label_column_name)
+    labels = _label_config(train_rows, data_args.label_column_name, data_args.num_labels)
     student, processor = build_student(model_args, labels)
     teacher = None
     if model_args.teacher_model_name_or_path is not None:
@@ -84,6 +87,16 @@ def _check_teacher_options(model_args: ModelArguments, args: DistillationArgumen
             f"`teacher_model_name_or_path` is {teacher} and `distillation_type` {args.distillation_type!r}; name a "
             "teacher and what to learn from it ('hard' or 'soft'), or neither"
         )
+
+
+def _check_stream_options(data_args: DataArguments, args: DistillationArguments) -> None:
+    """Options that only a stream reads would be ignored without a word."""
+    for name in () if data_args.streaming else ("num_streams", "num_train_samples", "shuffle_buffer_size"):
+        default = {option.name: option.default for option in dataclasses.fields(args)}[name]
+        if getattr(args, name) != default:
+            raise ValueError(
+                f"`{name}` is {getattr(args, name)}, which is for a stream; add `--streaming true` or leave it out"
+            )
 
 
 def _save(
@@ -188,22 +201,40 @@ def _check_single_labels(rows: datasets.Dataset, label_column_name: str) -> None
         )
 
 
-def _label_config(rows: datasets.Dataset, label_column_name: str) -> dict[str, Any]:
-    """The data's label set as a model's config wants it."""
-    names = class_names(rows, label_column_name)
+def _label_config(
+    rows: datasets.Dataset | ShardedRows, label_column_name: str, num_labels: int | None = None
+) -> dict[str, Any]:
+    """The data's label set as a model's config wants it; `num_labels` is for numbers without names."""
+    dataset = rows.rows if isinstance(rows, ShardedRows) else rows
+    names = class_names(dataset, label_column_name)
     if names is None:
-        feature = rows.features[label_column_name]
-        if not re.fullmatch(r"u?int\d+", getattr(feature, "dtype", "")):
-            raise TypeError(
-                f"column `{label_column_name}` holds {feature}, but labels must be class indices or names; set "
-                "`label_column_name`"
-            )
-        return {"num_labels": max((label for label in rows[label_column_name] if label is not None), default=1) + 1}
+        return {"num_labels": num_labels or _count_labels(rows, label_column_name)}
+    if num_labels not in (None, len(names)):
+        raise ValueError(
+            f"`num_labels` is {num_labels}, but column `{label_column_name}` has {len(names)} classes with names; "
+            "leave it out"
+        )
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
         "label2id": {name: index for index, name in enumerate(names)},
     }
+
+
+def _count_labels(rows: datasets.Dataset | ShardedRows, label_column_name: str) -> int:
+    """One more than the largest label."""
+    if isinstance(rows, ShardedRows):
+        raise ValueError(
+            f"column `{label_column_name}` has no names of classes, and how many there are is not known before all "
+            "of a stream is read; say how many with `num_labels`"
+        )
+    feature = rows.features[label_column_name]
+    if not re.fullmatch(r"u?int\d+", getattr(feature, "dtype", "")):
+        raise TypeError(
+            f"column `{label_column_name}` holds {feature}, but labels must be class indices or names; set "
+            "`label_column_name`"
+        )
+    return max((label for label in rows[label_column_name] if label is not None), default=1) + 1
 
 
 def _check_label_order(names: list[str] | None, id2label: dict[int, str]) -> None:

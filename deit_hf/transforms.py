@@ -23,6 +23,15 @@ from torchvision.transforms import InterpolationMode
 
 THREE_AUGMENT = "3-augment"
 CROP_PADDING = 4  # pixels that DeiT III's simple crop reflects at each border
+# of `training_view`, which are options of a training by the same names
+VIEW_OPTIONS = (
+    "crop_min_scale",
+    "horizontal_flip_prob",
+    "random_augment",
+    "color_jitter",
+    "random_erase_prob",
+    "crop_mode",
+)
 
 View = Callable[[Image], Tensor]
 CropMode = Literal["random_resized", "simple"]

@@ -53,6 +53,12 @@ def test_config_overrides_are_json_on_the_command_line():
         ({"dataset_name": "digits", "validation_dir": "x"}, "`validation_dir` x"),
         ({"dataset_name": "digits", "max_train_samples": 0}, "`max_train_samples` is 0, but must be 1 or more"),
         ({"dataset_name": "digits", "max_eval_samples": -1}, "`max_eval_samples` is -1, but must be 1 or more"),
+        ({"dataset_name": "x", "num_labels": 1}, "`num_labels` is 1, but must be 2 or more"),
+        (
+            {"dataset_name": "digits", "streaming": True},
+            "`streaming` reads the shards of a dataset, so `dataset_name`",
+        ),
+        ({"train_dir": "a", "streaming": True}, "or leave `streaming` out"),
         (
             {"train_dir": "a", "validation_dir": "b", "eval_split": "train"},
             "both 'train', but the two folders need two",

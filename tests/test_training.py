@@ -22,6 +22,7 @@ from transformers import (
 from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationArguments
 from deit_hf.image_processing_deit import make_processor
 from deit_hf.run_arguments import DataArguments, ModelArguments
+from deit_hf.sharded_rows import ShardedRows
 from deit_hf.training import (
     _check_label_order,
     _label_config,
@@ -45,6 +46,32 @@ def test_class_names_of_the_data_become_the_models():
 def test_bare_numbers_give_one_class_more_than_the_largest(label_type: str):
     assert _label_config(make_labels([0, 4, 1], Value(label_type)), "label") == {"num_labels": 5}
     assert _label_config(make_labels([0, None, 4], Value(label_type)), "label") == {"num_labels": 5}
+
+
+def test_number_of_labels_is_for_classes_without_names():
+    assert _label_config(make_labels([0, 4]), "label", 7) == {"num_labels": 7}
+    named = make_labels([0], ClassLabel(names=["yes", "no"]))
+    assert _label_config(named, "label", 2) == labels(["yes", "no"])
+    with pytest.raises(ValueError, match="`num_labels` is 3, but column `label` has 2 classes with names; leave it"):
+        _label_config(named, "label", 3)
+
+
+def test_classes_of_a_stream_are_its_names_or_must_be_said():
+    named = make_labels([0], ClassLabel(names=["yes", "no"])).to_iterable_dataset()
+    assert _label_config(ShardedRows(named), "label") == labels(["yes", "no"])
+    bare = ShardedRows(make_labels([0, 4], Value("int64")).to_iterable_dataset())
+    assert _label_config(bare, "label", 7) == {"num_labels": 7}
+    with pytest.raises(ValueError, match="how many there are is not known .*; say how many with `num_labels`"):
+        _label_config(bare, "label")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("num_streams", 2), ("num_train_samples", 9), ("shuffle_buffer_size", 9)]
+)
+def test_options_of_a_stream_are_refused_without_one(tmp_path: Path, option: str, value: int):
+    model_args, data_args = ModelArguments(variant="deit_tiny_patch16_224"), DataArguments(dataset_name="digits")
+    with pytest.raises(ValueError, match=f"`{option}` is {value}, which is for a stream; add `--streaming true`"):
+        train(model_args, data_args, DistillationArguments(str(tmp_path / "run"), **{option: value}))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Where streamed rows come from: the shards of a dataset, parquet files or webdataset tars, on the Hub or on disk.
+
+Here they are found and counted, not read. How they are read is in streaming.py.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import pyarrow.parquet
+
+COUNTING_THREADS = 16  # footers of parquet files read at the same time
+
+
+@dataclass(frozen=True)
+class ShardedRows:
+    """A stream, and what is known of its shards before they are read.
+
+    Attributes:
+        rows: all of them in their own order, not shuffled and not split among processes: streaming.py does both.
+        lengths: how many rows to use of each shard, its first ones; None uses all, whose number is not known.
+        names: of the shards, for errors; None counts them from 0.
+    """
+
+    rows: datasets.IterableDataset
+    lengths: Sequence[int] | None = None
+    names: Sequence[str] | None = None
+
+
+class ShardedSplits:
+    """The splits of a dataset in shards.
+
+    Attributes:
+        names: of the splits.
+
+    Raises:
+        FileNotFoundError: no such dataset.
+        ValueError: its images are files of their own.
+    """
+
+    def __init__(self, dataset_name: str, dataset_config_name: str | None):
+        if Path(dataset_name).is_dir():
+            dataset_name = str(Path(dataset_name).resolve())  # `datasets` takes a folder `parquet` for its own builder
+        self._builder: Any = datasets.load_dataset_builder(dataset_name, dataset_config_name)
+        if self._builder.name == "imagefolder":
+            raise ValueError(
+                f"`streaming` reads shards, but `{dataset_name}` holds an image in each file; leave `streaming` out: "
+                "such images are read one by one when they are needed"
+            )
+        self._told_features = self._builder.info.features  # by the dataset's card; else the files of a split tell
+        self._streams = self._builder.as_streaming_dataset()
+        self.names = list(self._streams)
+
+    def stream(self, split: str, max_samples: int | None) -> ShardedRows:
+        """The split to read in order; of `max_samples` rows at most, the first ones of each shard."""
+        rows, files = self._streams[split], [str(file) for file in self._builder.config.data_files[split]]
+        lengths = None
+        if all(file.endswith(".parquet") for file in files):
+            with ThreadPoolExecutor(COUNTING_THREADS) as pool:
+                lengths = list(pool.map(_count_parquet_rows, files))
+        if max_samples is not None:
+            lengths = spread(max_samples, [max_samples] * len(files) if lengths is None else lengths)
+        return ShardedRows(rows, lengths, files)
+
+    def load(self, split: str) -> datasets.Dataset:
+        """The split by index, and no other: `load_dataset` of the whole would fetch and write them all."""
+        files = {split: list(self._builder.config.data_files[split])}
+        return datasets.load_dataset(self._builder.name, data_files=files, split=split, features=self._told_features)
+
+
+def _count_parquet_rows(file: str) -> int:
+    with fsspec.open(file, "rb") as opened:
+        return int(pyarrow.parquet.read_metadata(opened).num_rows)
+
+
+def spread(num_rows: int, lengths: Sequence[int]) -> list[int]:
+    """So many rows of shards of these lengths, as evenly as they allow; all rows where there are not so many."""
+    shares, left = [0] * len(lengths), num_rows
+    for place, shard in enumerate(sorted(range(len(lengths)), key=lengths.__getitem__)):
+        shares[shard] = min(lengths[shard], left // (len(lengths) - place))
+        left -= shares[shard]
+    return shares
