@@ -153,6 +153,13 @@ class DistillationArguments(TrainingArguments):
         default=True,
         metadata={"help": "Update n + 1 of the averages decays by at most n / (n + 9); off, they keep early weights."},
     )
+    max_bad_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Steps with a non-finite loss or gradient to skip before the training stops; above 0 it waits for "
+            "the device at every step."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: views need their columns."})
     batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be true: metrics are counted by batch."})
     logging_nan_inf_filter: bool = field(
@@ -208,6 +215,7 @@ class DistillationArguments(TrainingArguments):
         check("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
         check("ema_decay", self.ema_decay, lambda v: 0 <= v < 1, "in [0, 1) (0 keeps no averages, official: 0.99996)")
         check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
+        check("max_bad_steps", self.max_bad_steps, lambda v: v >= 0, "0 or more (0 stops at the first one)")
         check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
 
     def _check_unsupported(self) -> None:

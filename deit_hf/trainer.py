@@ -21,13 +21,16 @@ from .ema import averages_for, evaluate_averages
 from .evaluation import HeadAccuracy, head_logits, negative_log_likelihood
 from .hub import push_or_warn
 from .image_processing_deit import checked_processor, crop_size
-from .losses import ObjectiveTerms, distillation_objective
+from .losses import distillation_objective
 from .mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
 from .model_card import ModelFacts, write_model_card
+from .numerical_faults import NumericalFaults
+from .objective_means import ObjectiveMeans
 from .optimization import (
     cosine_schedule_with_warmup,
     create_timm_optimizer,
     decay_parameter_names,
+    keeps_rates,
     layer_numbers,
     parameter_groups,
     train_only,
@@ -47,8 +50,7 @@ class DistillationTrainer(Trainer):
     A model with a distillation head learns from the teacher on that head; any other model learns from labels and
     teacher on its only head ("usual distillation", table 3).
 
-    Logs beside the parent's: `loss_cls`, and with a teacher `loss_distillation` and `teacher_agreement` (share of
-    views on which the head that learns from the teacher decides as it does), averaged over the same steps as `loss`.
+    Logs beside the parent's what objective_means.py says, averaged over the same steps as `loss`.
     With `layer_decay`, the `learning_rate` it logs is that of the highest layer that is trained, usually the heads.
     Evaluation gives `eval_loss` and, for both heads and their mean, `eval_top1_cls`, `eval_top1_distillation`,
     `eval_top1_average` and the same for `top5`; `eval_top1` and `eval_top5` for a model with one head. With
@@ -108,8 +110,7 @@ class DistillationTrainer(Trainer):
         self._num_classes = model.config.num_labels
         self._view_seed = args.seed if args.data_seed is None else args.data_seed
         self.view_sampler: ViewSampler | None = None
-        self._terms: dict[str, Tensor] = {}
-        self._num_terms = 0
+        self.means = ObjectiveMeans()
         self.processing_class = processing_class  # the parent sets it too, but the views below need it already
         super().__init__(
             model,
@@ -126,6 +127,8 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.label_names = ["labels"]
         self.add_callback(EpochOfViews(self))
+        self.faults = NumericalFaults(self)
+        self.add_callback(self.faults)
         self._said = SayEffectiveRecipe(self)
         self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
         self._check_optimization()
@@ -172,7 +175,7 @@ class DistillationTrainer(Trainer):
             reduction=self.args.distillation_reduction,
             label_loss=self.args.label_loss,
         )
-        self._count_terms(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
+        self.means.add(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
         return (terms.loss, outputs) if return_outputs else terms.loss
 
     def _teacher_logits(self, pixel_values: Tensor) -> Tensor | None:
@@ -181,22 +184,16 @@ class DistillationTrainer(Trainer):
         with self.accelerator.autocast():
             return self.teacher(pixel_values)
 
-    def _count_terms(self, terms: ObjectiveTerms, student_logits: Tensor, teacher_logits: Tensor | None) -> None:
-        """Adds up what the log reports beside the loss, without waiting for the device."""
-        counted = {"loss_cls": terms.cls.detach()}
-        if terms.distillation is not None and teacher_logits is not None:
-            counted["loss_distillation"] = terms.distillation.detach()
-            agrees = student_logits.detach().argmax(dim=-1) == teacher_logits.argmax(dim=-1)
-            counted["teacher_agreement"] = agrees.float().mean()
-        self._terms = {name: self._terms.get(name, 0) + value for name, value in counted.items()}
-        self._num_terms += 1
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """As the parent's; notes whether loss and gradient are finite, so that its sum need not hold a bad loss."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.faults.see(loss, model)
+        return loss.nan_to_num(0.0, 0.0, 0.0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the objective's terms, over all processes, to each report of the training loss."""
-        if "loss" in logs and self._num_terms:
-            for name, total in self._terms.items():
-                logs[name] = self.accelerator.reduce(total / self._num_terms, reduction="mean").item()
-            self._terms, self._num_terms = {}, 0
+        """Adds the means of the objective's terms to each report of the training loss; raises after a bad step."""
+        self.faults.check()
+        self.means.complete(logs, bad_steps=self.faults.bad_steps, step=self.state.global_step)
         super().log(logs, start_time)
 
     def prediction_step(
@@ -392,9 +389,15 @@ class DistillationTrainer(Trainer):
         if self.ema is not None and self.args.should_save:
             self.ema.save(output_dir or self.args.output_dir, self.processing_class)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the parent's, which would also save weights that are no longer finite."""
+        self.faults.check_before_saving()
+        super()._save_checkpoint(model, trial)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As the parent's; the averaged weights go on from the same checkpoint."""
-        super()._load_optimizer_and_scheduler(checkpoint)
+        """As the parent's, with the rates of this run; the averaged weights go on from the same checkpoint."""
+        with keeps_rates(self.lr_scheduler):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if self.ema is not None:
             self.ema.resume_from = checkpoint
 
