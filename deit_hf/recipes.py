@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, NoReturn, get_type_hints
 
 import datasets
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
@@ -167,4 +168,6 @@ def one_line_errors() -> Iterator[None]:
         # an error from a worker process carries its whole traceback; its last line is the error itself
         line = lines[-1].partition("Error: ")[2] or lines[-1] if "Traceback" in str(error) else " ".join(lines)
         sys.stderr.write(f"error: {line}\n")
+        if isinstance(error, NonFiniteLossError) and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # all processes are here; gloo would abort as python ends
         raise SystemExit(EXIT_CODE if isinstance(error, NonFiniteLossError) else 2) from None

@@ -145,6 +145,7 @@ def test_steps_between_two_reports_do_not_wait_for_the_device(tmp_path, tiny_con
     counts = []
     for num_steps in (10, 20):
         options = {"max_steps": num_steps, "logging_steps": 100, "distillation_type": "hard", "ema_decay": 0.9}
+        options["per_device_train_batch_size"] = 2  # one epoch, as each begins with a seed that is read
         options["dataloader_num_workers"] = 1  # which draws the views; here only the steps are left
         trainer = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, **options)
         # an optimizer on the CPU reads its step count, which is there
@@ -309,6 +310,7 @@ try:
     said = "done"
 except NonFiniteLossError as error:
     said = str(error)
+torch.distributed.destroy_process_group()
 open(f"rank-{os.environ['RANK']}.txt", "w").write(said)
 """
 
