@@ -3,6 +3,7 @@
 Which student, teacher and data a run takes is in run_arguments.py; what a recipe file is, in recipes.py.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -204,8 +205,10 @@ class DistillationArguments(TrainingArguments):
             check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
         for name in ("mixup_alpha", "cutmix_alpha", "color_jitter", "min_learning_rate", "warmup_learning_rate"):
             check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
-        for name in ("weight_decay", "max_grad_norm"):
+        for name in ("weight_decay", "max_grad_norm", "num_train_epochs"):
             check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
         for name in ("adam_beta1", "adam_beta2"):
             check(name, getattr(self, name), lambda v: 0 <= v < 1, "in [0, 1)")
         for name in ("learning_rate", "base_learning_rate", "warmup_epochs"):
@@ -304,7 +307,7 @@ class DistillationArguments(TrainingArguments):
 
 
 def check(name: str, value: float, allowed: Callable[[float], bool], description: str) -> None:
-    if not allowed(value):
+    if not (math.isfinite(value) and allowed(value)):
         raise ValueError(f"`{name}` is {value}, but must be {description}")
 
 
