@@ -3,6 +3,7 @@
 Which student, teacher and data a run takes is in run_arguments.py; what a recipe file is, in recipes.py.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -167,6 +168,13 @@ class DistillationArguments(TrainingArguments):
     shuffle_buffer_size: int = field(
         default=1000, metadata={"help": "Undecoded rows that each stream is shuffled in, in memory; 1 does not."}
     )
+    max_bad_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Steps with a non-finite loss or gradient to skip before the training stops; above 0 it waits for "
+            "the device at every step."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: views need their columns."})
     batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be true: metrics are counted by batch."})
     restore_callback_states_from_checkpoint: bool = field(
@@ -214,8 +222,10 @@ class DistillationArguments(TrainingArguments):
             check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
         for name in ("mixup_alpha", "cutmix_alpha", "color_jitter", "min_learning_rate", "warmup_learning_rate"):
             check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
-        for name in ("weight_decay", "max_grad_norm"):
+        for name in ("weight_decay", "max_grad_norm", "num_train_epochs"):
             check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
         for name in ("adam_beta1", "adam_beta2"):
             check(name, getattr(self, name), lambda v: 0 <= v < 1, "in [0, 1)")
         for name in ("learning_rate", "base_learning_rate", "warmup_epochs"):
@@ -225,6 +235,7 @@ class DistillationArguments(TrainingArguments):
         check("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
         check("ema_decay", self.ema_decay, lambda v: 0 <= v < 1, "in [0, 1) (0 keeps no averages, official: 0.99996)")
         check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
+        check("max_bad_steps", self.max_bad_steps, lambda v: v >= 0, "0 or more (0 stops at the first one)")
         check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
         for name in ("num_streams", "shuffle_buffer_size"):
             check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
@@ -321,7 +332,7 @@ class DistillationArguments(TrainingArguments):
 
 
 def check(name: str, value: float, allowed: Callable[[float], bool], description: str) -> None:
-    if not allowed(value):
+    if not (math.isfinite(value) and allowed(value)):
         raise ValueError(f"`{name}` is {value}, but must be {description}")
 
 

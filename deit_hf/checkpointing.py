@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -110,7 +110,7 @@ def checked_checkpoint(checkpoint: str | Path) -> Path:
 def fault_of(checkpoint: Path) -> str | None:
     """Why no training can go on from a checkpoint, or None if one can."""
     fault = _damage_of(checkpoint)
-    if fault is None and not _running_loss_files(checkpoint):
+    if fault is None and not _running_state_files(checkpoint):
         return "it was written with `save_only_model`, without the optimizer"
     return fault
 
@@ -185,16 +185,10 @@ class ResumableTrainer(Trainer):
     Beside the parent's state (weights, optimizer, schedule, random streams) a checkpoint holds what the next report of
     the loss needs. It is written aside, synced and renamed, at the end of an epoch after all events of the epoch.
     SIGTERM and SIGINT save one and leave: see stop_signals.py.
-
-    Attributes:
-        running_sums: what the next report averages beside the loss, summed on the device since the last one.
-        num_summed: forward passes in them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.running_sums: dict[str, Tensor] = {}
-        self.num_summed = 0
         self.stop_signals = StopSignals()
         self.resume_from: Path | None = None
         self._was_stopped_early = False
@@ -256,15 +250,10 @@ class ResumableTrainer(Trainer):
         inner.worker_init_fn = partial(leave_signals_to_the_main_process, inner.worker_init_fn)
         return loader
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the running sums, over all processes, to each report of the training loss."""
-        if "loss" in logs and self.num_summed:
-            for name, total in self.running_sums.items():
-                logs[name] = self.accelerator.reduce(total / self.num_summed, reduction="mean").item()
-            self.running_sums, self.num_summed = {}, 0
-        if "train_loss" in logs:  # the parent's is of the steps since the restart
+    def complete_report(self, logs: dict[str, float]) -> None:
+        """Makes the last report's loss that of the whole training; the parent's is of the steps since the restart."""
+        if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
-        super().log(logs, start_time)
 
     # ---- writing ----
 
@@ -315,49 +304,51 @@ class ResumableTrainer(Trainer):
             if self.args.should_save:
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         if not self.args.save_only_model:
-            text = json.dumps(self._running_loss(), indent=1)
-            (folder / f"running_loss_{self.args.process_index}.json").write_text(text, encoding="utf-8")
+            text = json.dumps(self.running_state(), indent=1)
+            (folder / f"running_state_{self.args.process_index}.json").write_text(text, encoding="utf-8")
 
-    def _running_loss(self) -> dict[str, Any]:
-        """What the next report of the loss needs of this process."""
+    def running_state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the parent's state, as JSON; of this process, between two steps."""
         return {
             "loss": self._tr_loss.item(),
-            "sums": {name: total.item() for name, total in self.running_sums.items()},
-            "num_summed": self.num_summed,
             "total_loss": self._total_loss_scalar,
             "last_logged_step": self._globalstep_last_logged,
             "was_stopped_early": self.control.should_training_stop and self.state.global_step < self.state.max_steps,
         }
 
-    def restore_running_loss(self, checkpoint: Path) -> None:
-        """Takes up the report of the loss where the checkpoint left it.
+    def restore_running_state(self, state: dict[str, Any] | None) -> None:
+        """Goes on with a `running_state`, or begins with none; the parent has just set the loss to zero."""
+        self._was_stopped_early = False
+        if state is not None:
+            self._tr_loss.fill_(state["loss"])
+            self._total_loss_scalar = state["total_loss"]
+            self._globalstep_last_logged = state["last_logged_step"]
+            self._was_stopped_early = state["was_stopped_early"]
 
-        On another number of processes each takes the mean of all: the reported mean over processes stays the same.
-        """
-        stored = [json.loads(path.read_text(encoding="utf-8")) for path in _running_loss_files(checkpoint)]
+    def _stored_state(self, checkpoint: Path) -> dict[str, Any]:
+        """The `running_state` of this process; on another number of processes each takes the mean of all."""
+        stored = [json.loads(path.read_text(encoding="utf-8")) for path in _running_state_files(checkpoint)]
         if len(stored) == self.args.world_size:
-            stored = [stored[self.args.process_index]]
-        elif self.is_world_process_zero():
+            return stored[self.args.process_index]
+        if self.is_world_process_zero():
             logger.warning(
                 "%s was written by %d processes and goes on with %d: views and their order stay the same, random "
                 "numbers inside the model (stochastic depth) do not",
                 *(checkpoint, len(stored), self.args.world_size),
             )
-        loss = sum(each["loss"] for each in stored) / len(stored)
-        self._tr_loss.fill_(loss)
-        self.running_sums = {
-            name: torch.tensor(sum(each["sums"][name] for each in stored) / len(stored), device=self.args.device)
-            for name in stored[0]["sums"]
-        }
-        self.num_summed = stored[0]["num_summed"]
-        self._total_loss_scalar = stored[0]["total_loss"]
-        self._globalstep_last_logged = stored[0]["last_logged_step"]
-        self._was_stopped_early = stored[0]["was_stopped_early"]
+        return _mean(stored)
 
 
-def _running_loss_files(checkpoint: Path) -> list[Path]:
+def _mean(values: list[Any]) -> Any:
+    """Of equally built values, the mean of each float; all else is the same in all of them."""
+    if isinstance(values[0], dict):
+        return {name: _mean([value[name] for value in values]) for name in values[0]}
+    return sum(values) / len(values) if isinstance(values[0], float) else values[0]
+
+
+def _running_state_files(checkpoint: Path) -> list[Path]:
     """By number of the process."""
-    return sorted(checkpoint.glob("running_loss_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
+    return sorted(checkpoint.glob("running_state_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -383,11 +374,8 @@ class _CheckpointEvents(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.is_due_at_epoch_end = False
-        self.trainer._was_stopped_early = False
-        if self.trainer.resume_from is not None:
-            self.trainer.restore_running_loss(self.trainer.resume_from)
-        else:
-            self.trainer.running_sums, self.trainer.num_summed = {}, 0
+        checkpoint = self.trainer.resume_from
+        self.trainer.restore_running_state(None if checkpoint is None else self.trainer._stored_state(checkpoint))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.stop_signals.agreed():

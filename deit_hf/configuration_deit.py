@@ -5,10 +5,13 @@ the class transformers itself uses for the paper's plain DeiT. Training options 
 """
 
 import logging
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers.activations import ACT2FN
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,8 @@ class DeiTConfig(transformers.DeiTConfig):
         drop_path_rate: in [0, 1).
 
     Raises:
-        ValueError: from the constructor, when sizes do not fit each other or a rate is out of its range.
+        TypeError: from the constructor, when a field has a value of another kind.
+        ValueError: from the constructor, when sizes do not fit each other or a value is out of its range.
     """
 
     layer_norm_eps: float = 1e-6
@@ -69,12 +73,23 @@ class DeiTConfig(transformers.DeiTConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if kwargs.pop("model_type", self.model_type) == "vit":
             self.use_distillation_token = False
+        num_labels = kwargs.get("num_labels", 0)  # the parent makes names of them
+        if not isinstance(num_labels, int | None) or (num_labels or 0) < 0:
+            raise ValueError(f"`num_labels` is {num_labels!r}, but must be a whole number, at least 2 (0 is no head)")
         super().__post_init__(**kwargs)
         if self.problem_type is None:  # type: ignore[has-type]  # declared in the parent, which mypy skips
             self.problem_type = "single_label_classification"
         self._check()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As the parent's, which raises an error of its own kind for a value of another one than the field's."""
+        try:
+            super().__setattr__(name, value)
+        except StrictDataclassFieldValidationError as error:
+            raise TypeError(f"`{name}` is {value!r}, which it cannot be: {error.__cause__ or error}") from error
+
     def _check(self) -> None:
+        self._check_ranges()
         if self.problem_type != "single_label_classification":
             raise ValueError(
                 f"`problem_type` is {self.problem_type!r}, but only 'single_label_classification' is supported; "
@@ -82,8 +97,6 @@ class DeiTConfig(transformers.DeiTConfig):
             )
         if self.num_labels == 1:
             raise ValueError("`num_labels` is 1, but must be at least 2 (0 is a model without head)")
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` is {self.drop_path_rate}, but must be in [0, 1)")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` is {self.hidden_size}, which `num_attention_heads` {self.num_attention_heads} does "
@@ -94,6 +107,26 @@ class DeiTConfig(transformers.DeiTConfig):
                 f"`image_size` {self.image_size} is smaller than `patch_size` {self.patch_size}; "
                 "an image must hold at least one patch"
             )
+
+    def _check_ranges(self) -> None:
+        rates = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob")
+        for name in rates:
+            rate = getattr(self, name)
+            if not isinstance(rate, int | float) or not 0 <= rate < 1:
+                raise ValueError(f"`{name}` is {rate!r}, but must be in [0, 1)")
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}, but must be 1 or more")
+        if self.num_hidden_layers < 0:
+            raise ValueError(f"`num_hidden_layers` is {self.num_hidden_layers}, but must be 0 or more")
+        if min(to_pair(self.patch_size)) < 1:
+            raise ValueError(f"`patch_size` is {self.patch_size}, but must be 1 pixel or more")
+        if not 0 <= self.layer_norm_eps < math.inf:
+            raise ValueError(f"`layer_norm_eps` is {self.layer_norm_eps}, but must be 0 or more")
+        if not 0 < self.initializer_range < math.inf:
+            raise ValueError(f"`initializer_range` is {self.initializer_range}, but must be greater than 0")
+        if isinstance(self.hidden_act, str) and self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` is {self.hidden_act!r}, but must be one of {', '.join(ACT2FN)}")
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -21,8 +21,8 @@ STATE_FILE = "averaging.json"  # what a resume needs beside the weights
 class AveragedWeights(TrainerCallback):
     """A model of its own that follows the student: average <- d * average + (1 - d) * weights, after each step.
 
-    A step that the optimizer skipped (float16 overflow) does not count. Parameters and float buffers (batch
-    statistics) are averaged in float32, integer buffers copied, as official code does through timm.
+    A step that was skipped (float16 overflow, numerical_faults.py) does not count. Parameters and float buffers
+    (batch statistics) are averaged in float32, integer buffers copied, as official code does through timm.
 
     With warm-up, the update after n others has d = min(decay, n / (n + 9)): the average forgets the initial weights in
     its first update and then covers about the last tenth of the training, until n / (n + 9) reaches `decay` (0.99996
@@ -41,7 +41,7 @@ class AveragedWeights(TrainerCallback):
     def __init__(self, decay: float, *, warmup: bool):
         self.decay = decay
         self.warmup = warmup
-        self.num_updates = 0
+        self.num_updates, self._skips_next = 0, False
         self._averages: ModelEmaV3 | None = None
         self.resume_from: str | None = None
 
@@ -62,13 +62,17 @@ class AveragedWeights(TrainerCallback):
             dtype=torch.float32,
             foreach=in_float32,  # over mixed kinds timm scales and adds, and 0.99996 + 0.00004 is not 1 in float32
         ).requires_grad_(False)
-        self.num_updates = 0
+        self.num_updates, self._skips_next = 0, False
 
     def update(self, model: PreTrainedModel) -> None:
         """One step of averaging towards the model's weights."""
         assert self._averages is not None
         self.num_updates += 1
         self._averages.update(model, step=self.num_updates if self.warmup else None)
+
+    def skip_next_update(self) -> None:
+        """The step that is under way will not count."""
+        self._skips_next = True
 
     def save(self, directory: str | Path, processor: Any) -> None:
         """Writes `directory`/ema, a whole model of plain transformers in float32; nothing before a training began."""
@@ -112,8 +116,9 @@ class AveragedWeights(TrainerCallback):
     def on_step_end(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
-        if not optimizer.step_was_skipped:
+        if not (optimizer.step_was_skipped or self._skips_next):
             self.update(model)
+        self._skips_next = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """With `load_best_model_at_end`, the averages are those of the checkpoint that the student now has, too."""

@@ -107,7 +107,7 @@ def hard_distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Te
     """Cross-entropy with the teacher's decision as label, in nats, mean over the batch.
 
     Source: sec. 4 (equation 3), its second term without the factor 1/2; official losses.py:61-62. The teacher's label
-    is never smoothed.
+    is never smoothed. Where it has no decision, as its best logit is infinite or not a number, neither is the loss.
 
     Args:
         student_logits: distillation head, (B, C), computed in float32 if of half precision.
@@ -120,7 +120,8 @@ def hard_distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Te
         ValueError: shapes differ (a teacher with other classes?).
     """
     _check_shapes(student_logits, teacher_logits, "teacher_logits")
-    return F.cross_entropy(_full_precision(student_logits), teacher_logits.argmax(dim=-1))
+    best, decisions = _full_precision(teacher_logits).detach().max(dim=-1)  # (B,); of a NaN, it is the NaN
+    return F.cross_entropy(_full_precision(student_logits), decisions) + (0 * best).sum()
 
 
 def distillation_objective(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 MAX_BLOCK_SIZE = 64  # images that share one draw: the official batch of one GPU for DeiT-B (README_deit.md:235)
 _STREAM = 1  # keeps this module's random numbers apart from those of the views
@@ -136,7 +135,9 @@ def mix_targets(labels: Tensor, ratios: Tensor | None, *, num_classes: int, smoo
     Returns:
         float32, rows sum to 1.
     """
-    targets = F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes  # (B, C)
+    # `F.one_hot` would wait for the labels' range, on some devices
+    one_hot = torch.zeros(len(labels), num_classes, device=labels.device).scatter_(1, labels[:, None], 1.0)  # (B, C)
+    targets = one_hot * (1 - smoothing) + smoothing / num_classes
     if ratios is None:
         return targets
     kept = ratios.to(targets)[:, None]

@@ -3,11 +3,13 @@
 Section 5 and table 9 of the paper. The options that lead here are in arguments.py.
 """
 
+import contextlib
 import difflib
 import logging
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -246,3 +248,27 @@ def _cosine_factor(
         return first + (1 - first) * step / num_warmup_steps
     progress = min((step - cosine_start) / max(1, num_steps - cosine_start), 1.0)
     return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@contextlib.contextmanager
+def keeps_rates(scheduler: Any) -> Iterator[None]:
+    """A schedule keeps its peak rates while the state of a checkpoint, which has its own, is loaded.
+
+    transformers would go on with the checkpoint's, whatever `learning_rate` says now.
+
+    Args:
+        scheduler: of the run that goes on; one without a function of the step is left alone.
+    """
+    if not isinstance(scheduler, LambdaLR):
+        yield
+        return
+    peaks = list(scheduler.base_lrs)
+    yield
+    if scheduler.base_lrs == peaks:
+        return
+    logger.warning("the peak learning rate is %g from here on; it was %g", max(peaks), max(scheduler.base_lrs))
+    scheduler.base_lrs = peaks
+    groups = scheduler.optimizer.param_groups
+    for group, peak, factor in zip(groups, peaks, scheduler.lr_lambdas, strict=True):
+        group["initial_lr"], group["lr"] = peak, peak * factor(scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in groups]

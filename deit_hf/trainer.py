@@ -22,13 +22,16 @@ from .ema import averages_for, evaluate_averages
 from .evaluation import HeadAccuracy, head_logits, negative_log_likelihood
 from .hub import push_or_warn
 from .image_processing_deit import checked_processor, crop_size
-from .losses import ObjectiveTerms, distillation_objective
+from .losses import distillation_objective
 from .mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
 from .model_card import ModelFacts, write_model_card
+from .numerical_faults import NumericalFaults
+from .objective_means import ObjectiveMeans
 from .optimization import (
     cosine_schedule_with_warmup,
     create_timm_optimizer,
     decay_parameter_names,
+    keeps_rates,
     layer_numbers,
     parameter_groups,
     train_only,
@@ -50,8 +53,7 @@ class DistillationTrainer(ResumableTrainer):
     A model with a distillation head learns from the teacher on that head; any other model learns from labels and
     teacher on its only head ("usual distillation", table 3).
 
-    Logs beside the parent's: `loss_cls`, and with a teacher `loss_distillation` and `teacher_agreement` (share of
-    views on which the head that learns from the teacher decides as it does), averaged over the same steps as `loss`.
+    Logs beside the parent's what objective_means.py says, averaged over the same steps as `loss`.
     With `layer_decay`, the `learning_rate` it logs is that of the highest layer that is trained, usually the heads.
     Evaluation gives `eval_loss` and, for both heads and their mean, `eval_top1_cls`, `eval_top1_distillation`,
     `eval_top1_average` and the same for `top5`; `eval_top1` and `eval_top5` for a model with one head. With
@@ -111,6 +113,7 @@ class DistillationTrainer(ResumableTrainer):
         self._num_classes = model.config.num_labels
         self._view_seed = args.seed if args.data_seed is None else args.data_seed
         self.view_sampler: ViewSampler | None = None
+        self.means = ObjectiveMeans()
         self.processing_class = processing_class  # the parent sets it too, but the views below need it already
         super().__init__(
             model,
@@ -127,6 +130,8 @@ class DistillationTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = False
         self.label_names = ["labels"]
         self.add_callback(EpochOfViews(self))
+        self.faults = NumericalFaults(self)
+        self.add_callback(self.faults)
         self._said = SayEffectiveRecipe(self)
         self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
         self._check_optimization()
@@ -173,7 +178,7 @@ class DistillationTrainer(ResumableTrainer):
             reduction=self.args.distillation_reduction,
             label_loss=self.args.label_loss,
         )
-        self._count_terms(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
+        self.means.add(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
         return (terms.loss, outputs) if return_outputs else terms.loss
 
     def _teacher_logits(self, pixel_values: Tensor) -> Tensor | None:
@@ -182,15 +187,18 @@ class DistillationTrainer(ResumableTrainer):
         with self.accelerator.autocast():
             return self.teacher(pixel_values)
 
-    def _count_terms(self, terms: ObjectiveTerms, student_logits: Tensor, teacher_logits: Tensor | None) -> None:
-        """Adds up what the log reports beside the loss, without waiting for the device."""
-        counted = {"loss_cls": terms.cls.detach()}
-        if terms.distillation is not None and teacher_logits is not None:
-            counted["loss_distillation"] = terms.distillation.detach()
-            agrees = student_logits.detach().argmax(dim=-1) == teacher_logits.argmax(dim=-1)
-            counted["teacher_agreement"] = agrees.float().mean()
-        self.running_sums = {name: self.running_sums.get(name, 0) + value for name, value in counted.items()}
-        self.num_summed += 1
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """As the parent's; notes whether loss and gradient are finite, so that its sum need not hold a bad loss."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.faults.see(loss, model)
+        return loss.nan_to_num(0.0, 0.0, 0.0)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the objective's terms to each report of the training loss; raises after a bad step."""
+        self.faults.check()
+        self.complete_report(logs)
+        self.means.complete(logs, bad_steps=self.faults.bad_steps, step=self.state.global_step)
+        super().log(logs, start_time)
 
     def prediction_step(
         self,
@@ -391,9 +399,25 @@ class DistillationTrainer(ResumableTrainer):
         if self.ema is not None and self.args.should_save:
             self.ema.save(output_dir or self.args.output_dir, self.processing_class)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the parent's, which would also save weights that are no longer finite."""
+        self.faults.check_before_saving()
+        super()._save_checkpoint(model, trial)
+
+    def running_state(self) -> dict[str, Any]:
+        """As the parent's, with what the next report says of the objective, and the steps that were skipped."""
+        return {**super().running_state(), "means": self.means.state(), "bad_steps": self.faults.bad_steps}
+
+    def restore_running_state(self, state: dict[str, Any] | None) -> None:
+        """As the parent's."""
+        super().restore_running_state(state)
+        self.means = ObjectiveMeans(None if state is None else state["means"])
+        self.faults.bad_steps = [] if state is None else state["bad_steps"]
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As the parent's; the averaged weights go on from the same checkpoint."""
-        super()._load_optimizer_and_scheduler(checkpoint)
+        """As the parent's, with the rates of this run; the averaged weights go on from the same checkpoint."""
+        with keeps_rates(self.lr_scheduler):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if self.ema is not None:
             self.ema.resume_from = checkpoint
 

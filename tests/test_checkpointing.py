@@ -1,5 +1,6 @@
 """Checkpoints are complete or absent, and the run's directory says what may go on from it."""
 
+import copy
 import json
 import os
 import shutil
@@ -38,7 +39,7 @@ def write_checkpoint(directory: Path, step: int) -> Path:
     aside = directory / "aside"
     aside.mkdir(parents=True)
     (aside / "model.safetensors").write_bytes(bytes(100))
-    (aside / "running_loss_0.json").write_text("{}")
+    (aside / "running_state_0.json").write_text("{}")
     checkpointing.move_into_place(aside, directory / f"checkpoint-{step}")
     return directory / f"checkpoint-{step}"
 
@@ -98,7 +99,7 @@ def _break_manifest(checkpoint: Path) -> None:
 
 
 def _drop_optimizer(checkpoint: Path) -> None:
-    (checkpoint / "running_loss_0.json").unlink()
+    (checkpoint / "running_state_0.json").unlink()
     (checkpoint / MANIFEST).write_text(json.dumps({"sizes": {"model.safetensors": 100}}))
 
 
@@ -335,8 +336,14 @@ def test_running_losses_of_several_processes_are_averaged_on_another_number(tmp_
     trainer = make_trainer(tmp_path / "run", tiny_config, toy_rows, max_steps=2, logging_steps=5)
     trainer.train()
     checkpoint = tmp_path / "run" / "checkpoint-1"
-    own = json.loads((checkpoint / "running_loss_0.json").read_text())
-    (checkpoint / "running_loss_1.json").write_text(json.dumps({**own, "loss": own["loss"] + 1}))
-    trainer.restore_running_loss(checkpoint)
-    assert trainer._tr_loss.item() == pytest.approx(own["loss"] + 0.5)
+    own = json.loads((checkpoint / "running_state_0.json").read_text())
+    other = copy.deepcopy(own)
+    other["loss"] += 1
+    other["means"]["since_report"]["sums"]["loss_cls"] += 3
+    (checkpoint / "running_state_1.json").write_text(json.dumps(other))
+    stored = trainer._stored_state(checkpoint)
     assert "was written by 2 processes and goes on with 1" in caplog.text
+    trainer.restore_running_state(stored)
+    assert trainer._tr_loss.item() == pytest.approx(own["loss"] + 0.5)
+    sums = own["means"]["since_report"]["sums"]
+    assert trainer.means.state()["since_report"]["sums"]["loss_cls"] == pytest.approx(sums["loss_cls"] + 1.5)
