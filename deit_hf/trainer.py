@@ -106,10 +106,7 @@ class DistillationTrainer(ResumableTrainer):
             student_mean=tuple(processing_class.image_mean),
             student_std=tuple(processing_class.image_std),
         )
-        self._columns: dict[str, Any] = {
-            "image_column_name": image_column_name,
-            "label_column_name": label_column_name,
-        }
+        self._columns: Any = {"image_column_name": image_column_name, "label_column_name": label_column_name}
         self._num_classes = model.config.num_labels
         self._view_seed = args.seed if args.data_seed is None else args.data_seed
         self.view_sampler: ViewSampler | None = None
@@ -156,10 +153,8 @@ class DistillationTrainer(ResumableTrainer):
         if self.args.student_mode == "eval":
             model.eval()  # the parent has just put it into training mode
         outputs = model(pixel_values=inputs["pixel_values"])
-        cls_logits, distillation_logits = (
-            outputs.get("cls_logits", outputs["logits"]),
-            outputs.get("distillation_logits"),
-        )
+        cls_logits = outputs.get("cls_logits", outputs["logits"])
+        distillation_logits = outputs.get("distillation_logits")
         teacher_logits = self._teacher_logits(inputs["pixel_values"])  # of the mixed image, as official losses.py:47
         targets = mix_targets(
             inputs["labels"],
