@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 # Pickles run code when they are read; the rest is of no use to others.
 NEVER_PUSHED = ["training_args.bin", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib"]
 NEVER_PUSHED += ["checkpoint-*/", "*/checkpoint-*/", "runs/", ".cache/"]
+NEVER_PUSHED += ["bad_images*.jsonl"]  # paths of this machine
 
 
 class HubPushError(RuntimeError):
@@ -60,8 +61,9 @@ def push_directory(
         return _push(HfApi(token=token, library_name="deit_hf"), directory, repo_id, private, revision, commit_message)
     except Exception as error:  # the client raises many unrelated types, and none of them may end a training
         retry = _retry_command(directory, repo_id, private, revision, commit_message)
+        reason = _one_line(error).replace(token or get_token() or "\0", "<token>")  # a malformed one is quoted
         raise HubPushError(
-            f"`{directory}` was not pushed to `{repo_id}`: {_one_line(error)}; try again with: {retry}"
+            f"`{directory}` was not pushed to `{repo_id}`: {reason}; try again with: {retry}"
         ) from error
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, Trainer
 
 from .arguments import DistillationArguments
+from .bad_images import BadImageList
 from .callbacks import EpochOfViews, SayEffectiveRecipe
 from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from .ema import averages_for, evaluate_averages
@@ -37,6 +38,7 @@ from .recipes import write_recipe
 from .sampling import ViewSampler
 from .teacher import Teacher, fitting_teacher
 from .transforms import evaluation_view, training_view
+from .worker_crashes import named_crashes
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +103,7 @@ class DistillationTrainer(Trainer):
             student_mean=tuple(processing_class.image_mean),
             student_std=tuple(processing_class.image_std),
         )
-        self._columns: dict[str, Any] = {
-            "image_column_name": image_column_name,
-            "label_column_name": label_column_name,
-        }
+        self._columns: dict[str, Any] = dict(image_column_name=image_column_name, label_column_name=label_column_name)
         self._num_classes = model.config.num_labels
         self._view_seed = args.seed if args.data_seed is None else args.data_seed
         self.view_sampler: ViewSampler | None = None
@@ -126,6 +125,8 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.label_names = ["labels"]
         self.add_callback(EpochOfViews(self))
+        self.bad_images = BadImageList(self)
+        self.add_callback(self.bad_images)
         self._said = SayEffectiveRecipe(self)
         self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
         self._check_optimization()
@@ -133,6 +134,11 @@ class DistillationTrainer(Trainer):
         self._ema_metrics: dict[str, float] = {}
         if self.teacher is not None:
             self.teacher.to(self.args.device)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's; a data worker that dies is reported with the image that it was at."""
+        with named_crashes(self.train_dataset, self.eval_dataset):
+            return super().train(*args, **kwargs)
 
     # ---- the objective ----
 
@@ -149,11 +155,10 @@ class DistillationTrainer(Trainer):
         """
         if self.args.student_mode == "eval":
             model.eval()  # the parent has just put it into training mode
+        self.bad_images.add(inputs.get("bad_images", ()))
         outputs = model(pixel_values=inputs["pixel_values"])
-        cls_logits, distillation_logits = (
-            outputs.get("cls_logits", outputs["logits"]),
-            outputs.get("distillation_logits"),
-        )
+        cls_logits = outputs.get("cls_logits", outputs["logits"])
+        distillation_logits = outputs.get("distillation_logits")
         teacher_logits = self._teacher_logits(inputs["pixel_values"])  # of the mixed image, as official losses.py:47
         targets = mix_targets(
             inputs["labels"],
@@ -192,11 +197,13 @@ class DistillationTrainer(Trainer):
         self._num_terms += 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the objective's terms, over all processes, to each report of the training loss."""
+        """Adds the means of the objective's terms, over all processes; to the last report, the skipped bad images."""
         if "loss" in logs and self._num_terms:
             for name, total in self._terms.items():
                 logs[name] = self.accelerator.reduce(total / self._num_terms, reduction="mean").item()
             self._terms, self._num_terms = {}, 0
+        if "train_runtime" in logs and self.args.on_bad_image == "skip":
+            logs["train_bad_images"] = self.bad_images.count()
         super().log(logs, start_time)
 
     def prediction_step(
@@ -230,7 +237,9 @@ class DistillationTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As the parent's, with what `evaluate` measured of the averaged weights."""
-        output = super().evaluation_loop(*args, **kwargs)
+        dataloader = args[0] if args else kwargs["dataloader"]
+        with named_crashes(dataloader.dataset, self.train_dataset):
+            output = super().evaluation_loop(*args, **kwargs)
         output.metrics.update(self._ema_metrics)
         return output
 
@@ -346,7 +355,7 @@ class DistillationTrainer(Trainer):
             crop_mode=args.crop_mode,
         )
         images = ImageDataset(dataset, num_classes=self._num_classes, **self._columns)
-        return TrainingViews(images, view, seed=self._view_seed)
+        return TrainingViews(images, view, seed=self._view_seed, skip_bad_images=args.on_bad_image == "skip")
 
     def _evaluation_views(self, dataset: datasets.Dataset) -> EvaluationViews:
         images = ImageDataset(dataset, num_classes=self._num_classes, several_labels=True, **self._columns)

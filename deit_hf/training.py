@@ -14,6 +14,8 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import DistillationArguments
+from .bad_images import FILE_NAME as BAD_IMAGES
+from .bad_images import PREVIOUS_FILE_NAME as PREVIOUS_BAD_IMAGES
 from .dataset_sources import class_names, load_image_datasets
 from .ema import EMA_FOLDER
 from .evaluation import Confusion, HeadAccuracy
@@ -242,7 +244,7 @@ def _checkpoint_to_resume(args: DistillationArguments) -> str | None:
     last = get_last_checkpoint(args.output_dir) if output_dir.is_dir() else None
     if last is not None:
         logger.warning("going on from %s; start anew with --overwrite_output_dir", last)
-    elif output_dir.is_dir() and os.listdir(output_dir):
+    elif output_dir.is_dir() and set(os.listdir(output_dir)) - {BAD_IMAGES, PREVIOUS_BAD_IMAGES}:
         raise FileExistsError(
             f"`output_dir` {output_dir} is not empty and holds no checkpoint to go on from; name another one, or pass "
             "--overwrite_output_dir"
