@@ -318,14 +318,16 @@ def _load_timm(source: str) -> tuple[nn.Module, dict[str, Any]]:
 
 def _load_transformers(source: str) -> tuple[nn.Module, dict[str, Any]]:
     with named_errors(source):
-        module, info = AutoModelForImageClassification.from_pretrained(source, output_loading_info=True)
+        module, info = AutoModelForImageClassification.from_pretrained(
+            source, output_loading_info=True, trust_remote_code=False
+        )
     if info["missing_keys"]:
         raise ValueError(
             f"teacher `{source}` is no trained classifier: it has no weights for "
             f"{', '.join(sorted(info['missing_keys'])[:4])}; fine-tune it first, or name another one"
         )
     with named_errors(source):
-        processor = AutoImageProcessor.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     if module.config.model_type in ("deit", "vit"):
         warn_of_known_faults(source, processor.to_dict(), module.config.image_size)
     if hasattr(processor, "data_config"):  # timm models on the Hub bring timm's own processor

@@ -60,9 +60,9 @@ def named_crashes(*views: Any) -> Iterator[None]:
         processes = _processes_that_ended(views) if crash is None else [int(pid) for pid in crash["pids"].split(",")]
         what = f"(pid {crash['pids']}) {crash['end'].partition('.')[0]}" if crash else f"broke its connection ({said})"
         raise ChildProcessError(
-            f"data worker {what}; {_last_images(processes, views)}. If it was killed or met a bus error, it ran out of "
-            "memory, or of shared memory (/dev/shm; `--shm-size` of docker): set a smaller `dataloader_num_workers` "
-            "or `dataloader_prefetch_factor`. Anything else: look at this image"
+            f"data worker {what}; {_last_images(processes, views)}. If it was killed or met a bus error, it ran out "
+            "of memory, or of shared memory (/dev/shm; `--shm-size` of docker): set a smaller "
+            "`dataloader_num_workers` or `dataloader_prefetch_factor`. Anything else: look at this image"
         ) from error
 
 
