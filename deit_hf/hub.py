@@ -123,3 +123,10 @@ def _one_line(error: BaseException) -> str:
     """What an error and its cause say; the client's upload errors name only the file."""
     messages = [" ".join(str(each).split()) for each in (error, error.__cause__) if each is not None]
     return ": ".join(message.rstrip(".:") for message in messages if message) or type(error).__name__
+
+
+def _without_token(message: str, token: str | None) -> str:
+    """The message without the token; one with a line break or another stray character is quoted in the error."""
+    for quoted in (token, ascii(token)[1:-1]) if token else ():
+        message = message.replace(quoted, "<token>")
+    return message

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -296,7 +297,7 @@ def _num_classes_of_file(name: str, path: str) -> int:
     """Classes of the weights in a file, by the shape of timm's classifier layer."""
     try:
         state = timm.models.load_state_dict(path, weights_only=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError, SafetensorError) as error:
         raise ValueError(f"`{path}` is not a file of weights that can be read safely: {str(error)[:300]}") from error
     cfg = timm.get_pretrained_cfg(name)
     classifier = cfg.classifier[0] if isinstance(cfg.classifier, (tuple, list)) else cfg.classifier
