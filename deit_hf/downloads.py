@@ -7,10 +7,11 @@ them are not followed.
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
+from datasets.config import HF_DATASETS_CACHE
 from huggingface_hub.constants import HF_HUB_CACHE
 
 
@@ -66,15 +67,12 @@ def check_downloaded_rows(rows: datasets.Dataset, image_column_name: str, name: 
     """
     if image_column_name not in rows.column_names:
         return
-    caches = (datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)
-    caches = tuple(os.path.join(os.path.abspath(cache), "") for cache in caches)
-    column = (
-        rows.cast_column(image_column_name, datasets.Image(decode=False))
-        if _is_image(rows, image_column_name)
-        else rows
-    )
+    caches = tuple(os.path.join(os.path.abspath(cache), "") for cache in (HF_DATASETS_CACHE, HF_HUB_CACHE))
+    column = rows.select_columns([image_column_name])
+    if isinstance(rows.features[image_column_name], datasets.Image):
+        column = column.cast_column(image_column_name, datasets.Image(decode=False))
     start = 0
-    for chunk in column.select_columns([image_column_name]).with_format("arrow")[:].column(0).chunks:
+    for chunk in column.with_format("arrow")[:].column(0).chunks:
         for place, path in _paths_without_bytes(chunk):
             if not os.path.abspath(path).startswith(caches):
                 raise ValueError(
@@ -85,18 +83,14 @@ def check_downloaded_rows(rows: datasets.Dataset, image_column_name: str, name: 
         start += len(chunk)
 
 
-def _is_image(rows: datasets.Dataset, column: str) -> bool:
-    return isinstance(rows.features[column], datasets.Image)
-
-
-def _paths_without_bytes(chunk: pa.Array) -> list[tuple[int, str]]:
-    """(place, path) of each row that has a path alone."""
-    if pa.types.is_struct(chunk.type):
-        alone = pc.is_null(chunk.field("bytes"))
-        places = pc.indices_nonzero(alone).to_pylist()
-        paths = chunk.field("path").filter(alone).to_pylist()
-    elif pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type):
-        places, paths = range(len(chunk)), chunk.to_pylist()
+def _paths_without_bytes(chunk: Any) -> list[tuple[int, str]]:
+    """(place, path) of each row of an Arrow array that has a path alone."""
+    kind = str(chunk.type)
+    if kind.startswith("struct"):
+        places = np.flatnonzero(chunk.field("bytes").is_null().to_numpy(zero_copy_only=False))
+        paths = chunk.field("path").take(places).to_pylist()
+    elif kind in ("string", "large_string"):
+        places, paths = np.arange(len(chunk)), chunk.to_pylist()
     else:
         return []
-    return [(place, path) for place, path in zip(places, paths, strict=True) if path is not None]
+    return [(place, path) for place, path in zip(places.tolist(), paths, strict=True) if path is not None]

@@ -61,7 +61,7 @@ def push_directory(
         return _push(HfApi(token=token, library_name="deit_hf"), directory, repo_id, private, revision, commit_message)
     except Exception as error:  # the client raises many unrelated types, and none of them may end a training
         retry = _retry_command(directory, repo_id, private, revision, commit_message)
-        reason = _one_line(error).replace(token or get_token() or "\0", "<token>")  # a malformed one is quoted
+        reason = _without_token(_one_line(error), token or get_token())
         raise HubPushError(
             f"`{directory}` was not pushed to `{repo_id}`: {reason}; try again with: {retry}"
         ) from error
