@@ -3,11 +3,13 @@
 import errno
 import io
 import json
+import multiprocessing
 import os
 import struct
 import warnings
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
-from deit_hf.bad_images import FILE_NAME, PREVIOUS_FILE_NAME, BadImageError, first_good_view
+from deit_hf.bad_images import FILE_NAME, PREVIOUS_FILE_NAME, BadImageError, BadImageList, first_good_view
 from deit_hf.data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator, decode_image
 from deit_hf.hub import NEVER_PUSHED
 from deit_hf.image_processing_deit import make_processor
@@ -408,12 +410,31 @@ def test_resumed_training_goes_on_with_the_list_and_gives_the_same_weights(tmp_p
     make_trainer(tmp_path / "run", rows, tiny_config, **options).train()
     path = tmp_path / "run" / FILE_NAME
     first, *rest = path.read_text().splitlines(keepends=True)
-    path.write_text(first + rest[0][:10])  # as if killed in the middle of a line
+    earlier = '{"row": 77, "file": null, "reason": "met before the checkpoint alone"}\n'
+    path.write_text(first + earlier + rest[0][:10])  # as if killed in the middle of a line
     resumed = make_trainer(tmp_path / "run", rows, tiny_config, **options)
     result = resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
-    assert result.metrics["train_bad_images"] == 4
-    assert sorted(entry["row"] for entry in listed(tmp_path / "run")) == [1, 4, 5, 9]
+    assert result.metrics["train_bad_images"] == 5
+    assert sorted(entry["row"] for entry in listed(tmp_path / "run")) == [1, 4, 5, 9, 77]
     assert all(torch.equal(*pair) for pair in zip(weights_of(straight), weights_of(resumed), strict=True))
+
+
+def add_rows(output_dir: Path, rows: range, start) -> None:
+    start.wait()
+    own = BadImageList(SimpleNamespace(args=SimpleNamespace(output_dir=output_dir)))
+    for row in rows:
+        own.add([{"row": row, "file": f"{row}.png", "reason": "long enough to be torn apart " * 50}])
+
+
+def test_processes_that_write_at_once_list_each_image_once_in_whole_lines(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(4)
+    processes = [context.Process(target=add_rows, args=(tmp_path, range(60), start)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(entry["row"] for entry in listed(tmp_path)) == list(range(60))
 
 
 def test_training_that_starts_anew_puts_the_old_list_aside(tmp_path, tiny_config):
