@@ -7,11 +7,12 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import SchedulerType, TrainingArguments
 
+from .bad_images import OnBadImage
 from .evaluation import FUSIONS, Fusion
 from .losses import DistillationType, LabelLoss, Reduction
 from .optimization import check_timm_optimizer, scaled_learning_rate
@@ -146,6 +147,13 @@ class DistillationArguments(TrainingArguments):
             "fixed batch statistics, as DeiT was fine-tuned at 384 pixels."
         },
     )
+    on_bad_image: OnBadImage = field(
+        default="error",
+        metadata={
+            "help": "What a training does at an image that cannot be decoded: error, or skip: show the next one that "
+            "can, and list it in bad_images.jsonl. In evaluation it is always an error."
+        },
+    )
     ema_decay: float = field(
         default=0.0,
         metadata={"help": "Decay of averaged weights in [0, 1), official 0.99996; 0 keeps none."},
@@ -199,6 +207,10 @@ class DistillationArguments(TrainingArguments):
         self._set_warmup()
         self._check_batch()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled lies on the disk, in training_args.bin: without the token."""
+        return {**self.__dict__, "hub_token": None}
+
     @property
     def mixes(self) -> bool:
         """Whether training images are mixed."""
@@ -216,6 +228,7 @@ class DistillationArguments(TrainingArguments):
         check_choice("student_mode", self.student_mode, ("train", "eval"))
         check_choice("label_loss", self.label_loss, ("cross_entropy", "binary_cross_entropy"))
         check_choice("crop_mode", self.crop_mode, ("random_resized", "simple"))
+        check_choice("on_bad_image", self.on_bad_image, ("error", "skip"))
         check_choice("eval_fusion", self.eval_fusion, tuple(FUSIONS))
         check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
         for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):

@@ -7,6 +7,7 @@ mixing.py: they are functions of their keys.
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
 from functools import partial
@@ -199,7 +200,7 @@ class ResumableTrainer(Trainer):
         """As the parent's; `True` goes on from the last complete checkpoint in `args.output_dir`.
 
         Raises:
-            ValueError: there is none, or the named one is not complete.
+            ValueError: there is none, or the named one is not complete or holds more than tensors.
             TrainingStopped: a signal came, and a checkpoint was saved.
         """
         self.resume_from = None
@@ -213,8 +214,14 @@ class ResumableTrainer(Trainer):
         elif resume_from_checkpoint:
             self.resume_from = checked_checkpoint(resume_from_checkpoint)
         checkpoint = None if self.resume_from is None else str(self.resume_from)
-        with self.stop_signals:
-            return super().train(checkpoint, **kwargs)
+        try:
+            with self.stop_signals:
+                return super().train(checkpoint, **kwargs)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"a file of `{checkpoint}` could run code, or is damaged, so it was not opened; go on from another "
+                "checkpoint"
+            ) from error
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """The parent would train on when the checkpoint is of the last step, within an epoch or stopped early."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from .downloads import load_named_dataset, said_by_cause
 from .label_files import with_labels_of
 from .run_arguments import DIGITS, DataArguments
 from .sharded_rows import ShardedRows, ShardedSplits
@@ -89,7 +90,7 @@ def _load_splits(data: DataArguments) -> datasets.DatasetDict:
     if data.dataset_name == DIGITS:
         return load_digits()
     if data.dataset_name is not None:
-        return datasets.load_dataset(data.dataset_name, data.dataset_config_name)
+        return load_named_dataset(data.dataset_name, data.dataset_config_name, data.image_column_name)
     named = ((data.train_split, data.train_dir), (data.eval_split or "validation", data.validation_dir))
     folders = {name: folder for name, folder in named if folder is not None}
     for folder in folders.values():
@@ -100,7 +101,8 @@ def _load_splits(data: DataArguments) -> datasets.DatasetDict:
                 f"folder `{folder}` holds no files; it must hold one sub-folder of images per class"
             )
     patterns = {name: str(Path(glob.escape(str(folder))) / "**") for name, folder in folders.items()}
-    return datasets.load_dataset("imagefolder", data_files=patterns)
+    with said_by_cause(" and ".join(map(str, folders.values()))):
+        return datasets.load_dataset("imagefolder", data_files=patterns)
 
 
 def _find_streamed(data: DataArguments, train: bool) -> tuple[ShardedRows | None, datasets.Dataset | None]:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 # Pickles run code when they are read; the rest is of no use to others.
 NEVER_PUSHED = ["training_args.bin", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib"]
 NEVER_PUSHED += ["checkpoint-*/", "*/checkpoint-*/", ".unfinished-*", ".unfinished-*/", "runs/", ".cache/"]
+NEVER_PUSHED += ["bad_images*.jsonl"]  # paths of this machine
 
 
 class HubPushError(RuntimeError):
@@ -60,8 +61,9 @@ def push_directory(
         return _push(HfApi(token=token, library_name="deit_hf"), directory, repo_id, private, revision, commit_message)
     except Exception as error:  # the client raises many unrelated types, and none of them may end a training
         retry = _retry_command(directory, repo_id, private, revision, commit_message)
+        reason = _without_token(_one_line(error), token or get_token())
         raise HubPushError(
-            f"`{directory}` was not pushed to `{repo_id}`: {_one_line(error)}; try again with: {retry}"
+            f"`{directory}` was not pushed to `{repo_id}`: {reason}; try again with: {retry}"
         ) from error
 
 
@@ -121,3 +123,10 @@ def _one_line(error: BaseException) -> str:
     """What an error and its cause say; the client's upload errors name only the file."""
     messages = [" ".join(str(each).split()) for each in (error, error.__cause__) if each is not None]
     return ": ".join(message.rstrip(".:") for message in messages if message) or type(error).__name__
+
+
+def _without_token(message: str, token: str | None) -> str:
+    """The message without the token; one with a line break or another stray character is quoted in the error."""
+    for quoted in (token, ascii(token)[1:-1]) if token else ():
+        message = message.replace(quoted, "<token>")
+    return message

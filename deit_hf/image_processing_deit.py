@@ -116,6 +116,13 @@ def crop_in_words(processor: Mapping[str, Any]) -> str:
     return words
 
 
+def crops_the_centre(processor: Any) -> bool:
+    """Whether a processor resizes by the short side and takes the centre, so that a long image loses its ends."""
+    if hasattr(processor, "data_config"):  # the processor of timm's models on the Hub
+        return processor.data_config["crop_mode"] == "center"
+    return bool(getattr(processor, "do_center_crop", None)) and "shortest_edge" in processor.size
+
+
 def crop_size(processor: Any) -> tuple[int, int]:
     """(height, width) in pixels of what a transformers image processor gives.
 

@@ -58,7 +58,7 @@ def named_errors(source: Any) -> Iterator[None]:
     Raises:
         FileNotFoundError: `source` can only be a directory, but is none.
         OSError: a file is missing, or the Hub was not reached.
-        ValueError: a file is damaged, or holds something that could run code.
+        ValueError: a file is damaged, or holds something that could run code, or the model brings code of its own.
     """
     if isinstance(source, str | os.PathLike):
         check_model_source(source)
@@ -66,6 +66,13 @@ def named_errors(source: Any) -> Iterator[None]:
         yield
     except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise damaged_file(error, _damaged_part(source)) from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"`{source}` brings code of its own, which is never run here; if you trust it, load the model yourself "
+            "and pass it to `DistillationTrainer`, or as a teacher to `deit_hf.Teacher`"
+        ) from error
     except OSError as error:
         if str(source) in str(error):
             raise

@@ -23,6 +23,8 @@ from .numerical_faults import EXIT_CODE, NonFiniteLossError
 
 logger = logging.getLogger(__name__)
 
+MAX_VALUES = 10_000  # in a recipe
+
 # Options that a repeated run must not take over: secrets, what depends on the machine, and what deletes or resumes.
 NOT_REPEATED = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint", "dataloader_pin_memory", "local_rank"}
 # Old names of transformers that only mirror new ones, and an object that is no option of a file.
@@ -94,6 +96,8 @@ def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe `{path}` is no YAML: {' '.join(str(error).split())}") from error
+    if _num_values(recipe, {}) > MAX_VALUES:
+        raise ValueError(f"recipe `{path}` has aliases that unfold into more than {MAX_VALUES} values; write them out")
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe `{path}` holds a {type(recipe).__name__}, but must hold lines of `option: value`")
     for key in recipe:
@@ -102,6 +106,17 @@ def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
             hint = f"; did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else ""
             raise ValueError(f"recipe `{path}` has the unknown option `{key}`{hint or '; see --help for all'}")
     return recipe
+
+
+def _num_values(value: Any, known: dict[int, int]) -> int:
+    """Values within a value of YAML, where an alias of an alias of a list makes many of few; each is counted once."""
+    if not isinstance(value, (list, dict)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MAX_VALUES + 1  # of one that holds itself
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = sum(_num_values(part, known) for part in parts)
+    return known[id(value)]
 
 
 def write_recipe(path: str | Path, *options: Any, in_force: Mapping[str, str] | None = None) -> None:

@@ -32,6 +32,7 @@ from .data import TrainingViews, decode_image
 from .sampling import ViewKey, ViewSampler
 from .sharded_rows import ShardedRows
 from .transforms import View
+from .worker_crashes import WorkerNotes
 
 MAX_OPEN_SHARDS = 10  # of a stream; read in turn, so that neighbours in a shard come apart even in a small buffer
 ROWS_AHEAD = 32  # that each open shard reads while others are used
@@ -99,6 +100,7 @@ class ImageStream:
         self.lengths = sharded.lengths
         self.num_shards: int = rows.num_shards
         self.num_images = _num_images(sharded, num_images)
+        self.worker_notes = WorkerNotes()
 
     def read(self, shard: int) -> Iterator[Row]:
         """The rows of a shard that are used, in their order.
@@ -117,6 +119,10 @@ class ImageStream:
                 f"{self.name(shard)} has {num_read} rows, but {length} of it were to be used; lower "
                 "`max_train_samples`, or mend the shard"
             )
+
+    def place(self, sample: int) -> str:
+        """The row of a sample, in words."""
+        return f"row {sample % 2**SHARD_BITS} of {self.name(sample >> SHARD_BITS)}"
 
     def name(self, shard: int) -> str:
         return f"shard {shard}" if self._names is None else f"shard {self._names[shard]}"
@@ -164,11 +170,13 @@ class StreamViews(TrainingViews):
     the neighbours at hand.
     """
 
+    images: ImageStream  # type: ignore[assignment]  # rows by index in the parent
+
     def __init__(self, stream: ImageStream, view: View, *, seed: int, num_classes: int):
-        self.stream, self.view, self.seed, self.num_classes = stream, view, seed, num_classes
+        self.images, self.view, self.seed, self.num_classes = stream, view, seed, num_classes
 
     def __len__(self) -> int:
-        return self.stream.num_images
+        return self.images.num_images
 
     def __getitem__(self, key: StreamKey) -> dict[str, Any]:  # type: ignore[override]  # keys bring their rows
         if key.row is None:
@@ -176,7 +184,8 @@ class StreamViews(TrainingViews):
                 "batches were dealt to processes in another way than a stream reads them; leave `split_batches` and "
                 "`dispatch_batches` out of `accelerator_config`"
             )
-        where = f"row {key.row.number} of {self.stream.name(key.row.shard)}"
+        where = self.images.place(key.sample)
+        self.images.worker_notes.take_up(key.sample)
         view_key = ViewKey(*key[:4])
         label = _checked_label(key.row, where, self.num_classes)
         image = decode_image(key.row.source, where)

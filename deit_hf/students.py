@@ -28,8 +28,8 @@ def load_classifier(source: str) -> tuple[PreTrainedModel, Any]:
         OSError: the source is not found.
     """
     with named_errors(source):
-        model: PreTrainedModel = _deit_class(source).from_pretrained(source)
-        return model, AutoImageProcessor.from_pretrained(source)
+        model: PreTrainedModel = _deit_class(source).from_pretrained(source, trust_remote_code=False)
+        return model, AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
 
 
 def build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
@@ -77,10 +77,11 @@ def _pretrained_student(
     student_class = _deit_class(source, with_token)
     if student_class is AutoModelForImageClassification:
         _refuse_deit_options(source, **sizes)
-    new_heads = AutoConfig.from_pretrained(source).num_labels != labels["num_labels"]
-    student = student_class.from_pretrained(source, **labels, **sizes, ignore_mismatched_sizes=new_heads)
+    new_heads = AutoConfig.from_pretrained(source, trust_remote_code=False).num_labels != labels["num_labels"]
+    options = {**labels, **sizes, "ignore_mismatched_sizes": new_heads, "trust_remote_code": False}
+    student = student_class.from_pretrained(source, **options)
     if student_class is AutoModelForImageClassification:
-        return student, AutoImageProcessor.from_pretrained(source)
+        return student, AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     return student, make_processor(student.config.image_size)
 
 
@@ -93,7 +94,7 @@ def _refuse_deit_options(source: str, **options: Any) -> None:
 def _deit_class(source: str, with_token: bool | None = None) -> Any:
     """The class for saved weights: ours for `deit` and `vit`, with the token as the weights have it unless said."""
     with named_errors(source):
-        model_type = AutoConfig.from_pretrained(source).model_type
+        model_type = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
     if model_type not in ("deit", "vit"):
         return AutoModelForImageClassification
     if with_token is None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -296,7 +297,7 @@ def _num_classes_of_file(name: str, path: str) -> int:
     """Classes of the weights in a file, by the shape of timm's classifier layer."""
     try:
         state = timm.models.load_state_dict(path, weights_only=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError, SafetensorError) as error:
         raise ValueError(f"`{path}` is not a file of weights that can be read safely: {str(error)[:300]}") from error
     cfg = timm.get_pretrained_cfg(name)
     classifier = cfg.classifier[0] if isinstance(cfg.classifier, (tuple, list)) else cfg.classifier
@@ -318,14 +319,16 @@ def _load_timm(source: str) -> tuple[nn.Module, dict[str, Any]]:
 
 def _load_transformers(source: str) -> tuple[nn.Module, dict[str, Any]]:
     with named_errors(source):
-        module, info = AutoModelForImageClassification.from_pretrained(source, output_loading_info=True)
+        module, info = AutoModelForImageClassification.from_pretrained(
+            source, output_loading_info=True, trust_remote_code=False
+        )
     if info["missing_keys"]:
         raise ValueError(
             f"teacher `{source}` is no trained classifier: it has no weights for "
             f"{', '.join(sorted(info['missing_keys'])[:4])}; fine-tune it first, or name another one"
         )
     with named_errors(source):
-        processor = AutoImageProcessor.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     if module.config.model_type in ("deit", "vit"):
         warn_of_known_faults(source, processor.to_dict(), module.config.image_size)
     if hasattr(processor, "data_config"):  # timm models on the Hub bring timm's own processor

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from .arguments import DistillationArguments
+from .bad_images import BadImageList
 from .callbacks import EpochOfViews, SayEffectiveRecipe
 from .checkpointing import ResumableTrainer
 from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
@@ -43,6 +44,7 @@ from .sharded_rows import ShardedRows
 from .streaming import ImageStream, StreamSampler, StreamViews
 from .teacher import Teacher, fitting_teacher
 from .transforms import VIEW_OPTIONS, evaluation_view, training_view
+from .worker_crashes import named_crashes
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +131,8 @@ class DistillationTrainer(ResumableTrainer):
         self.add_callback(EpochOfViews(self))
         self.faults = NumericalFaults(self)
         self.add_callback(self.faults)
+        self.bad_images = BadImageList(self)
+        self.add_callback(self.bad_images)
         self._said = SayEffectiveRecipe(self)
         self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
         self._check_optimization()
@@ -136,6 +140,11 @@ class DistillationTrainer(ResumableTrainer):
         self._ema_metrics: dict[str, float] = {}
         if self.teacher is not None:
             self.teacher.to(self.args.device)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's; a data worker that dies is reported with the image that it was at."""
+        with named_crashes(self.train_dataset, self.eval_dataset):
+            return super().train(*args, **kwargs)
 
     # ---- the objective ----
 
@@ -152,6 +161,7 @@ class DistillationTrainer(ResumableTrainer):
         """
         if self.args.student_mode == "eval":
             model.eval()  # the parent has just put it into training mode
+        self.bad_images.add(inputs.get("bad_images", ()))
         outputs = model(pixel_values=inputs["pixel_values"])
         cls_logits = outputs.get("cls_logits", outputs["logits"])
         distillation_logits = outputs.get("distillation_logits")
@@ -189,10 +199,12 @@ class DistillationTrainer(ResumableTrainer):
         return loss.nan_to_num(0.0, 0.0, 0.0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the objective's terms to each report of the training loss; raises after a bad step."""
+        """Adds the objective's means, and at the end the skipped images, to reports; raises after a bad step."""
         self.faults.check()
         self.complete_report(logs)
         self.means.complete(logs, bad_steps=self.faults.bad_steps, step=self.state.global_step)
+        if "train_runtime" in logs and self.args.on_bad_image == "skip":
+            logs["train_bad_images"] = self.bad_images.count()
         super().log(logs, start_time)
 
     def prediction_step(
@@ -226,7 +238,9 @@ class DistillationTrainer(ResumableTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As the parent's, with what `evaluate` measured of the averaged weights."""
-        output = super().evaluation_loop(*args, **kwargs)
+        dataloader = args[0] if args else kwargs["dataloader"]
+        with named_crashes(dataloader.dataset, self.train_dataset):
+            output = super().evaluation_loop(*args, **kwargs)
         output.metrics.update(self._ema_metrics)
         return output
 
@@ -336,10 +350,15 @@ class DistillationTrainer(ResumableTrainer):
             **{name: getattr(args, name) for name in VIEW_OPTIONS},
         )
         if isinstance(dataset, datasets.IterableDataset | ShardedRows):
+            if args.on_bad_image == "skip":
+                raise ValueError(
+                    "`on_bad_image` is 'skip', but a stream has no other image at hand to show; set it to 'error', or "
+                    "leave out `streaming`"
+                )
             stream = ImageStream(dataset, num_images=args.num_train_samples, **self._columns)
             return StreamViews(stream, view, seed=self._view_seed, num_classes=self._num_classes)
         images = ImageDataset(dataset, num_classes=self._num_classes, **self._columns)
-        return TrainingViews(images, view, seed=self._view_seed)
+        return TrainingViews(images, view, seed=self._view_seed, skip_bad_images=args.on_bad_image == "skip")
 
     def _evaluation_views(self, dataset: datasets.Dataset) -> EvaluationViews:
         images = ImageDataset(dataset, num_classes=self._num_classes, several_labels=True, **self._columns)
@@ -357,7 +376,7 @@ class DistillationTrainer(ResumableTrainer):
         order["step_size"] = self.get_total_train_batch_size(args)
         if isinstance(views, StreamViews):
             self.view_sampler = StreamSampler(
-                views.stream,
+                views.images,
                 num_streams=args.num_streams,
                 buffer_size=args.shuffle_buffer_size,
                 batch_size=args.train_batch_size,

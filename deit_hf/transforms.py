@@ -21,7 +21,10 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from .image_processing_deit import crops_the_centre
+
 THREE_AUGMENT = "3-augment"
+MAX_ASPECT_RATIO = 32  # of an image that is resized by its short side
 CROP_PADDING = 4  # pixels that DeiT III's simple crop reflects at each border
 # of `training_view`, which are options of a training by the same names
 VIEW_OPTIONS = (
@@ -38,8 +41,27 @@ CropMode = Literal["random_resized", "simple"]
 
 
 def evaluation_view(processor: Any) -> View:
-    """The view that the processor, and with it a pipeline, gives of an image: (channels, height, width)."""
-    return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
+    """The view that the processor, and with it a pipeline, gives of an image: (channels, height, width).
+
+    Of an image that is more than 32 times as long as wide, it sees the middle alone, of which a centre crop takes a
+    part anyhow: to resize a whole line of 20000x1 pixels takes gigabytes.
+    """
+    return partial(_processed, processor, crops_the_centre(processor))
+
+
+def _processed(processor: Any, crops: bool, image: Image) -> Tensor:
+    image = middle_of(image) if crops else image
+    return processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def middle_of(image: Image) -> Image:
+    """The middle of an image that is longer than 32 times its width, else the image itself."""
+    longest = MAX_ASPECT_RATIO * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    width, height = (min(size, longest + (size - longest) % 2) for size in image.size)  # the same middle exactly
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def training_view(
@@ -88,7 +110,7 @@ def training_view(
     )
     steps = list(crop_and_flip.transforms)
     if crop_mode == "simple":
-        steps[:1] = simple_crop(image_size)
+        steps[:1] = [middle_of, *simple_crop(image_size)]  # the whole of a long line would take gigabytes
     if random_augment == THREE_AUGMENT:
         steps.append(three_augment())
     steps += [_mended(step) if isinstance(step, RandAugment) else step for step in colours.transforms]

@@ -437,3 +437,11 @@ def test_run_that_was_killed_ends_with_the_same_file(tmp_path: Path, num_process
     finish(start(tmp_path, "killed", num_processes, *options))
     ends = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert ends[0] == ends[1]
+
+
+def test_skipping_bad_images_of_a_stream_is_refused(tmp_path, tiny_config, toy_rows):
+    args = DistillationArguments(str(tmp_path), on_bad_image="skip", max_steps=1, report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match="`on_bad_image` is 'skip', but a stream has no other image"):
+        DistillationTrainer(
+            DeiTForImageClassificationWithTeacher(tiny_config), args, train_dataset=toy_rows.to_iterable_dataset()
+        )

@@ -1,0 +1,113 @@
+"""Pictures that cannot be decoded: what takes their place in training, and the list of them that a run leaves.
+
+In evaluation nothing can take a picture's place: the accuracy would be that of other pictures. There it is an error.
+"""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate.utils import gather_object
+from PIL.Image import Image
+from transformers import TrainerCallback
+
+from .sampling import ViewKey
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "bad_images.jsonl"
+PREVIOUS_FILE_NAME = "bad_images.previous.jsonl"  # of the run that was here before
+
+OnBadImage = Literal["error", "skip"]
+
+
+class BadImageError(ValueError):
+    """A picture that cannot be read, through its own fault; a file that is missing is a FileNotFoundError."""
+
+
+def first_good_view(images: Any, key: ViewKey) -> tuple[Image, ViewKey, list[dict[str, Any]]]:
+    """The picture of a view, or of the next sample that can be decoded, counting on from the last to the first.
+
+    Epoch, position and repeat stay, so that what takes a view's place is a function of its key as well.
+
+    Args:
+        images: an `ImageDataset`.
+        key: of the view.
+
+    Returns:
+        The picture, its key, and the bad ones on the way: row, file (None for bytes in the dataset) and reason.
+
+    Raises:
+        BadImageError: no picture at all can be decoded.
+        OSError: the disk or the machine is at fault.
+    """
+    bad_images: list[dict[str, Any]] = []
+    for step in range(len(images)):
+        row = (key.sample + step) % len(images)
+        try:
+            return images.image(row), key._replace(sample=row), bad_images
+        except (BadImageError, FileNotFoundError) as error:
+            bad_images.append({"row": row, "file": images.file(row), "reason": str(error)})
+    raise BadImageError(f"none of the {len(images)} images can be decoded; the first: {bad_images[0]['reason']}")
+
+
+class BadImageList(TrainerCallback):
+    """Keeps `bad_images.jsonl` in the output directory: a line for each bad image that a training met.
+
+    Data workers find them, and send them along with their batch; the training processes write, each as soon as it
+    trains on such a batch, under a lock, and no image twice. A resumed training goes on with the list, another one
+    puts it aside.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.path = Path(trainer.args.output_dir) / FILE_NAME
+        self._listed: set[int] = set()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0 and args.should_save and self.path.exists():
+            os.replace(self.path, self.path.with_name(PREVIOUS_FILE_NAME))
+        self.trainer.accelerator.wait_for_everyone()  # before anybody adds to it
+        self._listed = set()
+
+    def add(self, bad_images: Iterable[dict[str, Any]]) -> None:
+        """Lists those that are not listed yet."""
+        new = {bad["row"]: bad for bad in bad_images if bad["row"] not in self._listed}
+        if not new:
+            return
+        with open(self.path, "a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or its process ends
+            listed = _complete_lines(file)
+            lines = [bad for row, bad in new.items() if row not in listed]
+            file.write(b"".join(json.dumps(bad).encode() + b"\n" for bad in lines))
+        if lines and not listed:
+            logger.warning("%s. Another image takes its place, as for all in %s", lines[0]["reason"], self.path)
+        self._listed = listed | new.keys()
+
+    def count(self) -> int:
+        """How many the list has, of all processes; all of them must call it."""
+        listed = self.read() if self.path.exists() else []
+        everywhere = gather_object(listed)  # other machines may have another disk
+        if self.trainer.args.should_save:
+            self.add(everywhere)
+        num_bad = len({bad["row"] for bad in everywhere})
+        if num_bad and self.trainer.is_world_process_zero():
+            logger.warning("%d bad images were replaced by others; %s lists them", num_bad, self.path)
+        return num_bad
+
+    def read(self) -> list[dict[str, Any]]:
+        """What is listed."""
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+
+def _complete_lines(file: Any) -> set[int]:
+    """The rows that an open list has; half a line, of a process that was killed, is cut off."""
+    file.seek(0)
+    content = file.read()
+    complete = content[: content.rfind(b"\n") + 1]
+    file.truncate(len(complete))
+    return {json.loads(line)["row"] for line in complete.splitlines()}
