@@ -175,6 +175,34 @@ def distillation_objective(
     return ObjectiveTerms((1 - weight) * cls_loss + weight * distillation_loss, cls_loss, distillation_loss)
 
 
+class TermMeans:
+    """Means of the objective's terms over batches, for the log; nothing waits for the device.
+
+    `loss_cls`, and with a teacher `loss_distillation` and `teacher_agreement`: the share of views on which the head
+    that learns from the teacher decides as it does.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._num_batches = 0
+
+    def add(self, terms: ObjectiveTerms, student_logits: Tensor, teacher_logits: Tensor | None) -> None:
+        """Counts a batch, with logits (B, C) of the head that learns from the teacher, and of the teacher."""
+        counted = {"loss_cls": terms.cls.detach()}
+        if terms.distillation is not None and teacher_logits is not None:
+            counted["loss_distillation"] = terms.distillation.detach()
+            agrees = student_logits.detach().argmax(dim=-1) == teacher_logits.argmax(dim=-1)
+            counted["teacher_agreement"] = agrees.float().mean()
+        self._sums = {name: self._sums.get(name, 0) + value for name, value in counted.items()}
+        self._num_batches += 1
+
+    def take(self) -> dict[str, Tensor]:
+        """The means since they were last taken; empty without batches."""
+        means = {name: total / self._num_batches for name, total in self._sums.items()}
+        self._sums, self._num_batches = {}, 0
+        return means
+
+
 def _full_precision(logits: Tensor) -> Tensor:
     return logits.float() if logits.element_size() < 4 else logits
 

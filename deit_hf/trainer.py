@@ -19,9 +19,10 @@ from .callbacks import EpochOfViews, SayEffectiveRecipe
 from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from .ema import averages_for, evaluate_averages
 from .evaluation import HeadAccuracy, head_logits, negative_log_likelihood
+from .fitting import train_in_memory
 from .hub import push_or_warn
 from .image_processing_deit import checked_processor, crop_size
-from .losses import ObjectiveTerms, distillation_objective
+from .losses import TermMeans, distillation_objective
 from .mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
 from .model_card import ModelFacts, write_model_card
 from .optimization import (
@@ -108,8 +109,7 @@ class DistillationTrainer(Trainer):
         self._num_classes = model.config.num_labels
         self._view_seed = args.seed if args.data_seed is None else args.data_seed
         self.view_sampler: ViewSampler | None = None
-        self._terms: dict[str, Tensor] = {}
-        self._num_terms = 0
+        self.term_means = TermMeans()
         self.processing_class = processing_class  # the parent sets it too, but the views below need it already
         super().__init__(
             model,
@@ -172,7 +172,7 @@ class DistillationTrainer(Trainer):
             reduction=self.args.distillation_reduction,
             label_loss=self.args.label_loss,
         )
-        self._count_terms(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
+        self.term_means.add(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
         return (terms.loss, outputs) if return_outputs else terms.loss
 
     def _teacher_logits(self, pixel_values: Tensor) -> Tensor | None:
@@ -181,22 +181,11 @@ class DistillationTrainer(Trainer):
         with self.accelerator.autocast():
             return self.teacher(pixel_values)
 
-    def _count_terms(self, terms: ObjectiveTerms, student_logits: Tensor, teacher_logits: Tensor | None) -> None:
-        """Adds up what the log reports beside the loss, without waiting for the device."""
-        counted = {"loss_cls": terms.cls.detach()}
-        if terms.distillation is not None and teacher_logits is not None:
-            counted["loss_distillation"] = terms.distillation.detach()
-            agrees = student_logits.detach().argmax(dim=-1) == teacher_logits.argmax(dim=-1)
-            counted["teacher_agreement"] = agrees.float().mean()
-        self._terms = {name: self._terms.get(name, 0) + value for name, value in counted.items()}
-        self._num_terms += 1
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the objective's terms, over all processes, to each report of the training loss."""
-        if "loss" in logs and self._num_terms:
-            for name, total in self._terms.items():
-                logs[name] = self.accelerator.reduce(total / self._num_terms, reduction="mean").item()
-            self._terms, self._num_terms = {}, 0
+        if "loss" in logs:
+            for name, mean in self.term_means.take().items():
+                logs[name] = self.accelerator.reduce(mean, reduction="mean").item()
         super().log(logs, start_time)
 
     def prediction_step(
@@ -252,6 +241,10 @@ class DistillationTrainer(Trainer):
         return accuracy.result()
 
     # ---- optimisation ----
+
+    def _inner_training_loop(self, batch_size: int, **options: Any) -> Any:
+        """The parent's `auto_find_batch_size` would change the global batch."""
+        return train_in_memory(self, super()._inner_training_loop, batch_size, **options)
 
     def _check_optimization(self) -> None:
         args = self.args
