@@ -176,7 +176,12 @@ class DistillationArguments(TrainingArguments):
             self.use_cpu = True  # processes without a device do not join each other unless told so
         check_ranks()
         super().__post_init__()
-        check_launch(num_processes=self.world_size, num_devices=self.n_gpu)
+        check_launch(
+            num_processes=self.world_size,
+            num_devices=self.n_gpu,
+            distributed_type=self.distributed_state.distributed_type,
+            asks_for_fsdp=bool(self.fsdp),
+        )
         check_accelerator_config(self.accelerator_config)
         self._set_precision()
         self._set_learning_rate()

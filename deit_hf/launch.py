@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 from accelerate.commands.config import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import DistributedType
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun and of MPIs
@@ -27,12 +28,16 @@ def check_ranks() -> None:
         raise ValueError(f"the environment has WORLD_SIZE {asked} but no RANK; {_commands(asked)}")
 
 
-def check_launch(*, num_processes: int, num_devices: int) -> None:
+def check_launch(
+    *, num_processes: int, num_devices: int, distributed_type: DistributedType, asks_for_fsdp: bool
+) -> None:
     """Refuses a launch that is not what was asked for.
 
     Args:
         num_processes: that train together.
         num_devices: GPUs that transformers would use in this process, by `nn.DataParallel`.
+        distributed_type: how the processes were joined.
+        asks_for_fsdp: whether the options do; Accelerate's configuration may, too.
 
     Raises:
         ValueError: names what was asked for, what was found, and the commands that start it.
@@ -48,6 +53,13 @@ def check_launch(*, num_processes: int, num_devices: int) -> None:
         raise ValueError(
             f"{num_devices} GPUs are visible to one process, which would cut each batch by `nn.DataParallel`; "
             f"{_commands(num_devices)}, or for one GPU CUDA_VISIBLE_DEVICES=0 python {sys.argv[0]} ..."
+        )
+
+    asks_for_fsdp |= os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if asks_for_fsdp and distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):
+        raise ValueError(
+            f"FSDP was asked for, but Accelerate shares out weights only over several GPUs, and this is "
+            f"{distributed_type.value}; {_commands(num_processes)}, without FSDP"
         )
 
 
