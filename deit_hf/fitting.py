@@ -57,7 +57,8 @@ def train_in_memory(trainer: Trainer, training_loop: Callable, batch_size: int, 
         )
     in_one_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
     start = _Start(trainer)
-    for size in local_batches(in_one_step, at_most=batch_size, even=args.mixes):
+    sizes = list(local_batches(in_one_step, at_most=batch_size, even=args.mixes))
+    for size in sizes:
         args.per_device_train_batch_size, args.gradient_accumulation_steps = size, in_one_step // size
         try:
             return training_loop(size, **options)
@@ -66,10 +67,10 @@ def train_in_memory(trainer: Trainer, training_loop: Callable, batch_size: int, 
                 raise
         start.restore()  # not above, where the error still holds on to what the attempt had in memory
         logger.warning("a local batch of %d does not fit in memory; starting anew with a smaller one", size)
-    pairs = ", and mixup and cutmix need an even one" if args.mixes else ""
+    pairs = ", an even number as mixup and cutmix mix pairs" if args.mixes else ""
     raise ValueError(
-        f"no local batch fits in memory, down to `per_device_train_batch_size` {size}, where {in_one_step} views "
-        f"belong to a step of each process{pairs}; take a smaller model or image, or `gradient_checkpointing`"
+        f"no local batch fits in memory, of {', '.join(map(str, sizes)) or 'none'}; it must divide the {in_one_step} "
+        f"views of a process in a step{pairs}; take a smaller model or image, or `gradient_checkpointing`"
     )
 
 

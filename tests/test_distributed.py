@@ -125,13 +125,36 @@ def test_any_number_of_processes_gives_the_curve_of_one_with_everything_on(tmp_p
 def test_two_processes_that_were_stopped_end_bit_for_bit_as_two_that_were_not(tmp_path: Path, dispatch: bool | None):
     # stochastic depth is on: each process draws from a stream of its own, which has to go on where it was
     save_model(DeiTForImageClassification, tmp_path / "teacher", use_distillation_token=False)
-    options = {**EVERYTHING, "distillation_type": "soft", "drop_path_rate": 0.3, "accelerator_config": {}}
+    options = {**EVERYTHING, "distillation_type": "soft", "drop_path_rate": 0.3}
     options |= {"save_strategy": "steps", "save_steps": 5, "accelerator_config": {"dispatch_batches": dispatch}}
     whole = train(tmp_path, "whole", 2, 4, 2, **options)
     resumed = train(tmp_path, "resumed", 2, 4, 2, **options, resume_from_checkpoint="whole/checkpoint-5")
     assert resumed[:-1] == whole[:-1]  # the last entry has times
     for file in ("model.safetensors", "ema/model.safetensors"):
         assert (tmp_path / "resumed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_without_memory_for_their_batch_end_as_two_with_a_smaller_one(tmp_path: Path):
+    options = {"drop_path_rate": 0.3, "ema_decay": 0.9, "max_steps": 4}
+    small = train(tmp_path, "small", 2, 4, 3, **options)
+    script = str(ROOT / "tests" / "train_in_little_memory.py")
+    (tmp_path / "found.yaml").write_text(
+        yaml.safe_dump(
+            {
+                **RECIPE,
+                **options,
+                "output_dir": "found",
+                "per_device_train_batch_size": 12,
+                "auto_find_batch_size": True,
+            }
+        )
+    )
+    run(tmp_path, 2, script, "found.yaml")
+    log = json.loads((tmp_path / "found" / "trainer_state.json").read_text())["log_history"]
+    assert column(log, "loss") == column(small, "loss")
+    for file in ("model.safetensors", "ema/model.safetensors"):
+        assert (tmp_path / "found" / file).read_bytes() == (tmp_path / "small" / file).read_bytes()
 
 
 @pytest.mark.slow
