@@ -74,6 +74,11 @@ def check_accelerator_config(config: AcceleratorConfig) -> None:
             "`accelerator_config` has `split_batches`, which would cut the batch of a device by the number of "
             "processes; leave it out, and lower `per_device_train_batch_size` for a smaller global batch"
         )
+    if config.dispatch_batches:
+        raise ValueError(
+            "`accelerator_config` has `dispatch_batches`, with which a resume goes on at other views; "
+            "leave it out: each process reads its own views"
+        )
     if not config.even_batches:
         raise ValueError(
             "`accelerator_config` has `even_batches` false, with which processes wait for each other forever where "

@@ -1,6 +1,8 @@
 """`auto_find_batch_size`: the run that fits is the one that would have started with its local batch."""
 
+import gc
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +13,14 @@ from transformers import TrainerCallback
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
 from deit_hf.fitting import local_batches
 from deit_hf.recipes import write_recipe
+
+
+@pytest.fixture(autouse=True)
+def _quick_garbage_collection() -> Iterator[None]:
+    """Each attempt collects garbage; what was imported before need not be looked through."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class TooLittleMemory(DeiTForImageClassificationWithTeacher):

@@ -136,6 +136,7 @@ def test_fsdp_that_accelerate_would_leave_out_is_an_error(tmp_path, monkeypatch)
     ("options", "message"),
     [
         ({"split_batches": True}, "`split_batches`"),
+        ({"dispatch_batches": True}, "`dispatch_batches`"),
         ({"even_batches": False}, "`even_batches` false"),
         ({"gradient_accumulation_kwargs": {"num_steps": 4}}, "use `gradient_accumulation_steps`"),
     ],
@@ -143,7 +144,7 @@ def test_fsdp_that_accelerate_would_leave_out_is_an_error(tmp_path, monkeypatch)
 def test_loaders_that_would_change_the_steps_are_refused(tmp_path, options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         DistillationArguments(str(tmp_path), report_to="none", accelerator_config=options)
-    check_accelerator_config(AcceleratorConfig(dispatch_batches=True))
+    check_accelerator_config(AcceleratorConfig(gradient_accumulation_kwargs={}))
 
 
 def test_launch_that_starts_one_of_two_processes_is_one_line_and_no_output(tmp_path):
