@@ -14,6 +14,7 @@ from transformers import SchedulerType, TrainingArguments
 
 from .bad_images import OnBadImage
 from .evaluation import FUSIONS, Fusion
+from .launch import check_accelerator_config, check_launch, check_ranks
 from .losses import DistillationType, LabelLoss, Reduction
 from .optimization import check_timm_optimizer, scaled_learning_rate
 from .transforms import THREE_AUGMENT, CropMode
@@ -191,6 +192,10 @@ class DistillationArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Replace non-finite losses in the log; waits for the device at every step."}
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata={"help": "Search for parameters without gradient at each step; no model here has any."},
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start anew in an output_dir that holds a run; its checkpoints are deleted."}
     )
@@ -200,9 +205,18 @@ class DistillationArguments(TrainingArguments):
         self._check_unsupported()
         self._check_optimization()
         self._check_augmentation()
-        super().__post_init__()
         if not torch.accelerator.is_available():
-            self.dataloader_pin_memory = False  # torch warns of pinned memory without a device
+            self.use_cpu = True  # processes without a device do not join each other unless told so
+        check_ranks()
+        super().__post_init__()
+        check_launch(
+            num_processes=self.world_size,
+            num_devices=self.n_gpu,
+            distributed_type=self.distributed_state.distributed_type,
+            asks_for_fsdp=bool(self.fsdp),
+        )
+        check_accelerator_config(self.accelerator_config)
+        self._set_precision()
         self._set_learning_rate()
         self._set_warmup()
         self._check_batch()
@@ -314,6 +328,12 @@ class DistillationArguments(TrainingArguments):
             raise ValueError(
                 "`student_mode` is 'eval', but `gradient_checkpointing` only works in 'train'; drop one of them"
             )
+
+    def _set_precision(self) -> None:
+        """Without a flag, the precision of Accelerate's configuration is in force; the flags then say so, too."""
+        if self.mixed_precision == "fp16" and self.device.type == "cpu":
+            raise ValueError("`fp16` is true, but needs a GPU and this run is on CPUs; use `bf16`, or leave both out")
+        self.fp16, self.bf16 = self.mixed_precision == "fp16", self.mixed_precision == "bf16"
 
     def _set_learning_rate(self) -> None:
         if self.base_learning_rate is None and self.learning_rate is None:

@@ -142,7 +142,7 @@ def _checkpoints(output_dir: Path) -> list[Path]:
 
 def move_into_place(aside: Path, checkpoint: Path) -> None:
     """Completes what was written aside with its manifest, and moves it to its place once the disk has it."""
-    files = [path for path in sorted(aside.rglob("*")) if path.is_file()]
+    files = [path for path in sorted(aside.rglob("*")) if path.is_file() and path.name != MANIFEST]
     sizes = {path.relative_to(aside).as_posix(): path.stat().st_size for path in files}
     (aside / MANIFEST).write_text(json.dumps({"sizes": sizes}, indent=1), encoding="utf-8")
     for path in [*files, aside / MANIFEST, *(each for each in aside.rglob("*") if each.is_dir()), aside]:

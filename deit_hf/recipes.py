@@ -152,6 +152,7 @@ def _options_in_force(group: Any) -> dict[str, Any]:
         default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
         is_ours = not isinstance(group, TrainingArguments) or option.name in type(group).__annotations__
         derived = option.name == "learning_rate" and group.base_learning_rate is not None
+        derived |= option.name == "use_cpu" and not torch.accelerator.is_available()  # the machine has nothing else
         # transformers resolves many of its None into an empty value, which says no more
         differs = value != default and (value not in ([], {}, "", None) or bool(default))
         if option.name not in NOT_REPEATED and not derived and (is_ours or differs):

@@ -21,6 +21,7 @@ from .checkpointing import ResumableTrainer
 from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from .ema import averages_for, evaluate_averages
 from .evaluation import HeadAccuracy, head_logits, negative_log_likelihood
+from .fitting import train_in_memory
 from .hub import push_or_warn
 from .image_processing_deit import checked_processor, crop_size
 from .losses import distillation_objective
@@ -261,6 +262,10 @@ class DistillationTrainer(ResumableTrainer):
         return accuracy.result()
 
     # ---- optimisation ----
+
+    def _inner_training_loop(self, batch_size: int, **options: Any) -> Any:
+        """The parent's `auto_find_batch_size` would change the global batch."""
+        return train_in_memory(self, super()._inner_training_loop, batch_size, **options)
 
     def _check_optimization(self) -> None:
         args = self.args
