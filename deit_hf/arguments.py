@@ -281,6 +281,11 @@ class DistillationArguments(TrainingArguments):
             raise ValueError(
                 "`enable_jit_checkpoint` is true, but a signal always saves a complete checkpoint here; leave it out"
             )
+        if self.overwrite_output_dir and self.resume_from_checkpoint is not None:
+            raise ValueError(
+                "`overwrite_output_dir` is true, which starts at step 0, and `resume_from_checkpoint` "
+                f"{self.resume_from_checkpoint!r}; give only one"
+            )
         if self.train_sampling_strategy != "random":
             raise ValueError(
                 f"`train_sampling_strategy` is {self.train_sampling_strategy!r}, but must be 'random': the order of "

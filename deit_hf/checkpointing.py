@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .stop_signals import StopSignals, TrainingStopped, leave_signals_to_the_main_process
+from .stop_signals import StopSignals, TrainingStopped, leaves_signals_to_the_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -34,42 +33,21 @@ _ASIDE = ".unfinished-checkpoint"
 # ---- directories ----
 
 
-def begin_run(args: TrainingArguments) -> str | None:
-    """Marks the output directory as that of an unfinished run, and finds the checkpoint to go on from.
-
-    Args:
-        args: with `overwrite_output_dir` the checkpoints there are deleted, and nothing else.
+def find_checkpoint(args: TrainingArguments) -> str | None:
+    """The checkpoint that a run goes on from: `resume_from_checkpoint`, else the last complete one in `output_dir`.
 
     Returns:
-        `resume_from_checkpoint`, else the last complete checkpoint; None to begin at step 0.
+        None to begin at step 0, as `overwrite_output_dir` always does.
 
     Raises:
-        FileExistsError: the directory holds something else than an unfinished run.
+        FileExistsError: `output_dir` holds something else than an unfinished run.
         ValueError: the checkpoint that `resume_from_checkpoint` names is not complete.
     """
-    output_dir = Path(args.output_dir)
-    checkpoint = None if args.overwrite_output_dir else _checkpoint_to_go_on_from(args, output_dir)
-    args.distributed_state.wait_for_everyone()  # all have looked before anything changes
-    if args.should_save:
-        if args.overwrite_output_dir:
-            for each in _checkpoints(output_dir):
-                shutil.rmtree(each)
-        shutil.rmtree(output_dir / _ASIDE, ignore_errors=True)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / UNFINISHED_RUN).touch()
-    args.distributed_state.wait_for_everyone()
-    return None if checkpoint is None else str(checkpoint)
-
-
-def end_run(args: TrainingArguments) -> None:
-    """Says that all files of the run are there."""
-    if args.should_save:
-        (Path(args.output_dir) / UNFINISHED_RUN).unlink(missing_ok=True)
-
-
-def _checkpoint_to_go_on_from(args: TrainingArguments, output_dir: Path) -> Path | None:
+    if args.overwrite_output_dir:
+        return None
     if args.resume_from_checkpoint is not None:
-        return checked_checkpoint(args.resume_from_checkpoint)
+        return str(checked_checkpoint(args.resume_from_checkpoint))
+    output_dir = Path(args.output_dir)
     last = last_complete_checkpoint(output_dir)
     if last is not None:
         logger.warning("going on from %s; start anew with --overwrite_output_dir", last)
@@ -80,7 +58,27 @@ def _checkpoint_to_go_on_from(args: TrainingArguments, output_dir: Path) -> Path
             f"`output_dir` {output_dir} is not empty and holds no checkpoint to go on from; name another one, or pass "
             "--overwrite_output_dir"
         )
-    return last
+    return None if last is None else str(last)
+
+
+def begin_run(args: TrainingArguments) -> None:
+    """Marks `output_dir` as that of an unfinished run; with `overwrite_output_dir` deletes the checkpoints there."""
+    output_dir = Path(args.output_dir)
+    args.distributed_state.wait_for_everyone()  # all have looked before anything changes
+    if args.should_save:
+        if args.overwrite_output_dir:
+            for each in _checkpoints(output_dir):
+                shutil.rmtree(each)
+        shutil.rmtree(output_dir / _ASIDE, ignore_errors=True)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / UNFINISHED_RUN).touch()
+    args.distributed_state.wait_for_everyone()
+
+
+def end_run(args: TrainingArguments) -> None:
+    """Says that all files of the run are there."""
+    if args.should_save:
+        (Path(args.output_dir) / UNFINISHED_RUN).unlink(missing_ok=True)
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
@@ -254,7 +252,7 @@ class ResumableTrainer(Trainer):
         loader = super()._get_dataloader(*args, **kwargs)
         inner = getattr(loader, "base_dataloader", loader)
         inner.generator = torch.Generator().manual_seed(self.args.seed)
-        inner.worker_init_fn = partial(leave_signals_to_the_main_process, inner.worker_init_fn)
+        inner.worker_init_fn = leaves_signals_to_the_main_process(inner.worker_init_fn)
         return loader
 
     def complete_report(self, logs: dict[str, float]) -> None:
@@ -285,13 +283,9 @@ class ResumableTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 move_into_place(aside / name, output_dir / name)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # a full disk raises each of them
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises each of them
             shutil.rmtree(aside, ignore_errors=True)
-            raise OSError(_not_written(output_dir, name, error)) from error
+            raise OSError(_not_written(self.args, output_dir, name, error)) from error
         if self.args.should_save:
             shutil.rmtree(aside)
             best = self.state.best_model_checkpoint
@@ -362,14 +356,20 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.state_dict().items()}
 
 
-def _not_written(output_dir: Path, name: str, error: BaseException) -> str:
+def _not_written(args: TrainingArguments, output_dir: Path, name: str, error: BaseException) -> str:
     last = last_complete_checkpoint(output_dir)
     free = shutil.disk_usage(output_dir).free / 2**20 if output_dir.is_dir() else 0
     kept = f"the last complete one is {last}" if last is not None else "there is no earlier one"
     return (
         f"{name} could not be written to {output_dir} ({free:.0f} MiB free): {' '.join(str(error).split())}; {kept}. "
-        "Make room, or lower `save_total_limit`, and start the same command again to go on"
+        f"Make room, or lower `save_total_limit`, and {_how_to_go_on(args)}"
     )
+
+
+def _how_to_go_on(args: TrainingArguments) -> str:
+    """With these options the same command would not: it would lose what there is, or begin where it began."""
+    obstacle = next((name for name in ("overwrite_output_dir", "resume_from_checkpoint") if getattr(args, name)), None)
+    return f"start the same command again{f' without `{obstacle}`' if obstacle else ''} to go on"
 
 
 class _CheckpointEvents(TrainerCallback):
@@ -397,7 +397,7 @@ class _CheckpointEvents(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.stop_signals.agreed():
-            message = f"stopped after step {state.global_step}; start the same command again to go on"
+            message = f"stopped after step {state.global_step}; {_how_to_go_on(args)}"
             if self.trainer.is_world_process_zero():
                 logger.warning("%s", message)
             raise TrainingStopped(message)

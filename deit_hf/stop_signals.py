@@ -3,11 +3,15 @@
 What is saved before leaving is in checkpointing.py.
 """
 
+import atexit
+import multiprocessing
+import multiprocessing.util  # whose function for the exit must be registered before ours
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
@@ -107,17 +111,32 @@ class LeaveOnSignal:
         raise TrainingStopped(message)
 
 
-def leave_signals_to_the_main_process(init: Callable[[int], None] | None, worker: int) -> None:
+def leaves_signals_to_the_main_process(init: Callable[[int], None] | None) -> Callable[[int], None]:
     """`worker_init_fn` of a data loader: Ctrl-C and schedulers signal the workers too, which must serve the last step.
 
     Args:
-        init: the function that was there before.
-        worker: number of the worker.
+        init: the function that was there before, or None.
     """
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    return partial(_init_worker, init, _main_process_leaves())
+
+
+def _init_worker(init: Callable[[int], None] | None, main_process_leaves: Any, worker: int) -> None:
+    def end_with_the_main_process(*_: object) -> None:
+        if main_process_leaves.value:
+            os._exit(0)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_with_the_main_process)
     if init is not None:
         init(worker)
+
+
+@cache
+def _main_process_leaves() -> Any:
+    """A flag that workers share, up when Python ends: multiprocessing then sends them SIGTERM and waits for them."""
+    flag = multiprocessing.RawValue("b", 0)
+    atexit.register(setattr, flag, "value", 1)  # after multiprocessing's function for the exit, so it runs before it
+    return flag
 
 
 def _world_size() -> int:

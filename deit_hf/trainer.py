@@ -5,6 +5,7 @@ connects them.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,13 @@ from .arguments import DistillationArguments
 from .bad_images import BadImageList
 from .callbacks import EpochOfViews, SayEffectiveRecipe
 from .checkpointing import ResumableTrainer
-from .data import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from .ema import averages_for, evaluate_averages
 from .evaluation import HeadAccuracy, head_logits, negative_log_likelihood
 from .fitting import train_in_memory
 from .hub import push_or_warn
-from .image_processing_deit import checked_processor, crop_size
+from .image_processing_deit import checked_processor
 from .losses import distillation_objective
-from .mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
+from .mixing import mix_targets
 from .model_card import ModelFacts, write_model_card
 from .numerical_faults import NumericalFaults
 from .objective_means import ObjectiveMeans
@@ -40,11 +40,10 @@ from .optimization import (
     warn_of_global_batch,
 )
 from .recipes import write_recipe
+from .run_views import RunViews
 from .sampling import ViewSampler
 from .sharded_rows import ShardedRows
-from .streaming import ImageStream, StreamSampler, StreamViews
 from .teacher import Teacher, fitting_teacher
-from .transforms import VIEW_OPTIONS, evaluation_view, training_view
 from .worker_crashes import named_crashes
 
 logger = logging.getLogger(__name__)
@@ -109,20 +108,17 @@ class DistillationTrainer(ResumableTrainer):
             student_mean=tuple(processing_class.image_mean),
             student_std=tuple(processing_class.image_std),
         )
-        self._columns: Any = {"image_column_name": image_column_name, "label_column_name": label_column_name}
-        self._num_classes = model.config.num_labels
-        self._view_seed = args.seed if args.data_seed is None else args.data_seed
+        self._views = RunViews(args, processing_class, model.config.num_labels, image_column_name, label_column_name)
         self.view_sampler: ViewSampler | None = None
         self.means = ObjectiveMeans()
-        self.processing_class = processing_class  # the parent sets it too, but the views below need it already
         super().__init__(
             model,
             args,
-            train_dataset=None if train_dataset is None else self._training_views(train_dataset, args),
-            eval_dataset=self._all_evaluation_views(eval_dataset),
+            train_dataset=None if train_dataset is None else self._views.training(train_dataset),
+            eval_dataset=_each(self._views.evaluation, eval_dataset),
             processing_class=processing_class,
             compute_metrics=kwargs.pop("compute_metrics", None) or HeadAccuracy(),
-            data_collator=ViewCollator(self._mixing(args)),
+            data_collator=self._views.collator(),
             **kwargs,
         )
         # The objective is a mean over the local batch, so the parent must divide it by the accumulation steps.
@@ -170,7 +166,7 @@ class DistillationTrainer(ResumableTrainer):
         targets = mix_targets(
             inputs["labels"],
             inputs.get("mix_ratios"),
-            num_classes=self._num_classes,
+            num_classes=self._views.num_classes,
             smoothing=self.args.label_smoothing,
         )
         terms = distillation_objective(
@@ -338,71 +334,22 @@ class DistillationTrainer(ResumableTrainer):
 
     # ---- data ----
 
-    def _mixing(self, args: DistillationArguments) -> Mixing:
-        return Mixing(
-            mixup_alpha=args.mixup_alpha,
-            cutmix_alpha=args.cutmix_alpha,
-            switch_prob=args.mixup_switch_prob,
-            block_size=min(MAX_BLOCK_SIZE, args.global_batch_size),
-            seed=self._view_seed,
-        )
-
-    def _training_views(self, dataset: Any, args: DistillationArguments) -> TrainingViews:
-        view = training_view(
-            crop_size(self.processing_class),
-            mean=tuple(self.processing_class.image_mean),
-            std=tuple(self.processing_class.image_std),
-            **{name: getattr(args, name) for name in VIEW_OPTIONS},
-        )
-        if isinstance(dataset, datasets.IterableDataset | ShardedRows):
-            if args.on_bad_image == "skip":
-                raise ValueError(
-                    "`on_bad_image` is 'skip', but a stream has no other image at hand to show; set it to 'error', or "
-                    "leave out `streaming`"
-                )
-            stream = ImageStream(dataset, num_images=args.num_train_samples, **self._columns)
-            return StreamViews(stream, view, seed=self._view_seed, num_classes=self._num_classes)
-        images = ImageDataset(dataset, num_classes=self._num_classes, **self._columns)
-        return TrainingViews(images, view, seed=self._view_seed, skip_bad_images=args.on_bad_image == "skip")
-
-    def _evaluation_views(self, dataset: datasets.Dataset) -> EvaluationViews:
-        images = ImageDataset(dataset, num_classes=self._num_classes, several_labels=True, **self._columns)
-        return EvaluationViews(images, evaluation_view(self.processing_class))
-
-    def _all_evaluation_views(self, dataset: Any) -> Any:
-        if isinstance(dataset, dict):
-            return {name: self._evaluation_views(part) for name, part in dataset.items()}
-        return None if dataset is None else self._evaluation_views(dataset)
-
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ViewSampler:
-        """Keys of views in a global order, which Accelerate shares out; the parent's order knows no views."""
-        args, views = self.args, self.train_dataset
-        order = {"num_repeats": args.repeated_augmentation, "seed": self._view_seed}
-        order["step_size"] = self.get_total_train_batch_size(args)
-        if isinstance(views, StreamViews):
-            self.view_sampler = StreamSampler(
-                views.images,
-                num_streams=args.num_streams,
-                buffer_size=args.shuffle_buffer_size,
-                batch_size=args.train_batch_size,
-                process_index=args.process_index,
-                num_processes=args.world_size,
-                **order,
-            )
-        else:
-            self.view_sampler = ViewSampler(len(views), **order)
+        """The parent's order knows no views."""
+        step_size = self.get_total_train_batch_size(self.args)
+        self.view_sampler = self._views.sampler(self.train_dataset, step_size=step_size)
         return self.view_sampler
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As the parent's, for plain `datasets` too."""
         if isinstance(eval_dataset, datasets.Dataset):
-            eval_dataset = self._evaluation_views(eval_dataset)
+            eval_dataset = self._views.evaluation(eval_dataset)
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """As the parent's, for plain `datasets` too."""
         if isinstance(test_dataset, datasets.Dataset):
-            test_dataset = self._evaluation_views(test_dataset)
+            test_dataset = self._views.evaluation(test_dataset)
         return super().get_test_dataloader(test_dataset)
 
     # ---- what a run leaves ----
@@ -494,3 +441,10 @@ class DistillationTrainer(ResumableTrainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: the parent would push unfinished runs, pickles included."""
+
+
+def _each(function: Callable[[Any], Any], data: Any) -> Any:
+    """The function of one data set, of each of several by name, or None of none."""
+    if isinstance(datasets, dict):
+        return {name: function(part) for name, part in data.items()}
+    return None if data is None else function(data)

@@ -13,7 +13,7 @@ import datasets
 from transformers import set_seed
 
 from .arguments import DistillationArguments
-from .checkpointing import begin_run, end_run
+from .checkpointing import begin_run, end_run, find_checkpoint
 from .dataset_sources import class_names, load_image_datasets
 from .ema import EMA_FOLDER
 from .evaluation import Confusion, HeadAccuracy
@@ -51,7 +51,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: Distillati
 def _train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
     _check_teacher_options(model_args, args)
     _check_stream_options(data_args, args)
-    checkpoint = begin_run(args)
+    checkpoint = find_checkpoint(args)
     set_seed(args.seed)
     train_rows, eval_rows = load_image_datasets(data_args)
     assert train_rows is not None
@@ -75,6 +75,7 @@ def _train(model_args: ModelArguments, data_args: DataArguments, args: Distillat
         image_column_name=data_args.image_column_name,
         label_column_name=data_args.label_column_name,
     )
+    begin_run(args)  # not before everything fits, so that a refused run leaves no trace
     result = trainer.train(resume_from_checkpoint=checkpoint)
     return _save(trainer, result.metrics, model_args, data_args)
 

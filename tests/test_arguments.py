@@ -182,6 +182,10 @@ def test_value_out_of_range_is_refused_at_construction(tmp_path: Path, name: str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            {"overwrite_output_dir": True, "resume_from_checkpoint": "x/checkpoint-3"},
+            "`overwrite_output_dir` is true.* `resume_from_checkpoint` 'x/checkpoint-3'; give only one",
+        ),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1, but must be 0: .* use `label_smoothing`"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be false"),
         ({"batch_eval_metrics": False}, "`batch_eval_metrics` true"),

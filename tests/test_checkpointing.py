@@ -11,7 +11,15 @@ import torch
 import transformers
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer, checkpointing
-from deit_hf.checkpointing import MANIFEST, UNFINISHED_RUN, begin_run, end_run, last_complete_checkpoint, rotate
+from deit_hf.checkpointing import (
+    MANIFEST,
+    UNFINISHED_RUN,
+    begin_run,
+    end_run,
+    find_checkpoint,
+    last_complete_checkpoint,
+    rotate,
+)
 
 OPTIONS = {
     "per_device_train_batch_size": 8,
@@ -52,7 +60,10 @@ def names(directory: Path) -> set[str]:
 
 
 def begin(output_dir: Path, **options) -> str | None:
-    return begin_run(DistillationArguments(str(output_dir), report_to="none", **options))
+    args = DistillationArguments(str(output_dir), report_to="none", **options)
+    checkpoint = find_checkpoint(args)
+    begin_run(args)
+    return checkpoint
 
 
 def test_new_or_empty_directory_starts_afresh(tmp_path: Path):

@@ -225,10 +225,9 @@ def test_written_recipe_scales_its_base_rate_with_another_batch(tmp_path: Path):
     assert again.learning_rate == pytest.approx(2 * args.learning_rate, rel=1e-12)
 
 
-def test_written_recipe_says_every_option_of_ours_and_no_secret(tmp_path: Path):
-    args = DistillationArguments(
-        str(tmp_path), report_to="none", hub_token="hf_secret", overwrite_output_dir=True, resume_from_checkpoint="x"
-    )
+@pytest.mark.parametrize("start", [{"overwrite_output_dir": True}, {"resume_from_checkpoint": "x"}])
+def test_written_recipe_says_every_option_of_ours_and_no_secret(tmp_path: Path, start: dict):
+    args = DistillationArguments(str(tmp_path), report_to="none", hub_token="hf_secret", **start)
     write_recipe(tmp_path / "recipe.yaml", args)
     text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
     assert text.startswith(f"# Repeat with: python scripts/train.py {tmp_path}/recipe.yaml --output_dir ANOTHER\n")

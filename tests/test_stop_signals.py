@@ -66,6 +66,11 @@ def test_training_saves_one_checkpoint_and_raises_with_its_own_code(tmp_path, ti
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
+def test_message_names_the_option_that_would_start_anew(tmp_path, tiny_config, toy_rows):
+    with pytest.raises(TrainingStopped, match="the same command again without `overwrite_output_dir` to go on"):
+        make_trainer(tmp_path, tiny_config, toy_rows, signal_at=1, overwrite_output_dir=True).train()
+
+
 def test_stopped_trainer_can_train_again(tmp_path, tiny_config, toy_rows):
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, signal_at=2)
     with pytest.raises(TrainingStopped):
@@ -127,6 +132,45 @@ def test_group_wide_sigterm_of_a_scheduler_is_saved(tmp_path: Path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == EXIT_CODE, output
     assert last_complete_checkpoint(tmp_path / "run") is not None
+
+
+WITH_A_WORKER = """
+import os, signal, time
+from torch.utils.data import DataLoader
+from deit_hf.stop_signals import leaves_signals_to_the_main_process
+
+class Processes:
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        return os.getpid()
+
+if __name__ == "__main__":
+    loader = DataLoader(
+        Processes(), num_workers=1, worker_init_fn=leaves_signals_to_the_main_process(None), multiprocessing_context=%r
+    )
+    batches = iter(loader)
+    worker = next(batches).item()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(worker, number)
+        time.sleep(0.2)
+    assert set(map(int, batches)) == {worker}
+    batches = iter(loader)  # its worker waits for more when Python ends
+    print(next(batches).item())
+"""
+
+
+@pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_outlive_signals_of_others_and_end_with_the_main_process(tmp_path: Path, start_method: str):
+    """Red, after a minute, when multiprocessing waits at the exit for a worker that ignores its signal."""
+    program = tmp_path / "program.py"
+    program.write_text(WITH_A_WORKER % start_method)
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60, env=path)
+    assert result.returncode == 0, result.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(result.stdout), 0)
 
 
 def test_second_signal_leaves_at_once(tmp_path, tiny_config, toy_rows):
