@@ -191,7 +191,9 @@ def campaign(spec: dict) -> dict[str, Any]:
     if (codes := run(folder, options, None, spec)) != [0] * spec.get("processes", 1):
         raise SystemExit(f"the run failed with {codes}: {(folder / 'log-0').read_text()[-3000:]}")
     duration = time.monotonic() - began
-    with_optimizer = spec["recipe"]["save_strategy"] != "no"
+    last_step = json.loads((folder / "run" / "trainer_state.json").read_text())["global_step"]
+    # else a signal may leave the last checkpoint where this run has none
+    with_optimizer = (folder / "run" / f"checkpoint-{last_step}").is_dir()
     expected = results(folder / "run", with_optimizer=with_optimizer)
     num_moments = int((folder / f"count-{spec.get('killed_rank', 0)}").read_text())
     kinds: Counter[str] = Counter()
