@@ -3,15 +3,14 @@
 What is saved before leaving is in checkpointing.py.
 """
 
-import atexit
 import multiprocessing
-import multiprocessing.util  # whose function for the exit must be registered before ours
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from functools import cache, partial
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
 
@@ -117,12 +116,12 @@ def leaves_signals_to_the_main_process(init: Callable[[int], None] | None) -> Ca
     Args:
         init: the function that was there before, or None.
     """
-    return partial(_init_worker, init, _main_process_leaves())
+    return partial(_init_worker, init, _end_of(os.getpid()))
 
 
-def _init_worker(init: Callable[[int], None] | None, main_process_leaves: Any, worker: int) -> None:
+def _init_worker(init: Callable[[int], None] | None, main_process_ends: Any, worker: int) -> None:
     def end_with_the_main_process(*_: object) -> None:
-        if main_process_leaves.value:
+        if main_process_ends.value:
             os._exit(0)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -132,10 +131,10 @@ def _init_worker(init: Callable[[int], None] | None, main_process_leaves: Any, w
 
 
 @cache
-def _main_process_leaves() -> Any:
-    """A flag that workers share, up when Python ends: multiprocessing then sends them SIGTERM and waits for them."""
+def _end_of(main_process: int) -> Any:
+    """A flag that workers share, up when the process ends: multiprocessing then sends SIGTERM and waits for them."""
     flag = multiprocessing.RawValue("b", 0)
-    atexit.register(setattr, flag, "value", 1)  # after multiprocessing's function for the exit, so it runs before it
+    Finalize(None, setattr, (flag, "value", 1), exitpriority=0)  # atexit would miss processes of notebook_launcher
     return flag
 
 

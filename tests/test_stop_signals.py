@@ -135,7 +135,7 @@ def test_group_wide_sigterm_of_a_scheduler_is_saved(tmp_path: Path):
 
 
 WITH_A_WORKER = """
-import os, signal, time
+import multiprocessing, os, signal, sys, time
 from torch.utils.data import DataLoader
 from deit_hf.stop_signals import leaves_signals_to_the_main_process
 
@@ -146,9 +146,13 @@ class Processes:
     def __getitem__(self, index):
         return os.getpid()
 
-if __name__ == "__main__":
+
+def train():
     loader = DataLoader(
-        Processes(), num_workers=1, worker_init_fn=leaves_signals_to_the_main_process(None), multiprocessing_context=%r
+        Processes(),
+        num_workers=1,
+        worker_init_fn=leaves_signals_to_the_main_process(None),
+        multiprocessing_context=sys.argv[1],
     )
     batches = iter(loader)
     worker = next(batches).item()
@@ -156,21 +160,34 @@ if __name__ == "__main__":
         os.kill(worker, number)
         time.sleep(0.2)
     assert set(map(int, batches)) == {worker}
-    batches = iter(loader)  # its worker waits for more when Python ends
-    print(next(batches).item())
+    train.batches = iter(loader)  # its worker waits for more when Python ends
+    print(next(train.batches).item(), flush=True)
+
+if __name__ == "__main__":
+    train()
+    if sys.argv[2:] == ["launched"]:  # as notebook_launcher does it
+        process = multiprocessing.get_context("fork").Process(target=train)
+        process.start()
+        process.join()
 """
 
 
-@pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_outlive_signals_of_others_and_end_with_the_main_process(tmp_path: Path, start_method: str):
+@pytest.mark.parametrize(
+    "options", [["fork", "launched"], pytest.param(["spawn"], marks=pytest.mark.slow)], ids=lambda value: value[0]
+)
+def test_workers_outlive_signals_of_others_and_end_with_the_main_process(tmp_path: Path, options: list[str]):
     """Red, after a minute, when multiprocessing waits at the exit for a worker that ignores its signal."""
     program = tmp_path / "program.py"
-    program.write_text(WITH_A_WORKER % start_method)
+    program.write_text(WITH_A_WORKER)
+    command = [sys.executable, str(program), *options]
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60, env=path)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=path)
     assert result.returncode == 0, result.stderr
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(result.stdout), 0)
+    workers = result.stdout.split()
+    assert len(workers) == len(options)
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(worker), 0)
 
 
 def test_second_signal_leaves_at_once(tmp_path, tiny_config, toy_rows):
