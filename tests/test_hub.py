@@ -454,7 +454,7 @@ for path in sys.argv[1:]:
     with LocalHub() as hub:
         environment = hub.client_environment(tmp_path / "home")
         command = [sys.executable, "-c", code, *map(str, paths)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert result.returncode == 0, result.stderr
         assert len(hub.seen("POST", "^/api/validate-yaml")) == len(VARIANTS) + len(CARDS) + 1
     assert re.fullmatch(r".*wrong\.md .*license.* must be one of .*\n", result.stdout)

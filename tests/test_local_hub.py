@@ -88,7 +88,7 @@ class Client:
     def __call__(self, *command: str, token: str | None = None) -> subprocess.CompletedProcess[str]:
         process = self.start(*command, token=token)
         try:
-            stdout, stderr = process.communicate(timeout=60)
+            stdout, stderr = process.communicate(timeout=180)
         finally:
             process.kill()
         assert token is None or token not in stdout + stderr
@@ -233,7 +233,7 @@ def test_push_that_is_killed_in_the_upload_leaves_nothing_and_can_be_repeated(
     process = client.start("-c", LIGHT_IMPORT + PUSH, str(run_directory), REPO, "{}", token=alice)
     assert uploading.wait(30)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     killed.set()
     assert hub.files(REPO) == {}
     assert client.push(run_directory, alice).returncode == 0

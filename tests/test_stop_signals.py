@@ -116,7 +116,7 @@ def started(folder: Path) -> subprocess.Popen:
 def test_ctrl_c_of_a_terminal_reaches_all_processes_and_the_run_is_saved(tmp_path: Path):
     process = started(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == EXIT_CODE
     assert output.count("SIGINT: saving a checkpoint after this step, then leaving; a second signal") == 1
     assert "start the same command again to go on" in output
@@ -129,7 +129,7 @@ def test_ctrl_c_of_a_terminal_reaches_all_processes_and_the_run_is_saved(tmp_pat
 def test_group_wide_sigterm_of_a_scheduler_is_saved(tmp_path: Path):
     process = started(tmp_path)
     os.killpg(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == EXIT_CODE, output
     assert last_complete_checkpoint(tmp_path / "run") is not None
 
@@ -176,12 +176,12 @@ if __name__ == "__main__":
     "options", [["fork", "launched"], pytest.param(["spawn"], marks=pytest.mark.slow)], ids=lambda value: value[0]
 )
 def test_workers_outlive_signals_of_others_and_end_with_the_main_process(tmp_path: Path, options: list[str]):
-    """Red, after a minute, when multiprocessing waits at the exit for a worker that ignores its signal."""
+    """Red, after two minutes, when multiprocessing waits at the exit for a worker that ignores its signal."""
     program = tmp_path / "program.py"
     program.write_text(WITH_A_WORKER)
     command = [sys.executable, str(program), *options]
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=path)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=path)
     assert result.returncode == 0, result.stderr
     workers = result.stdout.split()
     assert len(workers) == len(options)
@@ -203,7 +203,7 @@ with StopSignals() as signals:
     time.sleep(30)
 """
     began = time.monotonic()
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.stdout == "noted\n"
     assert result.returncode == -signal.SIGTERM
     assert time.monotonic() - began < 29
@@ -218,6 +218,6 @@ with LeaveOnSignal():
     os.kill(os.getpid(), signal.SIGINT)
     print("not reached")
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (EXIT_CODE, "")
     assert "SIGINT: nothing to save; start the same command again to go on" in result.stderr
