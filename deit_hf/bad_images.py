@@ -66,7 +66,7 @@ class BadImageList(TrainerCallback):
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.path = Path(trainer.args.output_dir) / FILE_NAME
-        self._listed: set[int] = set()
+        self._listed: set[tuple] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0 and args.should_save and self.path.exists():
@@ -76,13 +76,13 @@ class BadImageList(TrainerCallback):
 
     def add(self, bad_images: Iterable[dict[str, Any]]) -> None:
         """Lists those that are not listed yet."""
-        new = {bad["row"]: bad for bad in bad_images if bad["row"] not in self._listed}
+        new = {_name(bad): bad for bad in bad_images if _name(bad) not in self._listed}
         if not new:
             return
         with open(self.path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or its process ends
             listed = _complete_lines(file)
-            lines = [bad for row, bad in new.items() if row not in listed]
+            lines = [bad for name, bad in new.items() if name not in listed]
             file.write(b"".join(json.dumps(bad).encode() + b"\n" for bad in lines))
         if lines and not listed:
             logger.warning("%s. Another image takes its place, as for all in %s", lines[0]["reason"], self.path)
@@ -94,7 +94,7 @@ class BadImageList(TrainerCallback):
         everywhere = gather_object(listed)  # other machines may have another disk
         if self.trainer.args.should_save:
             self.add(everywhere)
-        num_bad = len({bad["row"] for bad in everywhere})
+        num_bad = len(set(map(_name, everywhere)))
         if num_bad and self.trainer.is_world_process_zero():
             logger.warning("%d bad images were replaced by others; %s lists them", num_bad, self.path)
         return num_bad
@@ -104,10 +104,15 @@ class BadImageList(TrainerCallback):
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
 
-def _complete_lines(file: Any) -> set[int]:
-    """The rows that an open list has; half a line, of a process that was killed, is cut off."""
+def _name(bad_image: dict[str, Any]) -> tuple:
+    """Tells bad images apart: by row, in a stream by shard and row."""
+    return bad_image["file"], bad_image["row"]
+
+
+def _complete_lines(file: Any) -> set[tuple]:
+    """What an open list names; half a line, of a process that was killed, is cut off."""
     file.seek(0)
     content = file.read()
     complete = content[: content.rfind(b"\n") + 1]
     file.truncate(len(complete))
-    return {json.loads(line)["row"] for line in complete.splitlines()}
+    return {_name(json.loads(line)) for line in complete.splitlines()}

@@ -43,28 +43,19 @@ class RunViews:
         return {"image_column_name": self.image_column_name, "label_column_name": self.label_column_name}
 
     def training(self, rows: datasets.Dataset | datasets.IterableDataset | ShardedRows) -> TrainingViews:
-        """Augmented views by key.
-
-        Raises:
-            ValueError: the rows are a stream, but `on_bad_image` is skip.
-        """
+        """Augmented views by key."""
         view = training_view(
             crop_size(self.processor),
             mean=tuple(self.processor.image_mean),
             std=tuple(self.processor.image_std),
             **{name: getattr(self.args, name) for name in VIEW_OPTIONS},
         )
-        skip_bad_images = self.args.on_bad_image == "skip"
+        options: Any = {"seed": self.seed, "skip_bad_images": self.args.on_bad_image == "skip"}
         if isinstance(rows, datasets.IterableDataset | ShardedRows):
-            if skip_bad_images:
-                raise ValueError(
-                    "`on_bad_image` is 'skip', but a stream has no other image at hand to show; set it to 'error', or "
-                    "leave out `streaming`"
-                )
             stream = ImageStream(rows, num_images=self.args.num_train_samples, **self._columns)
-            return StreamViews(stream, view, seed=self.seed, num_classes=self.num_classes)
+            return StreamViews(stream, view, num_classes=self.num_classes, **options)
         images = ImageDataset(rows, num_classes=self.num_classes, **self._columns)
-        return TrainingViews(images, view, seed=self.seed, skip_bad_images=skip_bad_images)
+        return TrainingViews(images, view, **options)
 
     def evaluation(self, rows: datasets.Dataset) -> EvaluationViews:
         """Views by row; here a row may have a list of right labels."""

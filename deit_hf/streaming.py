@@ -14,6 +14,7 @@ here: a view is a pure function of (seed, epoch, sample, repeat), and the order 
   that cannot be divided, within two). An epoch is cut at whole steps, as with rows by index; its last rows wait for
   another epoch, in whose order others are last. The shuffle is as good as the buffer is large.
 - A resumed epoch reads the rows before its place once more, but decodes none of them.
+- What takes the place of a bad picture is the next good one of its shard, which is read once more for it.
 
 Evaluation counts each image once, of rows by index: evaluation splits are loaded.
 """
@@ -27,7 +28,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import numpy as np
+from PIL.Image import Image
 
+from .bad_images import BadImageError
 from .data import TrainingViews, decode_image
 from .sampling import ViewKey, ViewSampler
 from .sharded_rows import ShardedRows
@@ -103,22 +106,29 @@ class ImageStream:
         self.worker_notes = WorkerNotes()
 
     def read(self, shard: int) -> Iterator[Row]:
-        """The rows of a shard that are used, in their order.
+        """The rows of a shard that are used, in their order; in a data worker, too.
 
         Raises:
             ValueError: the shard has fewer; names it.
         """
         rows = self._rows.shard(num_shards=self.num_shards, index=shard)
         length = None if self.lengths is None else self.lengths[shard]
+        batches = rows.iter(ROWS_AHEAD)  # a loop over the rows would share them out among data workers
+        columns = itertools.chain.from_iterable(zip(*self._columns(batch), strict=True) for batch in batches)
         num_read = 0
-        for row in itertools.islice(rows, length):
-            yield Row(shard, num_read, *self._columns(row))
+        for image, label in itertools.islice(columns, length):
+            yield Row(shard, num_read, image, label)
             num_read += 1
         if length is not None and num_read < length:
             raise ValueError(
                 f"{self.name(shard)} has {num_read} rows, but {length} of it were to be used; lower "
                 "`max_train_samples`, or mend the shard"
             )
+
+    def after(self, row: Row) -> Iterator[Row]:
+        """The other rows of a row's shard, from the next one round to the one before; reads the shard once more."""
+        later = itertools.islice(self.read(row.shard), row.number + 1, None)
+        return itertools.chain(later, itertools.islice(self.read(row.shard), row.number))
 
     def place(self, sample: int) -> str:
         """The row of a sample, in words."""
@@ -166,14 +176,14 @@ class StreamViews(TrainingViews):
     """Random views of streamed rows by key; otherwise as of rows by index.
 
     A row that cannot be used is an error here, in `__getitem__`, where its key is at hand; whatever reads the stream
-    does not look at it. Another row to take its place would have to come in the key, too: `StreamSampler._rows` has
-    the neighbours at hand.
+    does not look at it. With `skip_bad_images` the next row of its shard takes the place of a bad picture.
     """
 
     images: ImageStream  # type: ignore[assignment]  # rows by index in the parent
 
-    def __init__(self, stream: ImageStream, view: View, *, seed: int, num_classes: int):
+    def __init__(self, stream: ImageStream, view: View, *, seed: int, num_classes: int, skip_bad_images: bool = False):
         self.images, self.view, self.seed, self.num_classes = stream, view, seed, num_classes
+        self.skip_bad_images = skip_bad_images
 
     def __len__(self) -> int:
         return self.images.num_images
@@ -184,17 +194,33 @@ class StreamViews(TrainingViews):
                 "batches were dealt to processes in another way than a stream reads them; leave `split_batches` and "
                 "`dispatch_batches` out of `accelerator_config`"
             )
-        where = self.images.place(key.sample)
-        self.images.worker_notes.take_up(key.sample)
-        view_key = ViewKey(*key[:4])
-        label = _checked_label(key.row, where, self.num_classes)
-        image = decode_image(key.row.source, where)
+        row, image, bad_images = self._decoded(key.row)
+        view_key = ViewKey(key.epoch, key.position, row.sample, key.repeat)
         with self.seeded(view_key):
             pixel_values = self.view(image)
-        return {"pixel_values": pixel_values, "labels": label, "key": view_key}
+        return {"pixel_values": pixel_values, "labels": row.label, "key": view_key, "bad_images": bad_images}
+
+    def _decoded(self, row: Row) -> tuple[Row, Image, list[dict[str, Any]]]:
+        """A row and its picture, or the next ones that can be decoded; and the bad ones on the way."""
+        bad_images: list[dict[str, Any]] = []
+        for candidate in itertools.chain([row], self.images.after(row) if self.skip_bad_images else ()):
+            where = self.images.place(candidate.sample)
+            self.images.worker_notes.take_up(candidate.sample)
+            _check_label(candidate, where, self.num_classes)
+            try:
+                return candidate, decode_image(candidate.source, where), bad_images
+            except (BadImageError, FileNotFoundError) as error:
+                if not self.skip_bad_images:
+                    raise
+                shard = self.images.name(candidate.shard)
+                bad_images.append({"row": candidate.number, "file": shard, "reason": str(error)})
+        raise BadImageError(
+            f"none of the {len(bad_images)} images of {self.images.name(row.shard)} can be decoded; the first: "
+            f"{bad_images[0]['reason']}"
+        )
 
 
-def _checked_label(row: Row, where: str, num_classes: int) -> int:
+def _check_label(row: Row, where: str, num_classes: int) -> None:
     path = row.source.get("path") if isinstance(row.source, dict) else None
     named = f"{where} ({path})" if path else where
     if not isinstance(row.label, int) or isinstance(row.label, bool):
@@ -204,7 +230,6 @@ def _checked_label(row: Row, where: str, num_classes: int) -> int:
             f"{named} has label {row.label}, but the model has {num_classes} classes, so labels must be in "
             f"[0, {num_classes - 1}]; set `num_labels` or mend the data"
         )
-    return row.label
 
 
 class StreamSampler(ViewSampler):

@@ -1,13 +1,14 @@
 """Streams: every row once, whoever reads it; the same views for any number of workers and processes; exact resume."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import datasets
@@ -35,10 +36,13 @@ from deit_hf.streaming import (
 ROOT = Path(__file__).parents[1]
 COLUMNS = {"image_column_name": "image", "label_column_name": "label"}
 LENGTHS = [7, 9, 5, 8, 6]  # no multiple of anything
+NO_PICTURE = {"bytes": b"no picture", "path": "x.png"}
 
 
-def rows_of(lengths: list[int], opened: list[int] | None = None) -> datasets.IterableDataset:
-    """Shards of grey pictures, each of another level; notes which shards are opened."""
+def rows_of(
+    lengths: list[int], opened: list[int] | None = None, bad: Collection[int] = ()
+) -> datasets.IterableDataset:
+    """Shards of grey pictures, each of another level; notes which shards are opened, and spoils some rows of each."""
 
     def generate(shards: list[int]) -> Iterator[dict]:
         for shard in shards:
@@ -46,7 +50,8 @@ def rows_of(lengths: list[int], opened: list[int] | None = None) -> datasets.Ite
                 opened.append(shard)
             for number in range(lengths[shard]):
                 level = 20 * shard + number
-                yield {"image": np.full((8, 8, 3), level, np.uint8), "label": level % 5}
+                image = np.full((8, 8, 3), level, np.uint8)
+                yield {"image": NO_PICTURE if number in bad else image, "label": level % 5}
 
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcde"))})
     shards = {"shards": list(range(len(lengths)))}
@@ -54,9 +59,14 @@ def rows_of(lengths: list[int], opened: list[int] | None = None) -> datasets.Ite
 
 
 def stream_of(
-    lengths: list[int] = LENGTHS, *, known: bool = True, num_images: int | None = None, opened: list[int] | None = None
+    lengths: list[int] = LENGTHS,
+    *,
+    known: bool = True,
+    num_images: int | None = None,
+    opened: list[int] | None = None,
+    bad: Collection[int] = (),
 ) -> ImageStream:
-    sharded = ShardedRows(rows_of(lengths, opened), lengths if known else None)
+    sharded = ShardedRows(rows_of(lengths, opened, bad), lengths if known else None)
     return ImageStream(sharded, num_images=sum(lengths) if num_images is None else num_images, **COLUMNS)
 
 
@@ -157,8 +167,8 @@ def key_view(image) -> torch.Tensor:
     return torch.tensor([image.getpixel((0, 0))[0], torch.rand(()).item()], dtype=torch.float64)
 
 
-def loader_of(sampler: StreamSampler, num_workers: int, view: Callable = key_view) -> DataLoader:
-    views = StreamViews(sampler.stream, view, seed=0, num_classes=5)
+def loader_of(sampler: StreamSampler, num_workers: int, view: Callable = key_view, **options: bool) -> DataLoader:
+    views = StreamViews(sampler.stream, view, seed=0, num_classes=5, **options)
     return DataLoader(
         views, sampler.batch_size, sampler=sampler, num_workers=num_workers, collate_fn=list, drop_last=False
     )
@@ -207,7 +217,7 @@ def with_a_bad_row(position: int, row: dict) -> tuple[ImageStream, StreamKey]:
     ],
 )
 def test_row_that_cannot_be_used_is_named_with_its_shard_and_file(row: dict, message: str):
-    stream, key = with_a_bad_row(5, {"image": {"bytes": b"no picture", "path": "x.png"}, **row})
+    stream, key = with_a_bad_row(5, {"image": NO_PICTURE, **row})
     named = f"row {key.row.number} of shard part-{key.row.shard}.tar "
     with pytest.raises(ValueError, match=named + message):
         list(loader_of(sampler_of(stream), num_workers=0))
@@ -215,7 +225,7 @@ def test_row_that_cannot_be_used_is_named_with_its_shard_and_file(row: dict, mes
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_skipped_batches_are_not_decoded(num_workers: int):
-    stream, _ = with_a_bad_row(5, {"image": {"bytes": b"no picture", "path": "x.png"}})
+    stream, _ = with_a_bad_row(5, {"image": NO_PICTURE})
     rest = list(skip_first_batches(loader_of(sampler_of(stream), num_workers), 3))
     expected = list(loader_of(sampler_of(stream_of()), num_workers))[3:]
     assert [[row["key"] for row in batch] for batch in rest] == [[row["key"] for row in batch] for batch in expected]
@@ -439,9 +449,61 @@ def test_run_that_was_killed_ends_with_the_same_file(tmp_path: Path, num_process
     assert ends[0] == ends[1]
 
 
-def test_skipping_bad_images_of_a_stream_is_refused(tmp_path, tiny_config, toy_rows):
-    args = DistillationArguments(str(tmp_path), on_bad_image="skip", max_steps=1, report_to="none", use_cpu=True)
-    with pytest.raises(ValueError, match="`on_bad_image` is 'skip', but a stream has no other image"):
-        DistillationTrainer(
-            DeiTForImageClassificationWithTeacher(tiny_config), args, train_dataset=toy_rows.to_iterable_dataset()
+# ---- bad images ----
+
+
+def levels_of(rows: list[dict]) -> list[int]:
+    return [int(row["pixel_values"][0]) for row in rows]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_next_good_row_of_the_shard_takes_the_place_of_a_bad_one(num_workers: int):
+    """With one shard torch's way of sharing out a stream would leave the second worker without rows."""
+    lengths, bad = [8], (2, 3, 7)  # 4 takes the place of 2 and 3, and 0 that of the last one
+    keys = list(sampler_of(stream_of(lengths), step_size=8))
+    loader = loader_of(sampler_of(stream_of(lengths, bad=bad), step_size=8), num_workers, skip_bad_images=True)
+    rows = [row for batch in loader for row in batch]
+    expected = [{2: 4, 3: 4, 7: 0}.get(key.sample, key.sample) for key in keys]
+    assert [row["key"].sample for row in rows] == levels_of(rows) == expected
+    assert [row["key"].position for row in rows] == list(range(8))
+    assert [row["labels"] for row in rows] == [number % 5 for number in expected]
+    found = {key.sample: [entry["row"] for entry in row["bad_images"]] for key, row in zip(keys, rows, strict=True)}
+    assert found == {0: [], 1: [], 2: [2, 3], 3: [3], 4: [], 5: [], 6: [], 7: [7]}
+
+
+def test_shard_without_any_good_row_is_named():
+    stream = stream_of([8, 3], bad=range(3))
+    views = StreamViews(stream, key_view, seed=0, num_classes=5, skip_bad_images=True)
+    keys = [key for key in sampler_of(stream) if key.row.shard == 1]
+    with pytest.raises(ValueError, match="none of the 3 images of shard 1 can be decoded; the first: row . of shard 1 .x.png"):
+        views[keys[0]]
+
+
+def test_training_on_a_stream_lists_and_counts_its_bad_images(tmp_path, tiny_config):
+    def train(name: str, num_workers: int) -> tuple[dict, list[dict], list[torch.Tensor]]:
+        args = DistillationArguments(
+            str(tmp_path / name),
+            on_bad_image="skip",
+            repeated_augmentation=1,
+            per_device_train_batch_size=4,
+            num_train_epochs=2,
+            dataloader_num_workers=num_workers,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=True,
         )
+        torch.manual_seed(0)
+        student = DeiTForImageClassificationWithTeacher(tiny_config)
+        rows = ShardedRows(rows_of(LENGTHS, bad=(1, 4)), LENGTHS, [f"{shard}.parquet" for shard in range(5)])
+        trainer = DistillationTrainer(student, args, train_dataset=rows)
+        metrics = trainer.train().metrics
+        listed = [json.loads(line) for line in (tmp_path / name / "bad_images.jsonl").read_text().splitlines()]
+        return metrics, listed, list(student.state_dict().values())
+
+    metrics, listed, weights = train("here", 0)
+    places = {(entry["file"], entry["row"]) for entry in listed}
+    assert places == {(f"shard {shard}.parquet", row) for shard in range(5) for row in (1, 4)}
+    assert metrics["train_bad_images"] == len(listed) == 10
+    _, listed_by_workers, weights_of_workers = train("workers", 2)
+    assert listed_by_workers == listed
+    assert all(torch.equal(*pair) for pair in zip(weights, weights_of_workers, strict=True))
