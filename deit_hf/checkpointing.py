@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -255,6 +256,10 @@ class ResumableTrainer(Trainer):
         inner.worker_init_fn = leaves_signals_to_the_main_process(inner.worker_init_fn)
         return loader
 
+    def example_inputs(self) -> dict[str, Tensor]:
+        """What the model takes, for one image."""
+        raise NotImplementedError
+
     def complete_report(self, logs: dict[str, float]) -> None:
         """Makes the last report's loss that of the whole training; the parent's is of the steps since the restart."""
         if "train_loss" in logs:
@@ -340,6 +345,22 @@ class ResumableTrainer(Trainer):
         return _mean(stored)
 
 
+def settle_gradient_layout(model: DistributedDataParallel, inputs: dict[str, Tensor]) -> None:
+    """One backward pass that changes nothing, after which DDP lays out the gradients as it does for all later ones.
+
+    It lays them out anew after its first backward pass, and where in a bucket a number lies decides in which order
+    three or more processes sum it. So the first step after a restart would not be that of a run that went on.
+
+    Args:
+        model: not trained yet.
+        inputs: of its forward, for one image.
+    """
+    model.eval()  # no random numbers, no batch statistics
+    outputs = model(**inputs)
+    outputs["logits"].float().sum().backward()
+    model.zero_grad(set_to_none=True)
+
+
 def _mean(values: list[Any]) -> Any:
     """Of equally built values, the mean of each float; all else is the same in all of them."""
     if isinstance(values[0], dict):
@@ -383,6 +404,8 @@ class _CheckpointEvents(TrainerCallback):
         self.is_due_at_epoch_end = False
         checkpoint = self.trainer.resume_from
         self.trainer.restore_running_state(None if checkpoint is None else self.trainer._stored_state(checkpoint))
+        if isinstance(self.trainer.model_wrapped, DistributedDataParallel):
+            settle_gradient_layout(self.trainer.model_wrapped, self.trainer.example_inputs())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.stop_signals.agreed():

@@ -23,7 +23,7 @@ from .ema import averages_for, evaluate_averages
 from .evaluation import HeadAccuracy, head_logits, negative_log_likelihood
 from .fitting import train_in_memory
 from .hub import push_or_warn
-from .image_processing_deit import checked_processor
+from .image_processing_deit import checked_processor, crop_size
 from .losses import distillation_objective
 from .mixing import mix_targets
 from .model_card import ModelFacts, write_model_card
@@ -379,6 +379,11 @@ class DistillationTrainer(ResumableTrainer):
         super().restore_running_state(state)
         self.means = ObjectiveMeans(None if state is None else state["means"])
         self.faults.bad_steps = [] if state is None else state["bad_steps"]
+
+    def example_inputs(self) -> dict[str, Tensor]:
+        """As the parent's: a black image of the student's size."""
+        height, width = crop_size(self.processing_class)
+        return {"pixel_values": torch.zeros(1, 3, height, width, device=self.args.device)}
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As the parent's, with the rates of this run; the averaged weights go on from the same checkpoint."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from torch import nn
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer, checkpointing
 from deit_hf.checkpointing import (
@@ -19,6 +20,7 @@ from deit_hf.checkpointing import (
     find_checkpoint,
     last_complete_checkpoint,
     rotate,
+    settle_gradient_layout,
 )
 
 OPTIONS = {
@@ -358,3 +360,33 @@ def test_running_losses_of_several_processes_are_averaged_on_another_number(tmp_
     assert trainer._tr_loss.item() == pytest.approx(own["loss"] + 0.5)
     sums = own["means"]["since_report"]["sums"]
     assert trainer.means.state()["since_report"]["sums"]["loss_cls"] == pytest.approx(sums["loss_cls"] + 1.5)
+
+
+# ---- several processes ----
+
+
+def test_gradients_have_their_last_layout_before_the_first_step_and_nothing_else_has_changed(tmp_path: Path):
+    """Red when the first step after a restart sums three processes in another order than later steps do."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.dropout = nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4), nn.Dropout(0.5)
+
+        def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": self.dropout(self.norm(self.conv(pixel_values))).mean(dim=(2, 3))}
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(Net())
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        random_state = torch.get_rng_state()
+        settle_gradient_layout(model, {"pixel_values": torch.zeros(1, 3, 4, 4)})
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert all(parameter.grad is None for parameter in model.parameters())
+        model.train()
+        model(torch.zeros(2, 3, 4, 4))
+        assert model._get_ddp_logging_data()["has_rebuilt_buckets"]
+    finally:
+        torch.distributed.destroy_process_group()

@@ -73,7 +73,9 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def campaign(folder: Path, trials: int, seed: int = 0, variation: str = "steps", **spec: Any) -> dict[str, Any]:
+def campaign(
+    folder: Path, trials: int, seed: int = 0, variation: str = "steps", batch_size: int = 8, **spec: Any
+) -> dict[str, Any]:
     torch.manual_seed(0)
     config = DeiTConfig.from_variant(
         RECIPE["variant"], **{**SIZES, "hidden_size": 12}, image_size=16, num_labels=10, initializer_range=0.3
@@ -81,6 +83,7 @@ def campaign(folder: Path, trials: int, seed: int = 0, variation: str = "steps",
     DeiTForImageClassificationWithTeacher(config).save_pretrained(folder / "teacher")
     make_processor(16).save_pretrained(folder / "teacher")
     recipe = {**RECIPE, "teacher_model_name_or_path": str(folder / "teacher"), **VARIATIONS[variation]}
+    recipe["per_device_train_batch_size"] = batch_size
     spec = {"folder": str(folder), "recipe": recipe, "trials": trials, "seed": seed, **spec}
     (folder / "specification.json").write_text(json.dumps(spec))
     command = [sys.executable, str(HERE / "killed_runs.py"), str(folder / "specification.json")]
@@ -127,6 +130,14 @@ def test_campaign_of_kills_on_two_processes(tmp_path: Path, killed_rank: int):
     report = campaign(tmp_path, trials=5, seed=17, processes=2, killed_rank=killed_rank)
     assert report["differences"] == {}
     assert report["kills"] >= 5
+
+
+@pytest.mark.slow
+def test_campaign_of_kills_on_three_processes(tmp_path: Path):
+    """The sum of two numbers has one order, that of three has three."""
+    report = campaign(tmp_path, trials=4, seed=23, processes=3, killed_rank=2, batch_size=4)
+    assert report["differences"] == {}
+    assert report["kills"] >= 4
 
 
 @pytest.mark.slow
