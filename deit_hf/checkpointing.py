@@ -257,7 +257,7 @@ class ResumableTrainer(Trainer):
         return loader
 
     def example_inputs(self) -> dict[str, Tensor]:
-        """What the model takes, for one image."""
+        """What the model takes, for two images: of one, DDP warns that the tokens' gradients have other strides."""
         raise NotImplementedError
 
     def complete_report(self, logs: dict[str, float]) -> None:
@@ -353,7 +353,7 @@ def settle_gradient_layout(model: DistributedDataParallel, inputs: dict[str, Ten
 
     Args:
         model: not trained yet.
-        inputs: of its forward, for one image.
+        inputs: of its forward.
     """
     model.eval()  # no random numbers, no batch statistics
     outputs = model(**inputs)

@@ -381,9 +381,9 @@ class DistillationTrainer(ResumableTrainer):
         self.faults.bad_steps = [] if state is None else state["bad_steps"]
 
     def example_inputs(self) -> dict[str, Tensor]:
-        """As the parent's: a black image of the student's size."""
+        """As the parent's: black images of the student's size."""
         height, width = crop_size(self.processing_class)
-        return {"pixel_values": torch.zeros(1, 3, height, width, device=self.args.device)}
+        return {"pixel_values": torch.zeros(2, 3, height, width, device=self.args.device)}
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As the parent's, with the rates of this run; the averaged weights go on from the same checkpoint."""
