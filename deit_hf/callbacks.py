@@ -3,9 +3,13 @@
 import logging
 from typing import Any
 
+import torch
+from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
+from .checkpointing import settle_gradient_layout
 from .effective_recipe import Run, effective_recipe
+from .image_processing_deit import crop_size
 from .recipes import as_block
 
 logger = logging.getLogger(__name__)
@@ -19,6 +23,20 @@ class EpochOfViews(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.view_sampler.set_epoch(int(state.epoch))
+
+
+class SettleGradientLayout(TrainerCallback):
+    """Gives DDP its last layout of the gradients before the first step, so that a restart sums them as before."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if isinstance(self.trainer.model_wrapped, DistributedDataParallel):
+            height, width = crop_size(self.trainer.processing_class)
+            # two images: of one, DDP would warn that the tokens' gradients have other strides
+            inputs = {"pixel_values": torch.zeros(2, 3, height, width, device=args.device)}
+            settle_gradient_layout(self.trainer.model_wrapped, inputs)
 
 
 class SayEffectiveRecipe(TrainerCallback):

@@ -256,10 +256,6 @@ class ResumableTrainer(Trainer):
         inner.worker_init_fn = leaves_signals_to_the_main_process(inner.worker_init_fn)
         return loader
 
-    def example_inputs(self) -> dict[str, Tensor]:
-        """What the model takes, for two images: of one, DDP warns that the tokens' gradients have other strides."""
-        raise NotImplementedError
-
     def complete_report(self, logs: dict[str, float]) -> None:
         """Makes the last report's loss that of the whole training; the parent's is of the steps since the restart."""
         if "train_loss" in logs:
@@ -404,8 +400,6 @@ class _CheckpointEvents(TrainerCallback):
         self.is_due_at_epoch_end = False
         checkpoint = self.trainer.resume_from
         self.trainer.restore_running_state(None if checkpoint is None else self.trainer._stored_state(checkpoint))
-        if isinstance(self.trainer.model_wrapped, DistributedDataParallel):
-            settle_gradient_layout(self.trainer.model_wrapped, self.trainer.example_inputs())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.stop_signals.agreed():

@@ -17,13 +17,13 @@ from transformers import PreTrainedModel
 
 from .arguments import DistillationArguments
 from .bad_images import BadImageList
-from .callbacks import EpochOfViews, SayEffectiveRecipe
+from .callbacks import EpochOfViews, SayEffectiveRecipe, SettleGradientLayout
 from .checkpointing import ResumableTrainer
 from .ema import averages_for, evaluate_averages
 from .evaluation import HeadAccuracy, head_logits, negative_log_likelihood
 from .fitting import train_in_memory
 from .hub import push_or_warn
-from .image_processing_deit import checked_processor, crop_size
+from .image_processing_deit import checked_processor
 from .losses import distillation_objective
 from .mixing import mix_targets
 from .model_card import ModelFacts, write_model_card
@@ -126,6 +126,7 @@ class DistillationTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = False
         self.label_names = ["labels"]
         self.add_callback(EpochOfViews(self))
+        self.add_callback(SettleGradientLayout(self))
         self.faults = NumericalFaults(self)
         self.add_callback(self.faults)
         self.bad_images = BadImageList(self)
@@ -379,11 +380,6 @@ class DistillationTrainer(ResumableTrainer):
         super().restore_running_state(state)
         self.means = ObjectiveMeans(None if state is None else state["means"])
         self.faults.bad_steps = [] if state is None else state["bad_steps"]
-
-    def example_inputs(self) -> dict[str, Tensor]:
-        """As the parent's: black images of the student's size."""
-        height, width = crop_size(self.processing_class)
-        return {"pixel_values": torch.zeros(2, 3, height, width, device=self.args.device)}
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As the parent's, with the rates of this run; the averaged weights go on from the same checkpoint."""
