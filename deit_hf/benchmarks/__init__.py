@@ -1,0 +1,4 @@
+"""Speed next to other packages.
+
+Reading order: input.
+"""

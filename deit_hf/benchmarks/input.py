@@ -1,0 +1,167 @@
+"""How fast training views are made, next to timm's own transforms with the same recipe on the same files.
+
+Both sides work in one data worker, image by image in turn and with the same random numbers, so that a busy machine
+slows both alike; what counts is the ratio.
+"""
+
+import dataclasses
+import io
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import PIL.Image
+import timm.data
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, auto_augment
+from timm.data.auto_augment import RandAugment
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ..data.dataset import ImageDataset, TrainingViews
+from ..data.sampling import ViewKey, ViewSampler
+from ..data.transforms import View, posterize, training_view
+from ..training.arguments import DistillationArguments
+
+PAPER: dict[str, Any] = {option.name: option.default for option in dataclasses.fields(DistillationArguments)}
+GENERATED_SIZE = (375, 500)  # (height, width) in pixels, as many images of ImageNet have
+JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class InputSpeed:
+    """Images per second of CPU time, by round, and how many views of the first round were equal bit for bit."""
+
+    ours: list[float]
+    timm: list[float]
+    num_equal: int
+    num_images: int
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours over timm's, by round; above 1 ours are faster."""
+        return [ours / theirs for ours, theirs in zip(self.ours, self.timm, strict=True)]
+
+    def __str__(self) -> str:
+        ratios = self.ratios
+        return (
+            f"deit_hf  {np.median(self.ours):8.1f} images per second and core\n"
+            f"timm     {np.median(self.timm):8.1f} images per second and core\n"
+            f"ratio    {np.median(ratios):8.3f} (median of {len(ratios)} rounds; {min(ratios):.3f} to "
+            f"{max(ratios):.3f})\n"
+            f"equal    {self.num_equal} of {self.num_images} views, bit for bit"
+        )
+
+
+def generate_jpegs(num_images: int) -> datasets.Dataset:
+    """Smooth random textures with some noise, as JPEG files in rows of image and label; the same ones every time."""
+    height, width = GENERATED_SIZE
+    files = []
+    for index in range(num_images):
+        generator = np.random.default_rng(index)
+        coarse = PIL.Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        texture = np.asarray(coarse.resize((width, height), PIL.Image.Resampling.BICUBIC), dtype=np.int16)
+        pixels = (texture + generator.integers(-12, 13, texture.shape)).clip(0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
+        files.append({"bytes": buffer.getvalue(), "path": None})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    return datasets.Dataset.from_dict({"image": files, "label": [0] * num_images}, features=features)
+
+
+def measure_input(
+    rows: datasets.Dataset, *, image_size: int, num_rounds: int, image_column_name: str = "image"
+) -> InputSpeed:
+    """Times the paper's training views of all rows, ours and timm's in turn.
+
+    Args:
+        rows: images as files; labels do not matter.
+        image_size: pixels of a view's side.
+        num_rounds: passes over all rows that count; one more comes first and does not.
+        image_column_name: column of images.
+
+    Raises:
+        ValueError: no round, or an image that cannot be decoded.
+    """
+    if num_rounds < 1:
+        raise ValueError(f"`num_rounds` is {num_rounds}, but must be 1 or more")
+    rounds = _Rounds(rows, image_size, num_rounds + 1, image_column_name)
+    loader = DataLoader(rounds, batch_size=None, num_workers=1)
+    (_, _, num_equal), *counted = list(tqdm(loader, unit="round", leave=False))
+    return InputSpeed([ours for ours, *_ in counted], [theirs for _, theirs, _ in counted], num_equal, len(rows))
+
+
+class _Rounds(Dataset):
+    """Measures a round when a data worker asks for it."""
+
+    def __init__(self, rows: datasets.Dataset, image_size: int, num_rounds: int, image_column_name: str):
+        files = rows.cast_column(image_column_name, datasets.Image(decode=False))
+        self.files = [file["bytes"] or file["path"] for file in files[image_column_name]]
+        labels = rows.select_columns([image_column_name]).add_column("label", [0] * len(rows))
+        images = ImageDataset(labels, image_column_name=image_column_name, label_column_name="label", num_classes=1)
+        self.views = TrainingViews(images, _paper_view(image_size), seed=0)
+        self.timm_view = _timm_view(image_size)
+        self.num_rounds = num_rounds
+
+    def __len__(self) -> int:
+        return self.num_rounds
+
+    def __getitem__(self, index: int) -> tuple[float, float, int]:
+        sampler = ViewSampler(len(self.files), step_size=len(self.files), num_repeats=1, seed=0)
+        sampler.set_epoch(index)
+        seconds, num_equal = [0.0, 0.0], 0
+        for key in sampler:
+            views = {}
+            for side in (0, 1) if key.position % 2 else (1, 0):
+                views[side], duration = self._timed(side, key)
+                seconds[side] += duration
+            num_equal += torch.equal(views[0], views[1])
+        ours, theirs = (len(self.files) / duration for duration in seconds)
+        return ours, theirs, num_equal
+
+    def _timed(self, side: int, key: ViewKey) -> tuple[torch.Tensor, float]:
+        """A view, and the seconds of CPU time that it took: 0 is ours, 1 timm's."""
+        if side == 0:
+            start = time.process_time()
+            view = self.views[key]["pixel_values"]
+            return view, time.process_time() - start
+        with self.views.seeded(key):  # not timed: timm seeds a worker, not a view
+            start = time.process_time()
+            view = self._as_timm_does(self.files[key.sample])
+            return view, time.process_time() - start
+
+    def _as_timm_does(self, file: Any) -> torch.Tensor:
+        """What timm's `ImageDataset` does with a file, here in memory unless the rows name it by its path."""
+        image = PIL.Image.open(file if isinstance(file, str) else io.BytesIO(file))
+        return self.timm_view(image.convert("RGB"))
+
+
+def _paper_view(image_size: int) -> View:
+    names = ("crop_min_scale", "horizontal_flip_prob", "random_augment", "color_jitter", "random_erase_prob")
+    return training_view(
+        (image_size, image_size),
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        **{name: PAPER[name] for name in names},
+    )
+
+
+def _timm_view(image_size: int) -> View:
+    """timm's `create_transform` as the official code calls it (official datasets.py:82-91)."""
+    view = timm.data.create_transform(
+        (3, image_size, image_size),
+        is_training=True,
+        auto_augment=PAPER["random_augment"],
+        color_jitter=PAPER["color_jitter"],
+        interpolation="bicubic",
+        re_prob=PAPER["random_erase_prob"],
+        re_mode="pixel",
+        re_count=1,
+    )
+    for step in view.transforms:
+        for operation in step.ops if isinstance(step, RandAugment) else ():
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = posterize  # Pillow 13 would end the measurement
+    return view

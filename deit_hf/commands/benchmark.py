@@ -1,0 +1,44 @@
+"""Speed of the input next to timm's: python scripts/benchmark.py input [--dataset_name DIR --train_split NAME]
+
+Makes the paper's training views of JPEGs, generated ones unless a dataset is named, in one data worker, with this
+package and with timm's own transforms in turn. A ratio above 1 means that this package is faster.
+"""
+
+import argparse
+
+from ..benchmarks.input import generate_jpegs, measure_input
+from ..data.sources.arguments import DataArguments
+from ..data.sources.load import load_image_datasets
+from .errors import one_line_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["input"], help="what to measure")
+    parser.add_argument("--dataset_name", help="Hub id or local directory of a dataset of images and labels")
+    parser.add_argument("--train_split", default="train", help="name of its split")
+    parser.add_argument("--image_column_name", default="image", help="column that holds the images")
+    parser.add_argument("--label_column_name", default="label", help="column that holds the labels")
+    parser.add_argument("--num_images", type=int, default=100, help="images of a round")
+    parser.add_argument("--num_rounds", type=int, default=10, help="rounds that count")
+    parser.add_argument("--image_size", type=int, default=224, help="pixels of a view's side")
+    options = parser.parse_args()
+    with one_line_errors():
+        if options.dataset_name is None:
+            rows = generate_jpegs(options.num_images)
+        else:
+            data = DataArguments(
+                dataset_name=options.dataset_name,
+                train_split=options.train_split,
+                image_column_name=options.image_column_name,
+                label_column_name=options.label_column_name,
+                max_train_samples=options.num_images,
+            )
+            rows = load_image_datasets(data)[0]
+        speed = measure_input(
+            rows,
+            image_size=options.image_size,
+            num_rounds=options.num_rounds,
+            image_column_name=options.image_column_name if options.dataset_name else "image",
+        )
+        print(speed)

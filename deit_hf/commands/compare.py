@@ -1,0 +1,16 @@
+"""A table of finished runs: python scripts/compare.py OUTPUT_DIR...
+
+Reads each run's eval_results.json: top-1 of its only head, or of class head, distillation head and their mean.
+"""
+
+import argparse
+
+from ..evaluation.compare import comparison_table
+from .errors import one_line_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output_dirs", nargs="+", metavar="OUTPUT_DIR", help="what a run of train.py left")
+    with one_line_errors():
+        print(comparison_table(parser.parse_args().output_dirs))

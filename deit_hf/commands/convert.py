@@ -1,0 +1,48 @@
+"""Official, timm or mmpretrain checkpoint to a model directory: python scripts/convert_checkpoint.py FILE DIR
+
+And back, to one file that timm loads: python scripts/convert_checkpoint.py DIR FILE.safetensors --to_timm
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from ..atomic_files import written_aside
+from ..model.configuration_deit import to_pair
+from ..model.conversion import convert_checkpoint, export_checkpoint, read_labels
+from ..model.image_processing_deit import make_processor
+from .errors import one_line_errors
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", help="checkpoint (.pth, .safetensors); with --to_timm a model directory")
+    parser.add_argument("output", type=Path, help="directory for model and processor; with --to_timm a file")
+    parser.add_argument("--to_timm", action="store_true", help="write one safetensors file with timm's names")
+    parser.add_argument("--labels", help="class names in order: a text file (a line each) or JSON")
+    parser.add_argument("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="if it is not square")
+    parser.add_argument("--num_attention_heads", type=int, help="if heads are not 64 wide")
+    parser.add_argument("--overwrite", action="store_true", help="write even if there is something at the output")
+    options = parser.parse_args()
+    with one_line_errors():
+        output = options.output
+        if options.to_timm and output.suffix != ".safetensors":
+            raise ValueError(f"with --to_timm the output is a `.safetensors` file, but `{output}` is not")
+        if output.exists() and output.is_dir() == options.to_timm:
+            raise ValueError(f"`{output}` is there already, and is a {'file' if output.is_file() else 'directory'}")
+        if not options.overwrite and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
+            raise ValueError(f"`{output}` is there already, and not empty; name another output, or pass --overwrite")
+        overrides = {"image_size": options.image_size, "num_attention_heads": options.num_attention_heads}
+        overrides |= {"id2label": read_labels(options.labels)} if options.labels else {}
+        overrides = {name: value for name, value in overrides.items() if value is not None}
+        if options.to_timm:
+            if overrides:
+                raise ValueError(f"with --to_timm, {', '.join(f'`{name}`' for name in overrides)} cannot be given")
+            export_checkpoint(options.input, output)
+        else:
+            model = convert_checkpoint(options.input, **overrides)
+            with written_aside(output) as part:
+                model.save_pretrained(part)
+                make_processor(to_pair(model.config.image_size)).save_pretrained(part)
+        print(f"wrote {output}")

@@ -1,0 +1,120 @@
+"""Accuracy of a saved model: python scripts/evaluate_model.py --model_name_or_path DIR --dataset_name NAME
+
+Prints top-1 and top-5, of both heads and of both together if the model has two, with the crop and the fusion that they
+belong to. Writes them with --output_file, and the accuracy of each class with --per_class_file.
+"""
+
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..data.sources.arguments import DataArguments
+from ..data.sources.load import load_image_datasets
+from ..evaluation.arguments import EvaluationArguments
+from ..evaluation.fusion import FUSIONS
+from ..evaluation.metrics import Confusion, HeadAccuracy
+from ..model.build import load_classifier
+from ..model.image_processing_deit import EvalCrop, crop_in_words, with_crop
+from ..model.labels import check_label_order, check_single_labels, class_names
+from ..training.arguments import DistillationArguments
+from ..training.recipe_file import parse_recipe
+from ..training.trainer import DistillationTrainer
+from .errors import one_line_errors
+
+
+def evaluate(
+    model_name_or_path: str,
+    data_args: DataArguments,
+    args: DistillationArguments,
+    *,
+    crop_ratio: float | None = None,
+    eval_crop: EvalCrop | None = None,
+    per_class_file: str | None = None,
+) -> dict[str, Any]:
+    """Accuracy of a saved model on the evaluation split; of both heads and of them together if it has two.
+
+    Args:
+        model_name_or_path: Hub id or directory of any image classifier.
+        data_args: names the data, and a label file if it has one.
+        args: batch size and `eval_fusion`.
+        crop_ratio: of `make_processor`; by default the view is that of the model's own processor.
+        eval_crop: of `make_processor`, likewise.
+        per_class_file: where to write `Confusion.report` as JSON.
+
+    Returns:
+        The Trainer's metrics, `eval_samples` (images counted), and in words `eval_crop` and, with two heads,
+        `eval_fusion` (a key of `FUSIONS`).
+
+    Raises:
+        ValueError: the model's labels and the data's do not fit, or images have several labels but are to be counted
+            by class.
+        OSError: a source is not found.
+    """
+    model, processor = load_classifier(model_name_or_path)
+    _, eval_rows = load_image_datasets(data_args, train=False)
+    assert eval_rows is not None
+    check_label_order(class_names(eval_rows, data_args.label_column_name), model.config.id2label)
+    confusion = None
+    if per_class_file is not None:
+        check_single_labels(eval_rows, data_args.label_column_name)
+        confusion = Confusion([model.config.id2label[index] for index in sorted(model.config.id2label)])
+    accuracy = HeadAccuracy(confusion)
+    trainer = DistillationTrainer(
+        model,
+        args,
+        eval_dataset=eval_rows,
+        processing_class=with_crop(processor, crop_ratio=crop_ratio, eval_crop=eval_crop),
+        image_column_name=data_args.image_column_name,
+        label_column_name=data_args.label_column_name,
+        compute_metrics=accuracy,
+    )
+    metrics = evaluate_trainer(trainer)
+    metrics["eval_samples"] = accuracy.num_images
+    assert accuracy.num_images == len(eval_rows)
+    if confusion is not None and per_class_file is not None and trainer.is_world_process_zero():
+        report = {name: metrics[name] for name in ("eval_crop", "eval_fusion") if name in metrics}
+        Path(per_class_file).write_text(json.dumps({**report, **confusion.report()}, indent=1), encoding="utf-8")
+    return metrics
+
+
+def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:
+    """The Trainer's metrics, and what they depend on: the crop in words, and with two heads the fusion."""
+    metrics: dict[str, Any] = trainer.evaluate()
+    metrics["eval_crop"] = crop_in_words(trainer.processing_class.to_dict())
+    if "eval_top1_average" in metrics:
+        metrics["eval_fusion"] = trainer.args.eval_fusion
+    return metrics
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    with one_line_errors(), tempfile.TemporaryDirectory() as empty:  # a Trainer makes an output directory
+        options, data = parse_recipe((EvaluationArguments, DataArguments), sys.argv[1:], __doc__)
+        args = DistillationArguments(
+            empty,
+            per_device_eval_batch_size=options.batch_size,
+            dataloader_num_workers=options.num_workers,
+            eval_fusion=options.fusion,
+            report_to="none",
+        )
+        metrics = evaluate(
+            options.model_name_or_path,
+            data,
+            args,
+            crop_ratio=options.crop_ratio,
+            eval_crop=options.eval_crop,
+            per_class_file=options.per_class_file,
+        )
+        if args.process_index != 0:
+            return
+        for name, value in metrics.items():
+            if "top" in name or name == "eval_loss":
+                print(f"{name:28} {value:.4f}")
+        print(f"{'eval_samples':28} {metrics['eval_samples']}")
+        fusion = FUSIONS[metrics["eval_fusion"]] if "eval_fusion" in metrics else "none, there is one head"
+        print(f"crop: {metrics['eval_crop']}, fusion: {fusion}")
+        if options.output_file is not None:
+            Path(options.output_file).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,27 @@
+"""The classes that a saved model sees in pictures: python scripts/predict.py IMAGE... --model DIR
+
+IMAGE is a path or a URL of any picture that Pillow reads.
+"""
+
+import argparse
+import logging
+
+from tqdm import tqdm
+
+from ..evaluation.predict import predict
+from .errors import one_line_errors
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="path or URL")
+    parser.add_argument("--model", required=True, help="Hub id or directory of any image classifier")
+    parser.add_argument("--top_k", type=int, default=5, help="classes to show for each picture")
+    options = parser.parse_args()
+    with one_line_errors():
+        predictions = predict(options.images, options.model, num_best=options.top_k)
+        for prediction in tqdm(predictions, total=len(options.images), unit="image", disable=len(options.images) < 2):
+            tqdm.write(prediction.image)
+            for label, probability in prediction.classes:
+                tqdm.write(f"  {probability:7.2%}  {label}")

@@ -1,0 +1,138 @@
+"""Trains a model by a recipe: python scripts/train.py RECIPE.yaml [--option value ...]
+
+Options override the recipe. Several processes: accelerate launch scripts/train.py RECIPE.yaml
+"""
+
+import dataclasses
+import importlib.util
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from ..analysis.curves import plot_training_curves
+from ..data.sources.arguments import DataArguments
+from ..data.sources.load import load_image_datasets
+from ..data.sources.shards import ShardedRows
+from ..distillation.teacher import Teacher
+from ..model.arguments import ModelArguments
+from ..model.build import build_student
+from ..model.labels import label_config
+from ..reliability.checkpoints import begin_run, end_run, find_checkpoint
+from ..reliability.stop_signals import LeaveOnSignal
+from ..training.arguments import DistillationArguments
+from ..training.ema import EMA_FOLDER
+from ..training.recipe_file import parse_recipe, write_recipe
+from ..training.trainer import DistillationTrainer
+from .errors import one_line_errors
+from .evaluate import evaluate_trainer
+
+
+def train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
+    """Trains a student and leaves model, processor, recipe, metrics and trainer state in `args.output_dir`.
+
+    Goes on from the last complete checkpoint there, if there is one.
+
+    Returns:
+        The metrics of the last evaluation, or of the training where there is nothing to evaluate on.
+
+    Raises:
+        ValueError: options, data, student and teacher do not fit each other.
+        OSError: a source is not found, or the disk is full.
+        FileExistsError: `args.output_dir` holds something else.
+        TrainingStopped: SIGTERM or SIGINT came; what was trained is in a checkpoint.
+    """
+    with LeaveOnSignal():
+        return _train(model_args, data_args, args)
+
+
+def _train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
+    _check_teacher_options(model_args, args)
+    _check_stream_options(data_args, args)
+    checkpoint = find_checkpoint(args)
+    set_seed(args.seed)
+    train_rows, eval_rows = load_image_datasets(data_args)
+    assert train_rows is not None
+    dataset = train_rows.rows if isinstance(train_rows, ShardedRows) else train_rows
+    labels = label_config(dataset, data_args.label_column_name, data_args.num_labels)
+    student, processor = build_student(model_args, labels)
+    teacher = None
+    if model_args.teacher_model_name_or_path is not None:
+        teacher = Teacher.from_pretrained(
+            model_args.teacher_model_name_or_path,
+            student_config=student.config,
+            student_mean=tuple(processor.image_mean),
+            student_std=tuple(processor.image_std),
+        )
+    trainer = DistillationTrainer(
+        student,
+        args,
+        teacher=teacher,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=processor,
+        image_column_name=data_args.image_column_name,
+        label_column_name=data_args.label_column_name,
+    )
+    begin_run(args)  # not before everything fits, so that a refused run leaves no trace
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    return _save(trainer, result.metrics, model_args, data_args)
+
+
+def _check_teacher_options(model_args: ModelArguments, args: DistillationArguments) -> None:
+    """The trainer refuses a teacher that is missing or not used, too, but only once data and models are loaded."""
+    teacher = model_args.teacher_model_name_or_path
+    if (teacher is None) != (args.distillation_type == "none"):
+        raise ValueError(
+            f"`teacher_model_name_or_path` is {teacher} and `distillation_type` {args.distillation_type!r}; name a "
+            "teacher and what to learn from it ('hard' or 'soft'), or neither"
+        )
+
+
+def _check_stream_options(data_args: DataArguments, args: DistillationArguments) -> None:
+    """Options that only a stream reads would be ignored without a word."""
+    for name in () if data_args.streaming else ("num_streams", "num_train_samples", "shuffle_buffer_size"):
+        default = {option.name: option.default for option in dataclasses.fields(args)}[name]
+        if getattr(args, name) != default:
+            raise ValueError(
+                f"`{name}` is {getattr(args, name)}, which is for a stream; add `--streaming true` or leave it out"
+            )
+
+
+def _save(
+    trainer: DistillationTrainer, metrics: dict[str, Any], model_args: ModelArguments, data_args: DataArguments
+) -> dict[str, Any]:
+    """Writes a finished run; the model first, so that nothing that follows can lose it."""
+    args = trainer.args
+    if trainer.is_world_process_zero():
+        shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)  # of an earlier run; it would be pushed
+    trainer.save_model()
+    trainer.save_state()
+    trainer.save_metrics("train", metrics)
+    if trainer.is_world_process_zero():
+        write_recipe(
+            Path(args.output_dir) / "recipe.yaml", model_args, data_args, args, in_force=trainer.effective_recipe
+        )
+    if trainer.eval_dataset is not None:
+        metrics = evaluate_trainer(trainer)
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if trainer.is_world_process_zero() and importlib.util.find_spec("matplotlib") is not None:
+        plot_training_curves(trainer.state.log_history, Path(args.output_dir) / "training_curves.png")
+    if args.push_to_hub:
+        trainer.push_to_hub()  # writes the card, too
+    else:
+        trainer.create_model_card()
+    end_run(args)
+    return metrics
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("deit_hf").setLevel(logging.INFO)  # the recipe in force is said at the start
+    with one_line_errors():
+        options = parse_recipe((ModelArguments, DataArguments, DistillationArguments), sys.argv[1:], __doc__)
+        train(*options)

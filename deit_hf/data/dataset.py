@@ -1,0 +1,237 @@
+"""Datasets of images and labels as views: a key goes in, normalised pixels come out, the same ones every time.
+
+Takes plain `datasets` with an image and a label column. Which keys come in which order is in sampling.py.
+"""
+
+import contextlib
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch.utils.data import Dataset, get_worker_info
+
+from .bad_images import first_good_view
+from .decoding import decode_image, path_of
+from .mixing import Mixing
+from .sampling import ViewKey
+from .transforms import View
+from .worker_crashes import WorkerNotes
+
+_STREAM = 0  # keeps the views' random numbers apart from those of the mixing and the sampler
+
+
+class ImageDataset:
+    """Pictures and labels by index, checked once so that training does not find out at step 900.
+
+    Attributes:
+        num_classes: classes that labels may take.
+        labels: (N,); or with several right labels in a row (N, K), filled up with -1.
+
+    Raises:
+        TypeError: not a map-style `datasets.Dataset`, or labels that are not integers.
+        ValueError: a missing column, no rows, or a label outside [0, num_classes).
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        *,
+        image_column_name: str,
+        label_column_name: str,
+        num_classes: int,
+        several_labels: bool = False,
+    ):
+        """With `several_labels` a row may hold a list of labels, all of them right."""
+        if not isinstance(dataset, datasets.Dataset):
+            raise TypeError(
+                f"the dataset is a {type(dataset).__name__}, but must be a `datasets.Dataset`; for other sources use "
+                "`datasets.Dataset.from_list` or `from_generator` (only training rows can be a stream)"
+            )
+        for name in (image_column_name, label_column_name):
+            if name not in dataset.column_names:
+                raise ValueError(
+                    f"the dataset has no column `{name}`, only {', '.join(dataset.column_names)}; "
+                    "name the columns with `image_column_name` and `label_column_name`"
+                )
+        if len(dataset) == 0:
+            raise ValueError("the dataset has no rows; check the split and `max_train_samples`/`max_eval_samples`")
+        dataset = dataset.with_format(None)  # a user's format or transform would change what a row holds
+        self.num_classes = num_classes
+        self.labels = _checked_labels(dataset, label_column_name, num_classes, several_labels)
+        image_column = dataset.select_columns([image_column_name])
+        if isinstance(dataset.features[image_column_name], datasets.Image):
+            image_column = image_column.cast_column(image_column_name, datasets.Image(decode=False))
+        self._image_column = image_column
+        self.worker_notes = WorkerNotes()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image:
+        """The picture in row `index`, as RGB.
+
+        Raises:
+            FileNotFoundError: the row names a file that does not exist.
+            BadImageError: it cannot be decoded; names the row and the file.
+            OSError: the disk or the machine is at fault.
+        """
+        self.worker_notes.take_up(index)  # before reading: a decoder may take the whole process down
+        return decode_image(self._source(index), f"row {index} of the dataset")
+
+    def file(self, index: int) -> str | None:
+        """The file or URL that row `index` names, None where it names none."""
+        return path_of(self._source(index))
+
+    def place(self, index: int) -> str:
+        """Row `index` in words."""
+        return f"row {index} of the dataset ({self.file(index) or 'of no file name'})"
+
+    def _source(self, index: int) -> Any:
+        # straight from the Arrow table: `datasets` takes a twentieth of the time of a view to look up a row
+        order = self._image_column._indices  # of rows that were selected or shuffled
+        place = index if order is None else order.column(0)[index].as_py()
+        return self._image_column.data.column(0)[place].as_py()
+
+
+def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int, several: bool) -> np.ndarray:
+    feature, column = dataset.features[name], dataset.select_columns([name])
+    if several and re.match(r"u?int\d", getattr(getattr(feature, "feature", None), "dtype", "")):
+        return _checked_label_lists(column[:][name], num_classes)
+    labels = np.asarray(column.with_format("numpy")[:][name])
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise TypeError(
+            f"column `{name}` holds {feature}, but labels must be integers without gaps in the column; "
+            f"make class indices with `dataset.class_encode_column('{name}')`"
+        )
+    _check_range(labels, np.arange(len(labels)), num_classes)
+    return labels.astype(np.int64)
+
+
+def _checked_label_lists(lists: list[list[int]], num_classes: int) -> np.ndarray:
+    """(N, K), K being the most labels in a row; filled up with -1."""
+    empty = next((row for row, labels in enumerate(lists) if not labels or None in labels), None)
+    if empty is not None:
+        raise ValueError(f"row {empty} has labels {lists[empty]}; leave out rows that have none")
+    lists = [sorted(set(labels)) for labels in lists]
+    sizes = [len(labels) for labels in lists]
+    rows, places = np.repeat(np.arange(len(lists)), sizes), np.concatenate([np.arange(size) for size in sizes])
+    labels = np.concatenate(lists).astype(np.int64)
+    _check_range(labels, rows, num_classes)
+    padded = np.full((len(lists), max(sizes)), -1)
+    padded[rows, places] = labels
+    return padded
+
+
+def _check_range(labels: np.ndarray, rows: np.ndarray, num_classes: int) -> None:
+    """Names the first of `labels` outside the classes, and its row."""
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        raise ValueError(
+            f"row {rows[outside[0]]} has label {labels[outside[0]]}, but the model has {num_classes} classes, so "
+            f"labels must be in [0, {num_classes - 1}] ({len(outside)} such rows); set `num_labels` or mend the data"
+        )
+
+
+@contextlib.contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Seeds the random streams that image transforms draw from (python, numpy, torch), and restores them after.
+
+    A data worker's streams are not restored: nobody else draws from them, and numpy's takes longer than the seeding.
+    """
+    words = np.random.SeedSequence(entropy).generate_state(4)
+    in_worker = get_worker_info() is not None
+    states = None if in_worker else (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    random.seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(words[2])
+    torch.default_generator.manual_seed(int(words[3]))
+    try:
+        yield
+    finally:
+        if states is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+
+class TrainingViews(Dataset):
+    """Random views by key; a view is a pure function of (seed, epoch, sample, repeat).
+
+    With `skip_bad_images` a picture that cannot be decoded is replaced (bad_images.py).
+    """
+
+    def __init__(self, images: ImageDataset, view: View, *, seed: int, skip_bad_images: bool = False):
+        self.images, self.view, self.seed, self.skip_bad_images = images, view, seed, skip_bad_images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: ViewKey) -> dict[str, Any]:
+        bad_images: list[dict[str, Any]] = []
+        if self.skip_bad_images:
+            image, key, bad_images = first_good_view(self.images, key)
+        else:
+            image = self.images.image(key.sample)
+        with self.seeded(key), _named_view(key.sample, image):
+            pixel_values = self.view(image)
+        labels = self.images.labels[key.sample]
+        return {"pixel_values": pixel_values, "labels": labels, "key": key, "bad_images": bad_images}
+
+    def seeded(self, key: ViewKey) -> contextlib.AbstractContextManager[None]:
+        """The random streams of a key's view."""
+        return seeded(self.seed, _STREAM, key.epoch, key.sample, key.repeat)
+
+
+class EvaluationViews(Dataset):
+    """The one evaluation view of each image, by index."""
+
+    def __init__(self, images: ImageDataset, view: View):
+        self.images, self.view = images, view
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self.images.image(index)
+        with _named_view(index, image):
+            return {"pixel_values": self.view(image), "labels": self.images.labels[index]}
+
+
+@contextlib.contextmanager
+def _named_view(index: int, image: Image) -> Iterator[None]:
+    """Gives an error of a transform the row and size of the picture that it met."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(
+            f"row {index} of the dataset, {image.width}x{image.height} pixels: its view failed with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+class ViewCollator:
+    """Batches views; training views are mixed on the way.
+
+    Returns `pixel_values` (B, channels, height, width), `labels` (B,) or, with several right labels, (B, K), and for
+    mixed views `mix_ratios` (B,): the share that each image kept, its partner being its neighbour (mixing.py). Where
+    bad images were replaced, `bad_images` lists them (bad_images.py).
+    """
+
+    def __init__(self, mixing: Mixing):
+        self.mixing = mixing
+
+    def __call__(self, views: list[dict[str, Any]]) -> dict[str, Any]:
+        pixel_values = torch.stack([view["pixel_values"] for view in views])  # (B, channels, height, width)
+        labels = np.asarray([view["labels"] for view in views], dtype=np.int64)  # (B,) or (B, K)
+        batch: dict[str, Any] = {"pixel_values": pixel_values, "labels": torch.from_numpy(labels)}
+        bad_images = [bad for view in views for bad in view.get("bad_images", ())]
+        if bad_images:
+            batch["bad_images"] = bad_images
+        if "key" in views[0] and self.mixing.is_on:
+            positions = [view["key"].position for view in views]
+            batch["pixel_values"], batch["mix_ratios"] = self.mixing(pixel_values, views[0]["key"].epoch, positions)
+        return batch

@@ -1,0 +1,112 @@
+"""Decodes a picture from a dataset row, a file or a URL into 8-bit RGB."""
+
+import errno
+import io
+import os
+import stat
+import warnings
+from typing import Any
+
+import numpy as np
+import PIL.ExifTags
+import PIL.Image
+from PIL.Image import Image, Transpose
+from transformers.image_utils import load_image
+
+from .bad_images import BadImageError
+
+URL_TIMEOUT = 30  # seconds
+_ORIENTATION = PIL.ExifTags.Base.Orientation
+_TO_UPRIGHT = {  # by EXIF orientation
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+# What a disk or a machine is at fault for, and no picture.
+_FAULTS_OF_THE_MACHINE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
+
+
+def decode_image(source: Any, where: str) -> Image:
+    """An RGB picture from what a dataset row, a file path or a URL holds; EXIF rotation is applied.
+
+    Of an animation it is the first frame; transparency is dropped. An EXIF block or colour profile that cannot be
+    read does not count against a picture whose pixels can.
+
+    Args:
+        source: `{"bytes", "path"}` of an undecoded `datasets.Image`, a PIL image, a path or a URL.
+        where: names the source in the error.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BadImageError: it cannot be read or decoded.
+        OSError: the disk or the machine is at fault.
+        MemoryError: there is too little.
+    """
+    path = path_of(source)
+    named = f"{where} ({path})" if path and path != where else where
+    try:
+        image = _to_8_bit(_upright(_open(source)))
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{named}: there is no such file") from error
+    except PIL.UnidentifiedImageError as error:
+        raise BadImageError(f"{named} is empty or of no image format that Pillow knows; mend or remove it") from error
+    except MemoryError as error:
+        raise MemoryError(f"{named}: there is too little memory to decode it") from error
+    except Exception as error:  # Pillow's decoders raise whatever they stumble on, RuntimeError included
+        if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_MACHINE:
+            raise OSError(error.errno, f"{named} could not be read: {error.strerror}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadImageError(
+            f"{named} is not an image that can be decoded: {reason[:200]}; mend or remove it"
+        ) from error
+
+
+def path_of(source: Any) -> str | None:
+    return source.get("path") if isinstance(source, dict) else source if isinstance(source, str) else None
+
+
+def _open(source: Any) -> Image:
+    if isinstance(source, dict):
+        source = source["path"] if source.get("bytes") is None else io.BytesIO(source["bytes"])
+    if isinstance(source, Image):
+        return source
+    if not isinstance(source, str | io.BytesIO):
+        raise TypeError(f"it holds {type(source).__name__}, but must hold a picture, a path or a URL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)  # would decode it all the same
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            return load_image(source, timeout=URL_TIMEOUT)
+        if isinstance(source, str) and not stat.S_ISREG(os.stat(source).st_mode):
+            raise ValueError("it is no file")  # to open a pipe waits for ever
+        image = PIL.Image.open(source)
+    if image.format == "EPS":
+        raise ValueError("it is PostScript, which is a program that Ghostscript would run")
+    return image
+
+
+def _upright(image: Image) -> Image:
+    """The picture as its EXIF orientation says; without a copy where there is nothing to turn."""
+    image.load()  # some formats keep EXIF data behind the pixels
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # the block is damaged in one of a dozen ways; the pixels are not
+        return image
+    return image.transpose(_TO_UPRIGHT[orientation]) if orientation in _TO_UPRIGHT else image
+
+
+def _to_8_bit(image: Image) -> Image:
+    """Grey of 16 bits scaled to 8; Pillow's own conversion would clip nearly all of it to white."""
+    if image.mode.startswith("I;16"):
+        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        low, high = np.asarray(image).min(), np.asarray(image).max()
+        if not (low >= 0 and high <= 255):  # nor NaN
+            raise ValueError(f"its grey values go from {low} to {high}, but must be in [0, 255] or 16-bit integers")
+        if image.mode == "F" and 0 < high <= 1:
+            raise ValueError(f"its grey values go from {low} to {high}, as fractions do, but must be in [0, 255]")
+    return image

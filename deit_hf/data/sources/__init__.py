@@ -1,0 +1,4 @@
+"""Where rows come from.
+
+Reading order: arguments, load, digits, shards, label_files, untrusted_rows.
+"""

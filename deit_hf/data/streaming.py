@@ -1,0 +1,345 @@
+"""Training views of images that no disk holds: rows are read in order from shards, and never looked up.
+
+The process that trains reads rows without decoding them, in an order that it makes from the shards, and hands each row
+to its data workers inside the key of a view. So all that holds for views of rows by index (data.py, sampling.py) holds
+here: a view is a pure function of (seed, epoch, sample, repeat), and the order of an epoch one of (seed, epoch).
+
+- The sample is the row's place: its shard, and the row in that shard. It does not depend on workers or processes.
+- The order depends on the data, the seed, the epoch, the size of an optimizer step, `num_streams` and the size of the
+  shuffle buffer. It does not depend on the number of workers, nor on how a step is cut into processes, batches and
+  accumulation steps. Nor does the mixing.
+- With one stream every process reads all rows, of which it decodes its own. With several, a process reads only those
+  streams that its batches take from, as little as one of as many.
+- A row comes at most once an epoch (with repeated augmentation: as so many views within an optimizer step, or where
+  that cannot be divided, within two). An epoch is cut at whole steps, as with rows by index; its last rows wait for
+  another epoch, in whose order others are last. The shuffle is as good as the buffer is large.
+- A resumed epoch reads the rows before its place once more, but decodes none of them.
+- What takes the place of a bad picture is the next good one of its shard, which is read once more for it.
+
+Evaluation counts each image once, of rows by index: evaluation splits are loaded.
+"""
+
+import itertools
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+from PIL.Image import Image
+
+from .bad_images import BadImageError
+from .dataset import TrainingViews
+from .decoding import decode_image
+from .sampling import ViewKey, ViewSampler
+from .shuffling import ROWS_AHEAD, deal_shards, read_ahead, shuffled, take_turns
+from .sources.shards import ShardedRows
+from .transforms import View
+from .worker_crashes import WorkerNotes
+
+MAX_OPEN_SHARDS = 10  # of a stream; read in turn, so that neighbours in a shard come apart even in a small buffer
+SHARD_BITS = 32  # a sample is shard * 2**32 + row in the shard
+_STREAM = 3  # keeps this module's random numbers apart from those of the views, the mixing and the sampler
+
+
+class Row(NamedTuple):
+    """A row that was read, but not decoded."""
+
+    shard: int
+    number: int
+    source: Any
+    label: Any
+
+    @property
+    def sample(self) -> int:
+        return (self.shard << SHARD_BITS) + self.number
+
+
+class StreamKey(NamedTuple):
+    """A `ViewKey` with its row, which is None where the view belongs to another process."""
+
+    epoch: int
+    position: int
+    sample: int
+    repeat: int
+    row: Row | None
+
+
+class ImageStream:
+    """Undecoded rows by shard, checked as far as a stream can be before it is read.
+
+    Attributes:
+        num_shards: at least 1.
+        lengths: as in `ShardedRows`.
+        num_images: rows in an epoch.
+
+    Raises:
+        TypeError: labels that are not integers.
+        ValueError: a missing column, or a number of rows that is not known or not there.
+    """
+
+    def __init__(
+        self,
+        sharded: ShardedRows | datasets.IterableDataset,
+        *,
+        image_column_name: str,
+        label_column_name: str,
+        num_images: int | None = None,
+    ):
+        """`num_images` is for streams that do not tell, or to use fewer."""
+        if isinstance(sharded, datasets.IterableDataset):
+            sharded = ShardedRows(sharded)
+        rows = sharded.rows.with_format(None)  # a user's format would change what a row holds
+        _check_features(rows, image_column_name, label_column_name)
+        assert rows.features is not None
+        is_image = isinstance(rows.features[image_column_name], datasets.Image)
+        rows = rows.select_columns([image_column_name, label_column_name])
+        self._rows = rows.cast_column(image_column_name, datasets.Image(decode=False)) if is_image else rows
+        self._columns = itemgetter(image_column_name, label_column_name)
+        self._names = sharded.names
+        self.lengths = sharded.lengths
+        self.num_shards: int = rows.num_shards
+        self.num_images = _num_images(sharded, num_images)
+        self.worker_notes = WorkerNotes()
+
+    def read(self, shard: int) -> Iterator[Row]:
+        """The rows of a shard that are used, in their order; in a data worker, too.
+
+        Raises:
+            ValueError: the shard has fewer; names it.
+        """
+        rows = self._rows.shard(num_shards=self.num_shards, index=shard)
+        length = None if self.lengths is None else self.lengths[shard]
+        batches = rows.iter(ROWS_AHEAD)  # a loop over the rows would share them out among data workers
+        columns = itertools.chain.from_iterable(zip(*self._columns(batch), strict=True) for batch in batches)
+        num_read = 0
+        for image, label in itertools.islice(columns, length):
+            yield Row(shard, num_read, image, label)
+            num_read += 1
+        if length is not None and num_read < length:
+            raise ValueError(
+                f"{self.name(shard)} has {num_read} rows, but {length} of it were to be used; lower "
+                "`max_train_samples`, or mend the shard"
+            )
+
+    def after(self, row: Row) -> Iterator[Row]:
+        """The other rows of a row's shard, from the next one round to the one before; reads the shard once more."""
+        later = itertools.islice(self.read(row.shard), row.number + 1, None)
+        return itertools.chain(later, itertools.islice(self.read(row.shard), row.number))
+
+    def place(self, sample: int) -> str:
+        """The row of a sample, in words."""
+        return f"row {sample % 2**SHARD_BITS} of {self.name(sample >> SHARD_BITS)}"
+
+    def name(self, shard: int) -> str:
+        return f"shard {shard}" if self._names is None else f"shard {self._names[shard]}"
+
+
+def _check_features(rows: datasets.IterableDataset, image_column_name: str, label_column_name: str) -> None:
+    if rows.features is None:
+        raise ValueError("the stream does not tell its columns; give it `features`, such as `map(..., features=...)`")
+    for name in (image_column_name, label_column_name):
+        if name not in rows.features:
+            raise ValueError(
+                f"the stream has no column `{name}`, only {', '.join(rows.features)}; name the columns with "
+                "`image_column_name` and `label_column_name` (in webdataset tars they are file endings: jpg, cls)"
+            )
+    feature = rows.features[label_column_name]
+    if "int" not in getattr(feature, "dtype", ""):
+        raise TypeError(
+            f"column `{label_column_name}` of the stream holds {feature}, but labels must be class indices: which "
+            "names there are is not known before all is read; store indices, set `label_column_name` to a column "
+            "that has them, or leave out `streaming`"
+        )
+
+
+def _num_images(sharded: ShardedRows, given: int | None) -> int:
+    """Rows in an epoch: as given, else as the shards or the dataset's own facts say."""
+    known = None if sharded.lengths is None else sum(sharded.lengths)
+    if given is not None and known is not None and given > known:
+        raise ValueError(f"`num_train_samples` is {given}, but the stream has {known} rows; lower it or leave it out")
+    if known is None and sharded.rows.info.splits and sharded.rows.split in sharded.rows.info.splits:
+        known = sharded.rows.info.splits[sharded.rows.split].num_examples
+    number = known if given is None else given
+    if number is None:
+        raise ValueError(
+            "how many rows the stream has is not known before all is read, but an epoch must have the same number of "
+            "steps on all processes; say how many with `num_train_samples`"
+        )
+    return number
+
+
+class StreamViews(TrainingViews):
+    """Random views of streamed rows by key; otherwise as of rows by index.
+
+    A row that cannot be used is an error here, in `__getitem__`, where its key is at hand; whatever reads the stream
+    does not look at it. With `skip_bad_images` the next row of its shard takes the place of a bad picture.
+    """
+
+    images: ImageStream  # type: ignore[assignment]  # rows by index in the parent
+
+    def __init__(self, stream: ImageStream, view: View, *, seed: int, num_classes: int, skip_bad_images: bool = False):
+        self.images, self.view, self.seed, self.num_classes = stream, view, seed, num_classes
+        self.skip_bad_images = skip_bad_images
+
+    def __len__(self) -> int:
+        return self.images.num_images
+
+    def __getitem__(self, key: StreamKey) -> dict[str, Any]:  # type: ignore[override]  # keys bring their rows
+        if key.row is None:
+            raise ValueError(
+                "batches were dealt to processes in another way than a stream reads them; leave `split_batches` and "
+                "`dispatch_batches` out of `accelerator_config`"
+            )
+        row, image, bad_images = self._decoded(key.row)
+        view_key = ViewKey(key.epoch, key.position, row.sample, key.repeat)
+        with self.seeded(view_key):
+            pixel_values = self.view(image)
+        return {"pixel_values": pixel_values, "labels": row.label, "key": view_key, "bad_images": bad_images}
+
+    def _decoded(self, row: Row) -> tuple[Row, Image, list[dict[str, Any]]]:
+        """A row and its picture, or the next ones that can be decoded; and the bad ones on the way."""
+        bad_images: list[dict[str, Any]] = []
+        for candidate in itertools.chain([row], self.images.after(row) if self.skip_bad_images else ()):
+            where = self.images.place(candidate.sample)
+            self.images.worker_notes.take_up(candidate.sample)
+            _check_label(candidate, where, self.num_classes)
+            try:
+                return candidate, decode_image(candidate.source, where), bad_images
+            except (BadImageError, FileNotFoundError) as error:
+                if not self.skip_bad_images:
+                    raise
+                shard = self.images.name(candidate.shard)
+                bad_images.append({"row": candidate.number, "file": shard, "reason": str(error)})
+        raise BadImageError(
+            f"none of the {len(bad_images)} images of {self.images.name(row.shard)} can be decoded; the first: "
+            f"{bad_images[0]['reason']}"
+        )
+
+
+def _check_label(row: Row, where: str, num_classes: int) -> None:
+    path = row.source.get("path") if isinstance(row.source, dict) else None
+    named = f"{where} ({path})" if path else where
+    if not isinstance(row.label, int) or isinstance(row.label, bool):
+        raise ValueError(f"{named} has label {row.label!r}, but labels must be class indices; mend or remove the row")
+    if not 0 <= row.label < num_classes:
+        raise ValueError(
+            f"{named} has label {row.label}, but the model has {num_classes} classes, so labels must be in "
+            f"[0, {num_classes - 1}]; set `num_labels` or mend the data"
+        )
+
+
+class StreamSampler(ViewSampler):
+    """The global order of an epoch's keys with the rows that this process needs; a pure function of (seed, epoch).
+
+    The shards are dealt to `num_streams` streams. Each stream mixes its shards and has a shuffle buffer of its own;
+    each optimizer step takes equally many views of each stream, one stream after the other.
+    Differs from rows by index: the repeats of an image lie apart within its stream's part of a step.
+
+    Attributes:
+        stream: the rows.
+        num_streams: at least 1.
+        buffer_size: rows in the shuffle buffer of each stream.
+        batch_size: views of a process in one forward pass.
+        process_index: of this process.
+        num_processes: of the run; batch m of the global order belongs to process m modulo `num_processes`.
+
+    Raises:
+        ValueError: fewer rows than a step needs, or streams that shards or steps cannot be dealt to.
+    """
+
+    def __init__(
+        self,
+        stream: ImageStream,
+        *,
+        num_streams: int,
+        buffer_size: int,
+        batch_size: int,
+        process_index: int,
+        num_processes: int,
+        **order: int,
+    ):
+        """`order` are `step_size`, `num_repeats` and `seed` of `ViewSampler`."""
+        super().__init__(stream.num_images, **order)
+        self.stream = stream
+        self.num_streams = num_streams
+        self.buffer_size = buffer_size
+        self.batch_size = batch_size
+        self.process_index = process_index
+        self.num_processes = num_processes
+        self._check_streams()
+        self._shards = deal_shards(stream.num_shards, stream.lengths, num_streams)
+        self._num_steps = self._count_steps()
+
+    def _check_streams(self) -> None:
+        if self.num_streams > self.stream.num_shards:
+            raise ValueError(
+                f"`num_streams` is {self.num_streams}, but the data has {self.stream.num_shards} shards; lower it, or "
+                "write more shards"
+            )
+        if self.step_size % self.num_streams:
+            raise ValueError(
+                f"`num_streams` is {self.num_streams}, which does not divide the {self.step_size} views of an "
+                "optimizer step; change it, or `per_device_train_batch_size`"
+            )
+
+    def _count_steps(self) -> int:
+        """Whole steps that all streams have rows for, in each of which they have the same number of views."""
+        num_steps = self.num_images // self.step_size
+        if self.stream.lengths is not None:
+            lengths = [sum(self.stream.lengths[shard] for shard in shards) for shards in self._shards]
+            num_steps = min(num_steps, min(lengths) // (self.step_size // self.num_streams))
+        if num_steps == 0:
+            raise ValueError(
+                f"the stream has {self.num_images} rows in an epoch, too few for one optimizer step of "
+                f"{self.step_size} views from {self.num_streams} streams; lower `per_device_train_batch_size`, "
+                "`gradient_accumulation_steps` or `num_streams`, or use more rows"
+            )
+        return num_steps
+
+    def __len__(self) -> int:
+        """Views of an epoch: whole steps only."""
+        return self._num_steps * self.step_size
+
+    def __iter__(self) -> Iterator[StreamKey]:  # type: ignore[override]  # keys bring their rows
+        not_here: list[tuple[Row | None, int]] = [(None, 0)] * (self.step_size // self.num_streams)
+        needed = self._needed_streams()
+        streams: list[Iterator[list[tuple[Row | None, int]]]] = [
+            self._parts(stream) if stream in needed else itertools.repeat(not_here)
+            for stream in range(self.num_streams)
+        ]
+        position = 0
+        for _ in range(self._num_steps):
+            for row, repeat in itertools.chain.from_iterable(map(next, streams)):
+                # rows of other processes are not kept: Accelerate keeps the first batches of all
+                row = row if self._is_own(position) else None
+                yield StreamKey(self.epoch, position, 0 if row is None else row.sample, repeat, row)
+                position += 1
+
+    def _is_own(self, position: int) -> bool:
+        return position // self.batch_size % self.num_processes == self.process_index
+
+    def _needed_streams(self) -> set[int]:
+        own = filter(self._is_own, range(self.step_size))
+        return {position * self.num_streams // self.step_size for position in own}
+
+    def _parts(self, stream: int) -> Iterator[list[tuple[Row | None, int]]]:
+        """The stream's (row, repeat) of each step: first views first, then second ones, ..."""
+        views = ((row, repeat) for row in self._rows(stream) for repeat in range(self.num_repeats))
+        size = self.step_size // self.num_streams
+        for step in range(self._num_steps):
+            part = list(itertools.islice(views, size))
+            if len(part) < size:
+                raise ValueError(
+                    f"stream {stream} of {self.num_streams} ended in step {step + 1} of the {self._num_steps} of an "
+                    f"epoch of {self.num_images} rows; set `num_train_samples` to the rows that there are, or for "
+                    "shards of different lengths to fewer"
+                )
+            yield sorted(part, key=itemgetter(1))
+
+    def _rows(self, stream: int) -> Iterator[Row]:
+        """The stream's rows in the order of the epoch."""
+        generator = np.random.default_rng((self.seed, _STREAM, self.epoch, stream))
+        shards = generator.permutation(self._shards[stream]).tolist()
+        rows = take_turns((read_ahead(self.stream.read(shard)) for shard in shards), MAX_OPEN_SHARDS)
+        return shuffled(rows, self.buffer_size, generator)

@@ -1,0 +1,188 @@
+"""From a picture to pixels: the training view of the paper's recipe, and the evaluation view.
+
+Training views use timm's transforms, which are the official recipe's own (official datasets.py:79-112), and those of
+DeiT III (arXiv:2204.07118). Mixing works on batches and is in mixing.py, how a view gets its random numbers is in
+data.py, and the processor that fixes the evaluation view in image_processing_deit.py.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import PIL.Image
+import timm.data
+import torch
+from PIL.Image import Image
+from timm.data import auto_augment
+from timm.data.auto_augment import RandAugment
+from timm.data.transforms import ResizeKeepRatio
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from ..model.image_processing_deit import crops_the_centre
+
+THREE_AUGMENT = "3-augment"
+MAX_ASPECT_RATIO = 32  # of an image that is resized by its short side
+CROP_PADDING = 4  # pixels that DeiT III's simple crop reflects at each border
+# of `training_view`, which are options of a training by the same names
+VIEW_OPTIONS = (
+    "crop_min_scale",
+    "horizontal_flip_prob",
+    "random_augment",
+    "color_jitter",
+    "random_erase_prob",
+    "crop_mode",
+)
+
+View = Callable[[Image], Tensor]
+CropMode = Literal["random_resized", "simple"]
+
+
+def evaluation_view(processor: Any) -> View:
+    """The view that the processor, and with it a pipeline, gives of an image: (channels, height, width).
+
+    Of an image that is more than 32 times as long as wide, it sees the middle alone, of which a centre crop takes a
+    part anyhow: to resize a whole line of 20000x1 pixels takes gigabytes.
+    """
+    return partial(_processed, processor, crops_the_centre(processor))
+
+
+def _processed(processor: Any, crops: bool, image: Image) -> Tensor:
+    image = middle_of(image) if crops else image
+    return processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def middle_of(image: Image) -> Image:
+    """The middle of an image that is longer than 32 times its width, else the image itself."""
+    longest = MAX_ASPECT_RATIO * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    width, height = (min(size, longest + (size - longest) % 2) for size in image.size)  # the same middle exactly
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def training_view(
+    image_size: tuple[int, int],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    crop_min_scale: float,
+    horizontal_flip_prob: float,
+    random_augment: str,
+    color_jitter: float,
+    random_erase_prob: float,
+    crop_mode: CropMode = "random_resized",
+) -> View:
+    """A random view of an image, (channels, height, width), normalised.
+
+    Source: table 9 and official main.py:96-123: bicubic random-resized crop, flip, RandAugment in timm's meaning,
+    per-pixel random erasing after normalisation. `3-augment` and the simple crop: DeiT III, official augment.py.
+
+    Args:
+        image_size: (height, width) in pixels.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel.
+        crop_min_scale: smallest share of the image's area that a random-resized crop takes, in (0, 1]; the largest is
+            1.
+        horizontal_flip_prob: in [0, 1].
+        random_augment: timm's policy, such as `rand-m9-mstd0.5-inc1`; `3-augment`; or `none`.
+        color_jitter: strength; as in timm not with a policy, unless it is one of its `-t3a`.
+        random_erase_prob: in [0, 1].
+        crop_mode: `random_resized`, or `simple` for `simple_crop`.
+    """
+    crop_and_flip, colours, pixels = timm.data.create_transform(
+        (3, *image_size),
+        is_training=True,
+        scale=(crop_min_scale, 1.0),
+        hflip=horizontal_flip_prob,
+        auto_augment=None if random_augment in ("none", THREE_AUGMENT) else random_augment,
+        color_jitter=color_jitter or None,
+        interpolation="bicubic",
+        mean=mean,
+        std=std,
+        re_prob=random_erase_prob,
+        re_mode="pixel",
+        re_count=1,
+        separate=True,
+    )
+    steps = list(crop_and_flip.transforms)
+    if crop_mode == "simple":
+        steps[:1] = [middle_of, *simple_crop(image_size)]  # the whole of a long line would take gigabytes
+    if random_augment == THREE_AUGMENT:
+        steps.append(three_augment())
+    steps += [_mended(step) if isinstance(step, RandAugment) else step for step in colours.transforms]
+    return transforms.Compose([*steps, NormalizedPixels(mean, std), *pixels.transforms[2:]])
+
+
+def simple_crop(image_size: tuple[int, int]) -> list[Callable[[Image], Image]]:
+    """Nearly the whole image: resized, bicubic, until it just covers `image_size`, and cropped at random.
+
+    Source: DeiT III, arXiv:2204.07118 sec. 3 ("simple random crop"), official augment.py, `new_data_aug_generator`
+    with `--src`: before the crop, 4 pixels are reflected at each border.
+    """
+    height, width = image_size
+    if height == width:
+        resize = transforms.Resize(height, interpolation=InterpolationMode.BICUBIC)
+    else:  # torchvision's knows one size for the short side, whichever that is
+        resize = ResizeKeepRatio(image_size, interpolation="bicubic")
+    return [resize, transforms.RandomCrop(image_size, padding=CROP_PADDING, padding_mode="reflect")]
+
+
+def three_augment() -> transforms.RandomChoice:
+    """One of greyscale, solarisation and Gaussian blur, each as likely.
+
+    Source: DeiT III, arXiv:2204.07118 sec. 3 ("3-Augment"), official augment.py, `new_data_aug_generator` with
+    `--ThreeAugment`: solarised from half of the range on, blurred with a radius uniform in [0.1, 2] pixels.
+    Differs: timm's `rand-...-t3a` gives its three operations one magnitude; at that of this solarisation greyscale
+    keeps a quarter of the colour and the radius is fixed (pinned by
+    test_timms_three_operations_are_not_those_of_deit_iii).
+    """
+    return transforms.RandomChoice(
+        [
+            transforms.Grayscale(num_output_channels=3),
+            partial(auto_augment.solarize, thresh=128),
+            partial(auto_augment.gaussian_blur_rand, factor=1.0),
+        ]
+    )
+
+
+class NormalizedPixels:
+    """`ToTensor` and `Normalize` of torchvision, bit for bit, in half of their time.
+
+    Args:
+        mean: per channel, of pixels in [0, 1].
+        std: per channel.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.mean, self.std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+
+    def __call__(self, image: Image) -> Tensor:
+        """Pixels (channels, height, width) of an RGB image."""
+        levels = np.empty((3, image.height, image.width), np.float32)
+        for channel, band in enumerate(image.getbands()):
+            plane = np.frombuffer(image.tobytes("raw", band), np.uint8)  # Pillow is faster than a strided copy
+            levels[channel] = plane.reshape(image.height, image.width)
+        return torch.from_numpy(levels).div_(255).sub_(self.mean).div_(self.std)
+
+
+def _mended(policy: RandAugment) -> RandAugment:
+    """timm's policy with our `posterize`, and its operations as numpy chooses fastest."""
+    for operation in policy.ops:
+        if operation.aug_fn is auto_augment.posterize:
+            operation.aug_fn = posterize
+    policy.ops = np.array(policy.ops, dtype=object)
+    return policy
+
+
+def posterize(image: Image, bits_to_keep: int, **options: Any) -> Image:
+    """timm's posterize, which of magnitude 10 keeps no bits; Pillow made that black until 13, and now refuses it.
+
+    In the paper's policy (magnitude 9, deviation 0.5) about one image in seven hundred meets it.
+    """
+    if bits_to_keep < 1:
+        return PIL.Image.new(image.mode, image.size)
+    return auto_augment.posterize(image, bits_to_keep, **options)

@@ -1,0 +1,4 @@
+"""What is learnt from a teacher.
+
+Reading order: losses, teacher.
+"""

@@ -1,0 +1,35 @@
+"""A table of the accuracies of finished runs."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .fusion import FUSIONS
+
+
+def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
+    """Top-1 of finished runs, a line each: of the only head, or of both heads and their mean.
+
+    Runs whose heads were fused in another way than by the mean of logits are named below.
+
+    Args:
+        output_dirs: each holds the `eval_results.json` of a run.
+
+    Raises:
+        FileNotFoundError: a run has none.
+    """
+    lines = [f"{'run':24} {'one head':>10} {'class':>10} {'distill.':>10} {'mean':>10}"]
+    notes = []
+    for output_dir in output_dirs:
+        path = Path(output_dir) / "eval_results.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no evaluation at `{path}`; train with an evaluation split first")
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        names = ("eval_top1", "eval_top1_cls", "eval_top1_distillation", "eval_top1_average")
+        cells = (f"{metrics[name]:10.2%}" if name in metrics else f"{'-':>10}" for name in names)
+        lines.append(f"{Path(output_dir).name:24} {' '.join(cells)}")
+        fusion = metrics.get("eval_fusion", "logit_mean")
+        if fusion != "logit_mean":
+            notes.append(f"{Path(output_dir).name}: `mean` is the {FUSIONS[fusion]}")
+    return "\n".join(lines + notes)

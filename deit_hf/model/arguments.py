@@ -1,0 +1,106 @@
+"""Which student and which teacher a run uses."""
+
+import difflib
+import json
+from dataclasses import dataclass, field, fields
+
+from ..argument_checks import check, check_choice
+from .configuration_deit import VARIANTS, DeiTConfig
+from .image_processing_deit import EvalCrop
+
+
+@dataclass
+class ModelArguments:
+    """Student and teacher.
+
+    Raises:
+        ValueError: from the constructor, when no student or two are named.
+    """
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Weights to start from: Hub id, directory, or timm:NAME[@FILE] for a model of timm."},
+    )
+    variant: str | None = field(
+        default=None,
+        metadata={"help": "DeiT to train from scratch, such as deit_tiny_distilled_patch16_224."},
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Pixels; the position table of loaded weights is resized to it."}
+    )
+    drop_path_rate: float | None = field(
+        default=None, metadata={"help": "Stochastic depth of a DeiT student, in [0, 1); 0.1 in the paper."}
+    )
+    config_overrides: dict | str | None = field(
+        default=None, metadata={"help": 'Other fields of DeiTConfig for a variant, as JSON: {"hidden_size": 96}.'}
+    )
+    use_distillation_token: bool | None = field(
+        default=None,
+        metadata={
+            "help": "For loaded weights: whether the student has the token. By default as the weights have it, and "
+            "also when there is a teacher; false with a teacher is usual distillation."
+        },
+    )
+    teacher_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE]."}
+    )
+    eval_crop: EvalCrop | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluation view that is saved with the student: center crop (by default), or squash: the whole "
+            "image resized to a square."
+        },
+    )
+    eval_crop_ratio: float | None = field(
+        default=None,
+        metadata={"help": "Share of the short side that the centre crop takes, in (0, 1]; 0.875 by default."},
+    )
+
+    def __post_init__(self) -> None:
+        self._check_source()
+        check_crop(self.eval_crop, "eval_crop_ratio", self.eval_crop_ratio)
+        self._check_config_overrides()
+
+    def _check_source(self) -> None:
+        if (self.model_name_or_path is None) == (self.variant is None):
+            raise ValueError(
+                f"`model_name_or_path` is {self.model_name_or_path} and `variant` is {self.variant}; give one: "
+                f"weights to start from, or a DeiT to train from scratch ({', '.join(VARIANTS)})"
+            )
+        if self.use_distillation_token is not None and self.variant is not None:
+            raise ValueError(
+                f"`use_distillation_token` is for loaded weights, but `variant` is {self.variant}; name the variant "
+                "with or without `_distilled` instead"
+            )
+
+    def _check_config_overrides(self) -> None:
+        if not self.config_overrides:
+            return
+        if self.variant is None:
+            raise ValueError("`config_overrides` changes a `variant`; loaded weights have the sizes that they have")
+        if isinstance(self.config_overrides, str):
+            try:
+                self.config_overrides = json.loads(self.config_overrides)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"`config_overrides` is {self.config_overrides!r}, which is no JSON: {error}"
+                ) from error
+        if not isinstance(self.config_overrides, dict):
+            raise ValueError(
+                f'`config_overrides` is {self.config_overrides!r}, but must be like {{"hidden_size": 96}}'
+            )
+        known = {option.name for option in fields(DeiTConfig)} | {"num_labels"}
+        for name in self.config_overrides:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean `{close[0]}`?" if close else ""
+                raise ValueError(f"`config_overrides` has `{name}`, which is no field of DeiTConfig{hint}")
+
+
+def check_crop(eval_crop: EvalCrop | None, ratio_name: str, ratio: float | None) -> None:
+    if eval_crop is not None:
+        check_choice("eval_crop", eval_crop, ("center", "squash"))
+    if ratio is not None:
+        check(ratio_name, ratio, lambda v: 0 < v <= 1, "in (0, 1]")
+        if eval_crop == "squash":
+            raise ValueError(f"`{ratio_name}` is {ratio}, but `eval_crop` squash crops nothing; give only one of them")

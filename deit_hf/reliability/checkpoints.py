@@ -1,0 +1,167 @@
+"""Checkpoint directories that are complete or absent: written aside, synced, renamed, and checked by a manifest."""
+
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"  # the last file of a checkpoint: names and sizes of all others
+UNFINISHED_RUN = ".unfinished-run"  # stands in the directory of a run until all its files are there
+ASIDE = ".unfinished-checkpoint"
+
+
+# ---- directories ----
+
+
+def find_checkpoint(args: TrainingArguments) -> str | None:
+    """The checkpoint that a run goes on from: `resume_from_checkpoint`, else the last complete one in `output_dir`.
+
+    Returns:
+        None to begin at step 0, as `overwrite_output_dir` always does.
+
+    Raises:
+        FileExistsError: `output_dir` holds something else than an unfinished run.
+        ValueError: the checkpoint that `resume_from_checkpoint` names is not complete.
+    """
+    if args.overwrite_output_dir:
+        return None
+    if args.resume_from_checkpoint is not None:
+        return str(checked_checkpoint(args.resume_from_checkpoint))
+    output_dir = Path(args.output_dir)
+    last = last_complete_checkpoint(output_dir)
+    if last is not None:
+        logger.warning("going on from %s; start anew with --overwrite_output_dir", last)
+    elif (output_dir / UNFINISHED_RUN).exists():
+        logger.warning("%s holds a run that stopped before its first checkpoint; it starts again", output_dir)
+    elif output_dir.is_dir() and any(output_dir.iterdir()):
+        raise FileExistsError(
+            f"`output_dir` {output_dir} is not empty and holds no checkpoint to go on from; name another one, or pass "
+            "--overwrite_output_dir"
+        )
+    return None if last is None else str(last)
+
+
+def begin_run(args: TrainingArguments) -> None:
+    """Marks `output_dir` as that of an unfinished run; with `overwrite_output_dir` deletes the checkpoints there."""
+    output_dir = Path(args.output_dir)
+    args.distributed_state.wait_for_everyone()  # all have looked before anything changes
+    if args.should_save:
+        if args.overwrite_output_dir:
+            for each in _checkpoints(output_dir):
+                shutil.rmtree(each)
+        shutil.rmtree(output_dir / ASIDE, ignore_errors=True)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / UNFINISHED_RUN).touch()
+    args.distributed_state.wait_for_everyone()
+
+
+def end_run(args: TrainingArguments) -> None:
+    """Says that all files of the run are there."""
+    if args.should_save:
+        (Path(args.output_dir) / UNFINISHED_RUN).unlink(missing_ok=True)
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """The checkpoint of the highest step to go on from; what is wrong with later ones is said."""
+    for checkpoint in reversed(_checkpoints(Path(output_dir))):
+        fault = fault_of(checkpoint)
+        if fault is None:
+            return checkpoint
+        logger.warning("%s is left out: %s", checkpoint, fault)
+    return None
+
+
+def checked_checkpoint(checkpoint: str | Path) -> Path:
+    """The checkpoint, if a training can go on from it.
+
+    Raises:
+        ValueError: it is not complete; names the file.
+    """
+    fault = fault_of(Path(checkpoint))
+    if fault is not None:
+        raise ValueError(
+            f"no training can go on from `{checkpoint}`: {fault}; name a complete checkpoint, or start a new run from "
+            "its weights with `model_name_or_path`"
+        )
+    return Path(checkpoint)
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """Why no training can go on from a checkpoint, or None if one can."""
+    fault = _damage_of(checkpoint)
+    if fault is None and not running_state_files(checkpoint):
+        return "it was written with `save_only_model`, without the optimizer"
+    return fault
+
+
+def _damage_of(checkpoint: Path) -> str | None:
+    """What a checkpoint lacks of what was written, or None."""
+    if not checkpoint.is_dir():
+        return "there is no such directory"
+    try:
+        sizes = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["sizes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"it has no readable {MANIFEST}, so it was not written to its end, or not by this package"
+    for name, size in sizes.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, but was written with {size}"
+    return None
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    """Directories `checkpoint-N`, complete or not, by step."""
+    name = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+    numbered = [(int(match[1]), path) for path in output_dir.glob("*") if (match := name.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered) if path.is_dir()]
+
+
+def running_state_files(checkpoint: Path) -> list[Path]:
+    """By number of the process."""
+    return sorted(checkpoint.glob("running_state_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
+
+
+def move_into_place(aside: Path, checkpoint: Path) -> None:
+    """Completes what was written aside with its manifest, and moves it to its place once the disk has it."""
+    files = [path for path in sorted(aside.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    sizes = {path.relative_to(aside).as_posix(): path.stat().st_size for path in files}
+    (aside / MANIFEST).write_text(json.dumps({"sizes": sizes}, indent=1), encoding="utf-8")
+    for path in [*files, aside / MANIFEST, *(each for each in aside.rglob("*") if each.is_dir()), aside]:
+        _sync(path)
+    if checkpoint.exists():  # a damaged one, or one that the run came to on another way
+        os.replace(checkpoint, aside.with_name("replaced"))
+    os.replace(aside, checkpoint)
+    _sync(checkpoint.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rotate(output_dir: Path, *, limit: int | None, keep: set[str]) -> None:
+    """Deletes all but the last `limit` checkpoints, and none that `keep` names.
+
+    Damaged ones neither count nor go, so that the only good one always stays.
+    """
+    if not limit or limit < 0:
+        return
+    complete = [each for each in _checkpoints(output_dir) if _damage_of(each) is None]
+    kept = sorted(complete, key=lambda each: each.name in keep)[-max(limit, len(keep)) :]
+    for checkpoint in complete:
+        if checkpoint not in kept:
+            (output_dir / ASIDE).mkdir(exist_ok=True)
+            os.replace(checkpoint, output_dir / ASIDE / checkpoint.name)  # half of it is never found
+            shutil.rmtree(output_dir / ASIDE)

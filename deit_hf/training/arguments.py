@@ -1,0 +1,369 @@
+"""The options of a training, checked when they are made: defaults are the paper's (table 9).
+
+Which student, teacher and data a run takes is in run_arguments.py; what a recipe file is, in recipes.py.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from transformers import SchedulerType, TrainingArguments
+
+from ..argument_checks import check, check_choice
+from ..data.bad_images import OnBadImage
+from ..data.transforms import THREE_AUGMENT, CropMode
+from ..distillation.losses import DistillationType, LabelLoss, Reduction
+from ..evaluation.fusion import FUSIONS, Fusion
+from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
+from .optimizer import check_timm_optimizer
+from .schedule import scaled_learning_rate
+
+PAPER_BASE_LEARNING_RATE = 5e-4
+PAPER_WARMUP_EPOCHS = 5.0
+PAPER_CROP_MIN_SCALE = 0.08
+LearningRateStepping = Literal["step", "official"]
+StudentMode = Literal["train", "eval"]
+OPTIMIZERS_WITH_OUR_GROUPS = ("adamw_torch", "adamw_torch_fused", "sgd")  # others of transformers make their own
+# timm itself ignores the parts of a policy that it cannot read, such as `mx`
+RANDOM_AUGMENT_POLICY = re.compile(r"rand(-(m|n|mmax|inc)\d+|-(p|mstd)\d+(\.\d+)?|-t(weights|3aw?))*")
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """transformers' `TrainingArguments` with the paper's objective, augmentation and schedule.
+
+    Differs from the parent's defaults in: AdamW weight decay 0.05, 300 epochs, no gradient clipping, a learning rate
+    that follows from the global batch, and in what this trainer needs (no column is removed, metrics are counted
+    batch by batch).
+
+    Raises:
+        ValueError: from the constructor, when an option is out of its range or contradicts another.
+    """
+
+    distillation_type: DistillationType = field(
+        default="none", metadata={"help": "What to learn from the teacher: none, soft or hard (sec. 4)."}
+    )
+    distillation_weight: float = field(
+        default=0.5, metadata={"help": "Weight of the teacher's term in [0, 1]; the class head's is the rest."}
+    )
+    distillation_temperature: float = field(
+        default=3.0, metadata={"help": "Temperature of soft distillation, above 0 (the paper's is 3)."}
+    )
+    distillation_reduction: Reduction = field(
+        default="batchmean",
+        metadata={
+            "help": "Mean of the soft term: batchmean (the formula) or numel (official code; over classes too)."
+        },
+    )
+    label_loss: LabelLoss = field(
+        default="cross_entropy",
+        metadata={
+            "help": "Loss of the labels: cross_entropy, or DeiT III's binary_cross_entropy, which needs "
+            "label_smoothing 0."
+        },
+    )
+    evaluate_teacher: bool = field(
+        default=True,
+        metadata={
+            "help": "Measure the teacher on the evaluation split before the first step, for the effective recipe."
+        },
+    )
+    mixup_alpha: float = field(default=0.8, metadata={"help": "Beta parameter of mixup; 0 turns it off."})
+    cutmix_alpha: float = field(default=1.0, metadata={"help": "Beta parameter of cutmix; 0 turns it off."})
+    mixup_switch_prob: float = field(
+        default=0.5, metadata={"help": "Probability of cutmix instead of mixup when both are on."}
+    )
+    label_smoothing: float = field(default=0.1, metadata={"help": "Smoothing of the true labels, in [0, 1)."})
+    random_augment: str = field(
+        default="rand-m9-mstd0.5-inc1",
+        metadata={"help": "RandAugment policy in timm's notation, or 3-augment (DeiT III's), or none."},
+    )
+    color_jitter: float = field(
+        default=0.3,
+        metadata={"help": "Strength of colour jitter; as in timm only with 3-augment, a policy with -t3a, or none."},
+    )
+    random_erase_prob: float = field(default=0.25, metadata={"help": "Probability of random erasing."})
+    crop_mode: CropMode = field(
+        default="random_resized",
+        metadata={"help": "Training crop: random_resized, or DeiT III's simple, which keeps nearly all of the image."},
+    )
+    crop_min_scale: float = field(
+        default=PAPER_CROP_MIN_SCALE,
+        metadata={"help": "Smallest share of the image's area that a random_resized crop takes, in (0, 1]."},
+    )
+    horizontal_flip_prob: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    repeated_augmentation: int = field(
+        default=3, metadata={"help": "Views of an image within an optimizer step; 1 turns repeating off."}
+    )
+    base_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate per 512 images of the global batch (5e-4 unless learning_rate is given)."},
+    )
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Absolute peak learning rate, instead of base_learning_rate."}
+    )
+    lr_scheduler_type: SchedulerType | str = field(
+        default="cosine", metadata={"help": "Schedule; cosine is the paper's, with min_learning_rate at its end."}
+    )
+    learning_rate_stepping: LearningRateStepping = field(
+        default="step",
+        metadata={
+            "help": "When the cosine moves: every step, or as in the official code once an epoch, one epoch late."
+        },
+    )
+    min_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate at the end; not scaled."})
+    warmup_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the start; not scaled."})
+    warmup_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of linear warm-up (5 unless warmup_steps is given)."}
+    )
+    weight_decay: float = field(default=0.05, metadata={"help": "Decay of matrices; no bias, norm or token decays."})
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "A layer's learning rate over that of the layer above it, in (0, 1]; only DeiT and ViT."},
+    )
+    timm_optimizer: str | None = field(
+        default=None, metadata={"help": "An optimizer of timm instead of optim, such as sgd (Nesterov, 0.9) or lamb."}
+    )
+    num_train_epochs: float = field(default=300.0, metadata={"help": "Epochs; with repeats each sees fewer images."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 does not clip."})
+    eval_fusion: Fusion = field(
+        default="logit_mean",
+        metadata={
+            "help": "How two heads answer together in evaluation: logit_mean (all published numbers) or softmax_sum "
+            "(the text of sec. 4)."
+        },
+    )
+    train_only: str | None = field(
+        default=None,
+        metadata={
+            "help": "Regular expression of parameter names to train; all others are frozen. classifier trains the "
+            "heads, attention|classifier the attention layers too (arXiv:2203.09795)."
+        },
+    )
+    student_mode: StudentMode = field(
+        default="train",
+        metadata={
+            "help": "Mode of the student while it is trained: eval is without stochastic depth and dropout, and with "
+            "fixed batch statistics, as DeiT was fine-tuned at 384 pixels."
+        },
+    )
+    on_bad_image: OnBadImage = field(
+        default="error",
+        metadata={
+            "help": "What a training does at an image that cannot be decoded: error, or skip: show the next one that "
+            "can, and list it in bad_images.jsonl. In evaluation it is always an error."
+        },
+    )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={"help": "Decay of averaged weights in [0, 1), official 0.99996; 0 keeps none."},
+    )
+    ema_warmup: bool = field(
+        default=True,
+        metadata={"help": "Update n + 1 of the averages decays by at most n / (n + 9); off, they keep early weights."},
+    )
+    num_train_samples: int | None = field(
+        default=None,
+        metadata={"help": "Rows in an epoch of a stream, for one that does not tell (tars), or to use fewer."},
+    )
+    num_streams: int = field(
+        default=1,
+        metadata={
+            "help": "Streams that the shards are dealt to; each step takes equally many views of each. A process "
+            "reads only those that it needs: its part, if there are processes x accumulation steps of them."
+        },
+    )
+    shuffle_buffer_size: int = field(
+        default=1000, metadata={"help": "Undecoded rows that each stream is shuffled in, in memory; 1 does not."}
+    )
+    max_bad_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Steps with a non-finite loss or gradient to skip before the training stops; above 0 it waits for "
+            "the device at every step."
+        },
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: views need their columns."})
+    batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be true: metrics are counted by batch."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run stops early where it would have without the interruption."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Replace non-finite losses in the log; waits for the device at every step."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata={"help": "Search for parameters without gradient at each step; no model here has any."},
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start anew in an output_dir that holds a run; its checkpoints are deleted."}
+    )
+
+    def __post_init__(self) -> None:
+        self._check_ranges()
+        self._check_unsupported()
+        self._check_optimization()
+        self._check_augmentation()
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # processes without a device do not join each other unless told so
+        check_ranks()
+        super().__post_init__()
+        check_launch(
+            num_processes=self.world_size,
+            num_devices=self.n_gpu,
+            distributed_type=self.distributed_state.distributed_type,
+            asks_for_fsdp=bool(self.fsdp),
+        )
+        check_accelerator_config(self.accelerator_config)
+        self._set_precision()
+        self._set_learning_rate()
+        self._set_warmup()
+        self._check_batch()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled lies on the disk, in training_args.bin: without the token."""
+        return {**self.__dict__, "hub_token": None}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    @property
+    def global_batch_size(self) -> int:
+        """Views of one optimizer step: all processes, all accumulation steps."""
+        return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+
+    def _check_ranges(self) -> None:
+        check_choice("distillation_type", self.distillation_type, ("none", "soft", "hard"))
+        check_choice("distillation_reduction", self.distillation_reduction, ("batchmean", "numel"))
+        check_choice("learning_rate_stepping", self.learning_rate_stepping, ("step", "official"))
+        check_choice("student_mode", self.student_mode, ("train", "eval"))
+        check_choice("label_loss", self.label_loss, ("cross_entropy", "binary_cross_entropy"))
+        check_choice("crop_mode", self.crop_mode, ("random_resized", "simple"))
+        check_choice("on_bad_image", self.on_bad_image, ("error", "skip"))
+        check_choice("eval_fusion", self.eval_fusion, tuple(FUSIONS))
+        check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
+        for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):
+            check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
+        for name in ("mixup_alpha", "cutmix_alpha", "color_jitter", "min_learning_rate", "warmup_learning_rate"):
+            check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        for name in ("weight_decay", "max_grad_norm", "num_train_epochs"):
+            check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
+        for name in ("adam_beta1", "adam_beta2"):
+            check(name, getattr(self, name), lambda v: 0 <= v < 1, "in [0, 1)")
+        for name in ("learning_rate", "base_learning_rate", "warmup_epochs"):
+            if getattr(self, name) is not None:
+                check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        check("layer_decay", self.layer_decay, lambda v: 0 < v <= 1, "in (0, 1] (1 turns it off)")
+        check("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
+        check("ema_decay", self.ema_decay, lambda v: 0 <= v < 1, "in [0, 1) (0 keeps no averages, official: 0.99996)")
+        check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
+        check("max_bad_steps", self.max_bad_steps, lambda v: v >= 0, "0 or more (0 stops at the first one)")
+        check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
+        for name in ("num_streams", "shuffle_buffer_size"):
+            check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
+        if self.num_train_samples is not None:
+            check("num_train_samples", self.num_train_samples, lambda v: v >= 1, "1 or more")
+
+    def _check_unsupported(self) -> None:
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"`label_smoothing_factor` is {self.label_smoothing_factor}, but must be 0: it would smooth a second "
+                "time; use `label_smoothing`"
+            )
+        if self.remove_unused_columns or not self.batch_eval_metrics:
+            raise ValueError("`remove_unused_columns` must be false and `batch_eval_metrics` true; leave both out")
+        if self.enable_jit_checkpoint:
+            raise ValueError(
+                "`enable_jit_checkpoint` is true, but a signal always saves a complete checkpoint here; leave it out"
+            )
+        if self.overwrite_output_dir and self.resume_from_checkpoint is not None:
+            raise ValueError(
+                "`overwrite_output_dir` is true, which starts at step 0, and `resume_from_checkpoint` "
+                f"{self.resume_from_checkpoint!r}; give only one"
+            )
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"`train_sampling_strategy` is {self.train_sampling_strategy!r}, but must be 'random': the order of "
+                "views is a function of the seed and the epoch"
+            )
+        if self.label_loss == "binary_cross_entropy" and self.label_smoothing:
+            raise ValueError(
+                f"`label_loss` is 'binary_cross_entropy' and `label_smoothing` {self.label_smoothing}, which gives "
+                "every class a share in every image, so that all would count as present; set `label_smoothing` to 0"
+            )
+
+    def _check_augmentation(self) -> None:
+        named = self.random_augment in ("none", THREE_AUGMENT)
+        if not named and not RANDOM_AUGMENT_POLICY.fullmatch(self.random_augment):
+            raise ValueError(
+                f"`random_augment` is {self.random_augment!r}, which is no RandAugment policy of timm; use one like "
+                f"'rand-m9-mstd0.5-inc1', or '{THREE_AUGMENT}', or 'none'"
+            )
+        if self.crop_mode == "simple" and self.crop_min_scale != PAPER_CROP_MIN_SCALE:
+            raise ValueError(
+                f"`crop_mode` is 'simple' and `crop_min_scale` {self.crop_min_scale}, but a simple crop takes nearly "
+                "the whole image; leave `crop_min_scale` out, or set `crop_mode` to 'random_resized'"
+            )
+
+    def _check_optimization(self) -> None:
+        if self.timm_optimizer is not None:
+            check_timm_optimizer(self.timm_optimizer)
+            if self.optim != self.default_optim:
+                raise ValueError(
+                    f"`optim` is {str(self.optim)!r} and `timm_optimizer` {self.timm_optimizer!r}; give only one"
+                )
+        elif self.layer_decay < 1 and self.optim not in OPTIMIZERS_WITH_OUR_GROUPS:
+            raise ValueError(
+                f"`layer_decay` is {self.layer_decay}, which `optim` {str(self.optim)!r} cannot take; use one of "
+                f"{', '.join(OPTIMIZERS_WITH_OUR_GROUPS)}, or `timm_optimizer`"
+            )
+        if self.learning_rate_stepping == "official" and (
+            self.lr_scheduler_type != "cosine" or self.lr_scheduler_kwargs
+        ):
+            raise ValueError(
+                "`learning_rate_stepping` is 'official', which is a cosine; leave out `lr_scheduler_type` and "
+                "`lr_scheduler_kwargs`"
+            )
+        if self.student_mode == "eval" and self.gradient_checkpointing:
+            raise ValueError(
+                "`student_mode` is 'eval', but `gradient_checkpointing` only works in 'train'; drop one of them"
+            )
+
+    def _set_precision(self) -> None:
+        """Without a flag, the precision of Accelerate's configuration is in force; the flags then say so, too."""
+        if self.mixed_precision == "fp16" and self.device.type == "cpu":
+            raise ValueError("`fp16` is true, but needs a GPU and this run is on CPUs; use `bf16`, or leave both out")
+        self.fp16, self.bf16 = self.mixed_precision == "fp16", self.mixed_precision == "bf16"
+
+    def _set_learning_rate(self) -> None:
+        if self.base_learning_rate is None and self.learning_rate is None:
+            self.base_learning_rate = PAPER_BASE_LEARNING_RATE
+        if self.base_learning_rate is None:
+            return
+        scaled = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
+        if self.learning_rate not in (None, scaled):
+            raise ValueError(
+                f"`learning_rate` is {self.learning_rate} but `base_learning_rate` {self.base_learning_rate} gives "
+                f"{scaled} for a global batch of {self.global_batch_size}; give only one of them"
+            )
+        self.learning_rate = scaled
+
+    def _set_warmup(self) -> None:
+        if self.warmup_epochs is None:
+            self.warmup_epochs = 0.0 if self.warmup_steps else PAPER_WARMUP_EPOCHS
+        elif self.warmup_epochs and self.warmup_steps:
+            raise ValueError(
+                f"`warmup_epochs` is {self.warmup_epochs} and `warmup_steps` {self.warmup_steps}; give only one"
+            )
+
+    def _check_batch(self) -> None:
+        if self.mixes and self.per_device_train_batch_size % 2:
+            raise ValueError(
+                f"`per_device_train_batch_size` is {self.per_device_train_batch_size}, but must be even, as mixup and "
+                "cutmix mix pairs; change it, or set `mixup_alpha` and `cutmix_alpha` to 0"
+            )

@@ -1,0 +1,106 @@
+"""The views of one run: its rows, what is done to each image, their order, and their batches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from transformers import TrainerCallback
+
+from ..data.dataset import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
+from ..data.mixing import MAX_BLOCK_SIZE, Mixing
+from ..data.sampling import ViewSampler
+from ..data.sources.shards import ShardedRows
+from ..data.streaming import ImageStream, StreamSampler, StreamViews
+from ..data.transforms import VIEW_OPTIONS, evaluation_view, training_view
+from ..model.image_processing_deit import crop_size
+from .arguments import DistillationArguments
+
+
+@dataclass(frozen=True)
+class InputPipeline:
+    """Makes the views of a run from its options.
+
+    Attributes:
+        args: the recipe.
+        processor: image processor of the student.
+        num_classes: of the student.
+        image_column_name: column of images.
+        label_column_name: column of class indices.
+    """
+
+    args: DistillationArguments
+    processor: Any
+    num_classes: int
+    image_column_name: str
+    label_column_name: str
+
+    @property
+    def seed(self) -> int:
+        """Of order, views and mixing; the same on all processes."""
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    @property
+    def _columns(self) -> dict[str, Any]:
+        return {"image_column_name": self.image_column_name, "label_column_name": self.label_column_name}
+
+    def training(self, rows: datasets.Dataset | datasets.IterableDataset | ShardedRows) -> TrainingViews:
+        """Augmented views by key."""
+        view = training_view(
+            crop_size(self.processor),
+            mean=tuple(self.processor.image_mean),
+            std=tuple(self.processor.image_std),
+            **{name: getattr(self.args, name) for name in VIEW_OPTIONS},
+        )
+        options: Any = {"seed": self.seed, "skip_bad_images": self.args.on_bad_image == "skip"}
+        if isinstance(rows, datasets.IterableDataset | ShardedRows):
+            stream = ImageStream(rows, num_images=self.args.num_train_samples, **self._columns)
+            return StreamViews(stream, view, num_classes=self.num_classes, **options)
+        images = ImageDataset(rows, num_classes=self.num_classes, **self._columns)
+        return TrainingViews(images, view, **options)
+
+    def evaluation(self, rows: datasets.Dataset) -> EvaluationViews:
+        """Views by row; here a row may have a list of right labels."""
+        images = ImageDataset(rows, num_classes=self.num_classes, several_labels=True, **self._columns)
+        return EvaluationViews(images, evaluation_view(self.processor))
+
+    def collator(self) -> ViewCollator:
+        """Views -> a batch of the model, mixed as the options say."""
+        mixing = Mixing(
+            mixup_alpha=self.args.mixup_alpha,
+            cutmix_alpha=self.args.cutmix_alpha,
+            switch_prob=self.args.mixup_switch_prob,
+            block_size=min(MAX_BLOCK_SIZE, self.args.global_batch_size),
+            seed=self.seed,
+        )
+        return ViewCollator(mixing)
+
+    def sampler(self, views: TrainingViews, *, step_size: int) -> ViewSampler:
+        """Keys of views in a global order, which Accelerate shares out.
+
+        Args:
+            views: what `training` made.
+            step_size: views of one optimizer step, of all processes.
+        """
+        args = self.args
+        order = {"num_repeats": args.repeated_augmentation, "seed": self.seed, "step_size": step_size}
+        if not isinstance(views, StreamViews):
+            return ViewSampler(len(views), **order)
+        return StreamSampler(
+            views.images,
+            num_streams=args.num_streams,
+            buffer_size=args.shuffle_buffer_size,
+            batch_size=args.train_batch_size,
+            process_index=args.process_index,
+            num_processes=args.world_size,
+            **order,
+        )
+
+
+class EpochOfViews(TrainerCallback):
+    """Tells the sampler its epoch; the parent's way ends at a sampler that skips batches on several processes."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.view_sampler.set_epoch(int(state.epoch))

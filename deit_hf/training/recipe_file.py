@@ -1,0 +1,161 @@
+"""Recipes: YAML files of options, overridden by flags; read and written."""
+
+import argparse
+import dataclasses
+import difflib
+import enum
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, NoReturn, get_type_hints
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
+
+MAX_VALUES = 10_000  # in a recipe
+
+# Options that a repeated run must not take over: secrets, what depends on the machine, and what deletes or resumes.
+NOT_REPEATED = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint", "dataloader_pin_memory", "local_rank"}
+# Old names of transformers that only mirror new ones, and an object that is no option of a file.
+NOT_REPEATED |= {"gradient_checkpointing", "gradient_checkpointing_kwargs", "accelerator_config"}
+
+
+def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], description: str | None = None) -> tuple:
+    """Options from `[RECIPE.yaml] [--field value ...]`; a flag wins over the recipe, the recipe over the default.
+
+    Args:
+        dataclass_types: classes of options; together their fields are what a recipe may hold.
+        arguments: the command line without the program's name.
+        description: for `--help`.
+
+    Returns:
+        One instance of each class, in the same order.
+
+    Raises:
+        FileNotFoundError: there is no such recipe.
+        ValueError: the recipe is no YAML mapping or has an unknown key, or what the classes raise.
+    """
+    parser = _Parser(list(dataclass_types), description=description, allow_abbrev=False)
+    parser.add_argument("recipe", nargs="?", help="YAML file of options, before all flags; flags override it")
+    known = {f.name for cls in dataclass_types for f in dataclasses.fields(cls) if f.init}
+    recipe = [argument for argument in arguments[:1] if not argument.startswith("-")]
+    if recipe:
+        _set_defaults(parser, read_recipe(recipe[0], known))
+    misplaced = parser.parse_known_args(list(arguments))[0].recipe
+    if misplaced is not None and not recipe:
+        raise ValueError(f"`{misplaced}` comes after flags; name the recipe first")
+    *parsed, _ = parser.parse_args_into_dataclasses(args=list(arguments), look_for_args_file=False)
+    return tuple(parsed)
+
+
+class _Parser(HfArgumentParser):
+    """Raises what argparse would say below pages of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help for all options")
+
+
+def _set_defaults(parser: _Parser, recipe: dict[str, Any]) -> None:
+    """Makes the recipe's values the defaults."""
+    hints = {name: str(hint) for cls in parser.dataclass_types for name, hint in get_type_hints(cls).items()}
+    for action in parser._actions:
+        if action.dest in recipe:
+            action.required = False
+            parser.set_defaults(**{action.dest: _as_default(action, recipe[action.dest], hints[action.dest])})
+
+
+def _as_default(action: argparse.Action, value: Any, hint: str) -> Any:
+    """A recipe's value; numbers and words as text, which argparse then reads and checks as it does for a flag."""
+    if value is False and "Strategy" in hint:
+        return "no"  # as in `save_strategy: no`; YAML reads the word as a boolean
+    is_number = action.type in (int, float)
+    refused: tuple[type, ...] = (list, dict) if is_number or action.choices or action.type is string_to_bool else ()
+    refused += (bool,) if is_number else ()
+    refused += (NoneType,) if action.default is not None else ()
+    if isinstance(value, refused):
+        raise ValueError(f"option `{action.dest}` of the recipe is {value!r}, but must be a single value of its type")
+    return value if isinstance(value, (bool, list, dict, NoneType)) else str(value)
+
+
+def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
+    """The options in a recipe file, all of them among the `known` names."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no recipe at `{path}`; the ones of this project are in scripts/recipes/")
+    try:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe `{path}` is no YAML: {' '.join(str(error).split())}") from error
+    if _num_values(recipe, {}) > MAX_VALUES:
+        raise ValueError(f"recipe `{path}` has aliases that unfold into more than {MAX_VALUES} values; write them out")
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe `{path}` holds a {type(recipe).__name__}, but must hold lines of `option: value`")
+    for key in recipe:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=3)
+            hint = f"; did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else ""
+            raise ValueError(f"recipe `{path}` has the unknown option `{key}`{hint or '; see --help for all'}")
+    return recipe
+
+
+def _num_values(value: Any, known: dict[int, int]) -> int:
+    """Values within a value of YAML, where an alias of an alias of a list makes many of few; each is counted once."""
+    if not isinstance(value, (list, dict)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MAX_VALUES + 1  # of one that holds itself
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = sum(_num_values(part, known) for part in parts)
+    return known[id(value)]
+
+
+def write_recipe(path: str | Path, *options: Any, in_force: Mapping[str, str] | None = None) -> None:
+    """Writes what is in force as a recipe: each option of ours, and of transformers' what differs from its default.
+
+    The command that reads it repeats the run. Tokens are left out.
+
+    Args:
+        path: of the file.
+        options: instances of the classes of options.
+        in_force: what followed from them in this run (effective_recipe.py), as comments.
+    """
+    recipe: dict[str, Any] = {}
+    for group in options:
+        recipe.update(_options_in_force(group))
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    head = [f"Repeat with: python scripts/train.py {path} --output_dir ANOTHER"]
+    head += ["In force, with what followed from the options:", *as_block(in_force).splitlines()] if in_force else []
+    comments = "".join(f"# {line}\n" for line in head)
+    Path(path).write_text(f"{comments}{text}", encoding="utf-8")
+
+
+def as_block(in_force: Mapping[str, str]) -> str:
+    """What is in force as text for people, a line for each matter."""
+    width = max(map(len, in_force))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in in_force.items())
+
+
+def _options_in_force(group: Any) -> dict[str, Any]:
+    values = {}
+    for option in dataclasses.fields(group):
+        value = _plain(getattr(group, option.name))
+        default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
+        is_ours = not isinstance(group, TrainingArguments) or option.name in type(group).__annotations__
+        derived = option.name == "learning_rate" and group.base_learning_rate is not None
+        derived |= option.name == "use_cpu" and not torch.accelerator.is_available()  # the machine has nothing else
+        # transformers resolves many of its None into an empty value, which says no more
+        differs = value != default and (value not in ([], {}, "", None) or bool(default))
+        if option.name not in NOT_REPEATED and not derived and (is_ours or differs):
+            values[option.name] = value
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """The value as YAML's own types."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

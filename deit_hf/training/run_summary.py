@@ -1,0 +1,189 @@
+"""The effective recipe: everything in force in a run, with what follows from options, data and machine.
+
+Said once when a training starts, and kept at the head of recipe.yaml. The options alone are in arguments.py.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback
+
+from ..data.sampling import ViewSampler
+from ..distillation.teacher import Teacher
+from ..model.image_processing_deit import crop_in_words
+from .arguments import DistillationArguments
+from .recipe_file import as_block
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known when a training starts.
+
+    Attributes:
+        args: the options.
+        student: with or without distillation head.
+        processor: of the evaluation view.
+        sampler: of the training views.
+        num_steps: optimizer steps of the whole training.
+        num_warmup_steps: optimizer steps of the warm-up.
+        precision: `no`, `fp16` or `bf16`.
+        teacher: None without.
+        teacher_top1: of the teacher on the evaluation split, in [0, 1]; None where it was not measured.
+    """
+
+    args: DistillationArguments
+    student: PreTrainedModel
+    processor: Any
+    sampler: ViewSampler
+    num_steps: int
+    num_warmup_steps: int
+    precision: str
+    teacher: Teacher | None = None
+    teacher_top1: float | None = None
+
+
+def effective_recipe(run: Run) -> dict[str, str]:
+    """What is in force, a line for each matter, in the order in which the paper speaks of them."""
+    return {
+        "student": _student(run),
+        "objective": _objective(run),
+        "teacher": _teacher(run),
+        "global batch": _global_batch(run.args),
+        "images": _images(run),
+        "steps": f"{run.num_steps} in {run.args.num_train_epochs:g} epochs of {steps_in_epoch(run.sampler)}"
+        if run.args.max_steps <= 0
+        else f"{run.num_steps}, as `max_steps` says; an epoch has {steps_in_epoch(run.sampler)}",
+        "learning rate": _learning_rate(run.args),
+        "warm-up": f"{run.num_warmup_steps} steps from {run.args.warmup_learning_rate:g}",
+        "optimizer": _optimizer(run.args),
+        "views": _views(run.args),
+        "mixing": _mixing(run.args),
+        "averaged weights": _averages(run.args),
+        "precision": {"no": "float32"}.get(run.precision, run.precision),
+        "evaluation": f"{crop_in_words(run.processor.to_dict())}; fusion {run.args.eval_fusion}",
+        "seed": f"{run.args.seed}" + (f", views {run.args.data_seed}" if run.args.data_seed is not None else ""),
+    }
+
+
+def steps_in_epoch(sampler: ViewSampler) -> int:
+    """Optimizer steps of an epoch."""
+    return len(sampler) // sampler.step_size
+
+
+def _student(run: Run) -> str:
+    trained = sum(p.numel() for p in run.student.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in run.student.parameters())
+    frozen = f", {trained:,} of them trained" if trained < total else ""
+    size = getattr(run.student.config, "image_size", None)
+    at = "" if size is None else f", {size if isinstance(size, int) else 'x'.join(map(str, size))} pixels"
+    depth = getattr(run.student.config, "drop_path_rate", None)
+    drop = "" if depth is None else f", stochastic depth {depth:g}"
+    mode = ", in eval mode" if run.args.student_mode == "eval" else ""
+    return (
+        f"{type(run.student).__name__}, {total:,} parameters{frozen}{at}, {run.student.config.num_labels} classes"
+        f"{drop}{mode}"
+    )
+
+
+def _objective(run: Run) -> str:
+    args = run.args
+    labels = f"{args.label_loss.replace('_', ' ')} of the labels (smoothing {args.label_smoothing:g})"
+    if args.distillation_type == "none":
+        return labels
+    two_heads = hasattr(run.student, "distillation_classifier")
+    head = "the distillation head" if two_heads else "the only head"
+    soft = f", temperature {args.distillation_temperature:g}, {args.distillation_reduction}"
+    taught = f"{args.distillation_type} distillation on {head}{soft if args.distillation_type == 'soft' else ''}"
+    return f"{1 - args.distillation_weight:g} x {labels} + {args.distillation_weight:g} x {taught}"
+
+
+def _teacher(run: Run) -> str:
+    if run.teacher is None:
+        return "none"
+    size = "the student's" if run.teacher.image_size is None else "x".join(map(str, run.teacher.image_size))
+    top1 = "not measured" if run.teacher_top1 is None else f"{run.teacher_top1:.2%}"
+    return f"{run.teacher.name} at {size} pixels; top-1 on the evaluation split {top1}"
+
+
+def _global_batch(args: DistillationArguments) -> str:
+    parts = f"{args.train_batch_size} on each of {args.world_size} processes"
+    return f"{args.global_batch_size} = {parts} x {args.gradient_accumulation_steps} accumulation steps"
+
+
+def _images(run: Run) -> str:
+    repeats = run.args.repeated_augmentation
+    repeated = f", each up to {repeats} times (repeated augmentation)" if repeats > 1 else ""
+    return (
+        f"{len(run.sampler)} views an epoch of {run.sampler.num_unique_images} of the {run.sampler.num_images} "
+        f"images{repeated}"
+    )
+
+
+def _learning_rate(args: DistillationArguments) -> str:
+    base = f"{args.base_learning_rate:g} per 512 images, " if args.base_learning_rate is not None else ""
+    assert args.learning_rate is not None
+    last = min(args.min_learning_rate, args.learning_rate)
+    schedule = f"{_word(args.lr_scheduler_type)} to {last:g}, stepping {args.learning_rate_stepping}"
+    decay = f", x {args.layer_decay:g} for each layer down" if args.layer_decay < 1 else ""
+    return f"{base}{args.learning_rate:g} at its peak; {schedule}{decay}"
+
+
+def _optimizer(args: DistillationArguments) -> str:
+    name = f"timm's {args.timm_optimizer}" if args.timm_optimizer is not None else _word(args.optim)
+    clip = f"gradient clipped to norm {args.max_grad_norm:g}" if args.max_grad_norm else "no clipping"
+    return f"{name}, weight decay {args.weight_decay:g} (no bias, norm, token or position), {clip}"
+
+
+def _views(args: DistillationArguments) -> str:
+    crop = "simple crop" if args.crop_mode == "simple" else f"crop of {args.crop_min_scale:g} to 1 of the area"
+    return f"{crop}, flip {args.horizontal_flip_prob:g}, {args.random_augment}, erasing {args.random_erase_prob:g}"
+
+
+def _mixing(args: DistillationArguments) -> str:
+    if not args.mixes:
+        return "none"
+    return f"mixup alpha {args.mixup_alpha:g}, cutmix alpha {args.cutmix_alpha:g}, switch {args.mixup_switch_prob:g}"
+
+
+def _averages(args: DistillationArguments) -> str:
+    return f"decay {args.ema_decay:g}{' with warm-up' if args.ema_warmup else ''}" if args.ema_decay else "none"
+
+
+def _word(choice: Any) -> str:
+    """A choice of transformers, which is an enum or text."""
+    return str(getattr(choice, "value", choice))
+
+
+class LogRunSummary(TrainerCallback):
+    """Says once what is in force, before the first step: see effective_recipe.py.
+
+    With a teacher, its accuracy on the evaluation split comes first: a broken teacher shows here and not at the end.
+
+    Attributes:
+        recipe: what was said.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.recipe: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        measures = trainer.teacher is not None and trainer.eval_dataset is not None and args.evaluate_teacher
+        run = Run(
+            args=args,
+            student=trainer.model,
+            processor=trainer.processing_class,
+            sampler=trainer.view_sampler,
+            num_steps=state.max_steps,
+            num_warmup_steps=trainer.num_warmup_steps(state.max_steps),
+            precision=trainer.accelerator.mixed_precision,
+            teacher=trainer.teacher,
+            teacher_top1=trainer.evaluate_teacher()["top1"] if measures else None,
+        )
+        self.recipe = effective_recipe(run)
+        if trainer.is_world_process_zero():
+            logger.info("The recipe in force:\n%s", as_block(self.recipe))

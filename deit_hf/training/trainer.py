@@ -1,0 +1,444 @@
+"""The training of arXiv:2012.12877 on top of transformers' Trainer: student, teacher, views and objective together.
+
+Each idea has its own module: sampling, data, mixing, losses, teacher, evaluation, optimization. This one only
+connects them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
+
+from ..data.bad_images import BadImageList
+from ..data.mixing import mix_targets
+from ..data.sampling import ViewSampler
+from ..data.sources.shards import ShardedRows
+from ..data.worker_crashes import named_crashes
+from ..distillation.losses import distillation_objective
+from ..distillation.teacher import Teacher, fitting_teacher
+from ..evaluation.metrics import HeadAccuracy, head_logits, negative_log_likelihood
+from ..hub.model_card import write_model_card
+from ..hub.model_facts import ModelFacts
+from ..hub.push import push_or_warn
+from ..model.image_processing_deit import checked_processor
+from ..reliability.batch_fitting import train_in_memory
+from ..reliability.gradient_layout import SettleGradientLayout
+from ..reliability.numerical_faults import NumericalFaults
+from ..reliability.resumable_trainer import ResumableTrainer
+from .arguments import DistillationArguments
+from .ema import averages_for, evaluate_averages
+from .input_pipeline import EpochOfViews, InputPipeline
+from .loss_log import LossLog
+from .optimizer import create_timm_optimizer, decay_parameter_names, layer_numbers, parameter_groups, train_only
+from .recipe_file import write_recipe
+from .run_summary import LogRunSummary
+from .schedule import cosine_schedule_with_warmup, keeps_rates, warn_of_global_batch
+
+
+class DistillationTrainer(ResumableTrainer):
+    """Trains an image classifier of transformers, with or without a teacher, on plain `datasets`.
+
+    A model with a distillation head learns from the teacher on that head; any other model learns from labels and
+    teacher on its only head ("usual distillation", table 3).
+
+    Logs beside the parent's what objective_means.py says, averaged over the same steps as `loss`.
+    With `layer_decay`, the `learning_rate` it logs is that of the highest layer that is trained, usually the heads.
+    Evaluation gives `eval_loss` and, for both heads and their mean, `eval_top1_cls`, `eval_top1_distillation`,
+    `eval_top1_average` and the same for `top5`; `eval_top1` and `eval_top5` for a model with one head. With
+    `ema_decay` the averaged weights have theirs beside them, as `eval_ema_loss`, `eval_ema_top1_average` and so on.
+    """
+
+    args: DistillationArguments
+    lr_scheduler: Any
+    optimizer: Any
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: DistillationArguments,
+        *,
+        teacher: Teacher | None = None,
+        train_dataset: datasets.Dataset | datasets.IterableDataset | ShardedRows | None = None,
+        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None = None,
+        processing_class: Any = None,
+        image_column_name: str = "image",
+        label_column_name: str = "label",
+        **kwargs: Any,
+    ):
+        """Checks that model, teacher, processor and data fit each other.
+
+        Args:
+            model: the student: a DeiT of this package, or any image classifier of transformers.
+            args: the recipe.
+            teacher: needed for, and only for, `distillation_type` soft and hard.
+            train_dataset: rows of image and label; a stream (streaming.py) neither shuffled nor split by node.
+            eval_dataset: such rows by index, or several by name; here a row may have a list of right labels.
+            processing_class: image processor with the student's statistics; the paper's evaluation view by default.
+            image_column_name: column of images.
+            label_column_name: column of class indices.
+            kwargs: the parent's other arguments.
+
+        Raises:
+            TypeError: an argument is of another kind.
+            ValueError: two of them do not fit; names both.
+        """
+        if not isinstance(args, DistillationArguments):
+            raise TypeError(f"`args` is a {type(args).__name__}, but must be DistillationArguments")
+        if args.train_only is not None:
+            train_only(model, args.train_only)
+        processing_class = checked_processor(processing_class, model)
+        self.teacher = fitting_teacher(
+            teacher,
+            distillation_type=args.distillation_type,
+            student_config=model.config,
+            student_mean=tuple(processing_class.image_mean),
+            student_std=tuple(processing_class.image_std),
+        )
+        self._views = InputPipeline(
+            args, processing_class, model.config.num_labels, image_column_name, label_column_name
+        )
+        self.view_sampler: ViewSampler | None = None
+        self.means = LossLog()
+        super().__init__(
+            model,
+            args,
+            train_dataset=None if train_dataset is None else self._views.training(train_dataset),
+            eval_dataset=_each(self._views.evaluation, eval_dataset),
+            processing_class=processing_class,
+            compute_metrics=kwargs.pop("compute_metrics", None) or HeadAccuracy(),
+            data_collator=self._views.collator(),
+            **kwargs,
+        )
+        # The objective is a mean over the local batch, so the parent must divide it by the accumulation steps.
+        # It would not for a model whose forward takes **kwargs.
+        self.model_accepts_loss_kwargs = False
+        self.label_names = ["labels"]
+        self.add_callback(EpochOfViews(self))
+        self.add_callback(SettleGradientLayout(self))
+        self.faults = NumericalFaults(self)
+        self.add_callback(self.faults)
+        self.bad_images = BadImageList(self)
+        self.add_callback(self.bad_images)
+        self._said = LogRunSummary(self)
+        self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
+        self._check_optimization()
+        self.ema = averages_for(self)
+        self._ema_metrics: dict[str, float] = {}
+        if self.teacher is not None:
+            self.teacher.to(self.args.device)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's; a data worker that dies is reported with the image that it was at."""
+        with named_crashes(self.train_dataset, self.eval_dataset):
+            return super().train(*args, **kwargs)
+
+    # ---- the objective ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The objective of one batch of training views (sec. 4).
+
+        The parent would hand the labels to transformers' loss, which takes mixed targets for multi-label ones.
+        """
+        if self.args.student_mode == "eval":
+            model.eval()  # the parent has just put it into training mode
+        self.bad_images.add(inputs.get("bad_images", ()))
+        outputs = model(pixel_values=inputs["pixel_values"])
+        cls_logits = outputs.get("cls_logits", outputs["logits"])
+        distillation_logits = outputs.get("distillation_logits")
+        teacher_logits = self._teacher_logits(inputs["pixel_values"])  # of the mixed image, as official losses.py:47
+        targets = mix_targets(
+            inputs["labels"],
+            inputs.get("mix_ratios"),
+            num_classes=self._views.num_classes,
+            smoothing=self.args.label_smoothing,
+        )
+        terms = distillation_objective(
+            cls_logits,
+            distillation_logits,
+            targets,
+            teacher_logits,
+            distillation_type=self.args.distillation_type,
+            weight=self.args.distillation_weight,
+            temperature=self.args.distillation_temperature,
+            reduction=self.args.distillation_reduction,
+            label_loss=self.args.label_loss,
+        )
+        self.means.add(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
+        return (terms.loss, outputs) if return_outputs else terms.loss
+
+    def _teacher_logits(self, pixel_values: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        with self.accelerator.autocast():
+            return self.teacher(pixel_values)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """As the parent's; notes whether loss and gradient are finite, so that its sum need not hold a bad loss."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.faults.see(loss, model)
+        return loss.nan_to_num(0.0, 0.0, 0.0)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the objective's means, and at the end the skipped images, to reports; raises after a bad step."""
+        self.faults.check()
+        self.complete_report(logs)
+        self.means.complete(logs, bad_steps=self.faults.bad_steps, step=self.state.global_step)
+        if "train_runtime" in logs and self.args.on_bad_image == "skip":
+            logs["train_bad_images"] = self.bad_images.count()
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Logits of all heads on evaluation views; the parent would give the answer's only, or the training loss."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(pixel_values=inputs["pixel_values"])
+        heads = head_logits(outputs, self.args.eval_fusion)
+        loss = negative_log_likelihood(heads[0], inputs["labels"]).mean()
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, heads if len(heads) > 1 else heads[0], inputs["labels"]
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As the parent's, with the metrics of the averaged weights in the same report; speeds are the live pass's."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(dataset, dict):  # the parent comes back with each part
+            self._ema_metrics = evaluate_averages(self, self.ema, eval_dataset, metric_key_prefix, ignore_keys)
+        try:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._ema_metrics = {}
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, with what `evaluate` measured of the averaged weights."""
+        dataloader = args[0] if args else kwargs["dataloader"]
+        with named_crashes(dataloader.dataset, self.train_dataset):
+            output = super().evaluation_loop(*args, **kwargs)
+        output.metrics.update(self._ema_metrics)
+        return output
+
+    @torch.no_grad()
+    def evaluate_teacher(self) -> dict[str, float]:
+        """Top-1, top-5 and loss of the teacher on the evaluation views (of the first data set, if there are several).
+
+        They are the views that the student is evaluated on, brought to the teacher's statistics and resolution as in
+        training, so that the numbers can differ a little from those of the teacher's own view.
+        """
+        dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
+        accuracy = HeadAccuracy()
+        for batch in self.get_eval_dataloader(dataset):
+            batch = self._prepare_inputs(batch)
+            answers = self._teacher_logits(batch["pixel_values"]), batch["labels"]
+            logits, labels = self.accelerator.gather_for_metrics(answers)
+            accuracy.add((logits.cpu(),), labels.cpu())
+        return accuracy.result()
+
+    # ---- optimisation ----
+
+    def _inner_training_loop(self, batch_size: int, **options: Any) -> Any:
+        """The parent's `auto_find_batch_size` would change the global batch."""
+        return train_in_memory(self, super()._inner_training_loop, batch_size, **options)
+
+    def _check_optimization(self) -> None:
+        args = self.args
+        if args.layer_decay < 1:
+            layer_numbers(self.model)  # refuses a model whose layers have other names
+        if self.optimizer is not None and (args.timm_optimizer or args.layer_decay < 1):
+            raise ValueError(
+                "`optimizers` has an optimizer of its own, which `timm_optimizer` and `layer_decay` cannot change; "
+                "leave it out, or those two options"
+            )
+        if self.train_dataset is not None and args.base_learning_rate is not None and args.process_index == 0:
+            warn_of_global_batch(
+                self.model.config,
+                global_batch_size=args.global_batch_size,
+                num_accumulation_steps=args.gradient_accumulation_steps,
+            )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The parent gives all layers one learning rate, and does not know timm's optimizers."""
+        args, opt_model = self.args, self.model if model is None else model
+        if self.optimizer is None and (args.timm_optimizer or args.layer_decay < 1):
+            assert args.learning_rate is not None
+            groups = parameter_groups(
+                opt_model,
+                learning_rate=args.learning_rate,
+                weight_decay=args.weight_decay,
+                layer_decay=args.layer_decay,
+            )
+            if args.timm_optimizer:
+                betas = (args.adam_beta1, args.adam_beta2)
+                self.optimizer = create_timm_optimizer(args.timm_optimizer, groups, betas=betas, eps=args.adam_epsilon)
+            else:
+                optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, opt_model)
+                self.optimizer = optimizer_class(groups, **options)
+        return super().create_optimizer(model)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """The parent would decay tokens and positions."""
+        return decay_parameter_names(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The paper's cosine with its unscaled first and last rate; another `lr_scheduler_type` is the parent's."""
+        if self.args.lr_scheduler_type != "cosine" or self.args.lr_scheduler_kwargs:
+            return super().create_scheduler(num_training_steps, optimizer)
+        is_official = self.args.learning_rate_stepping == "official"
+        if self.lr_scheduler is None:
+            self.lr_scheduler = cosine_schedule_with_warmup(
+                optimizer or self.optimizer,
+                num_warmup_steps=self.num_warmup_steps(num_training_steps),
+                num_steps=num_training_steps,
+                warmup_learning_rate=self.args.warmup_learning_rate,
+                min_learning_rate=self.args.min_learning_rate,
+                official_steps_in_epoch=self._steps_in_epoch() if is_official else None,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def num_warmup_steps(self, num_training_steps: int) -> int:
+        """Optimizer steps of the warm-up, of a training of `num_training_steps`."""
+        if self.args.warmup_steps or self.train_dataset is None:
+            return self.args.get_warmup_steps(num_training_steps)
+        assert self.args.warmup_epochs is not None
+        return int(self.args.warmup_epochs * self._steps_in_epoch())
+
+    def _steps_in_epoch(self) -> int:
+        sampler = self._get_train_sampler() if self.view_sampler is None else self.view_sampler
+        return len(sampler) // sampler.step_size
+
+    # ---- data ----
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ViewSampler:
+        """The parent's order knows no views."""
+        step_size = self.get_total_train_batch_size(self.args)
+        self.view_sampler = self._views.sampler(self.train_dataset, step_size=step_size)
+        return self.view_sampler
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As the parent's, for plain `datasets` too."""
+        if isinstance(eval_dataset, datasets.Dataset):
+            eval_dataset = self._views.evaluation(eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As the parent's, for plain `datasets` too."""
+        if isinstance(test_dataset, datasets.Dataset):
+            test_dataset = self._views.evaluation(test_dataset)
+        return super().get_test_dataloader(test_dataset)
+
+    # ---- what a run leaves ----
+
+    @property
+    def effective_recipe(self) -> dict[str, str]:
+        """What was in force when the last training began, a line for each matter; empty before any."""
+        return self._said.recipe
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the parent's, with the averaged weights in `ema/`; `push_to_hub` is for when all files are there."""
+        super().save_model(output_dir, _internal_call=True)
+        if self.ema is not None and self.args.should_save:
+            self.ema.save(output_dir or self.args.output_dir, self.processing_class)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the parent's, which would also save weights that are no longer finite."""
+        self.faults.check_before_saving()
+        super()._save_checkpoint(model, trial)
+
+    def running_state(self) -> dict[str, Any]:
+        """As the parent's, with what the next report says of the objective, and the steps that were skipped."""
+        return {**super().running_state(), "means": self.means.state(), "bad_steps": self.faults.bad_steps}
+
+    def restore_running_state(self, state: dict[str, Any] | None) -> None:
+        """As the parent's."""
+        super().restore_running_state(state)
+        self.means = LossLog(None if state is None else state["means"])
+        self.faults.bad_steps = [] if state is None else state["bad_steps"]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As the parent's, with the rates of this run; the averaged weights go on from the same checkpoint."""
+        with keeps_rates(self.lr_scheduler):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        if self.ema is not None:
+            self.ema.resume_from = checkpoint
+
+    def create_model_card(self, **facts: Any) -> None:
+        """Writes README.md from the run's files; an edited one stays.
+
+        Args:
+            facts: fields of `deit_hf.model_card.ModelFacts` that the files do not tell.
+        """
+        if self.is_world_process_zero():
+            directory = Path(self.args.output_dir)
+            facts = {"model_name": self.args.hub_model_id or str(directory), **facts}
+            write_model_card(directory, ModelFacts.from_directory(directory, **facts))
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **facts: Any,
+    ) -> str | None:
+        """Saves model, processor, recipe and card in `output_dir`, and uploads them in one commit, without pickles.
+
+        A Hub that fails is a warning with the command that tries again: nothing is lost, no training ends.
+
+        Args:
+            commit_message: the commit's first line.
+            blocking: the parent's; this push always waits.
+            token: of the Hub; by default `args.hub_token`, else the one of `hf auth login` or `HF_TOKEN`.
+            revision: branch; by default `args.hub_revision`, else main.
+            facts: as for `create_model_card`.
+
+        Returns:
+            The commit's address, or None where there is none.
+        """
+        self.save_model()
+        if not self.is_world_process_zero():
+            return None
+        directory = Path(self.args.output_dir)
+        if not (directory / "recipe.yaml").exists():
+            write_recipe(directory / "recipe.yaml", self.args, in_force=self.effective_recipe)
+        self.create_model_card(**facts)
+        return push_or_warn(
+            directory,
+            self.args.hub_model_id or directory.name,
+            private=self.args.hub_private_repo,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+            token=token or self.args.hub_token,
+        )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Does nothing: the parent would talk to the Hub before the first step, and end the run if that fails."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Does nothing: the parent would push unfinished runs, pickles included."""
+
+
+def _each(function: Callable[[Any], Any], data: Any) -> Any:
+    """The function of one data set, of each of several by name, or None of none."""
+    if isinstance(datasets, dict):
+        return {name: function(part) for name, part in data.items()}
+    return None if data is None else function(data)

@@ -1,0 +1,56 @@
+"""The benchmark runs and compares equal work; no test asserts a time."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+
+from deit_hf.benchmarks.input import InputSpeed, generate_jpegs, measure_input
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_script_prints_both_speeds_and_their_ratio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    options = ["--num_images", "3", "--num_rounds", "2", "--image_size", "32"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "input", *options])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(ROOT / "scripts" / "benchmark.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    numbers = re.fullmatch(
+        r"deit_hf +([\d.]+) images per second and core\n"
+        r"timm +([\d.]+) images per second and core\n"
+        r"ratio +([\d.]+) \(median of 2 rounds; ([\d.]+) to ([\d.]+)\)\n"
+        r"equal +3 of 3 views, bit for bit\n",
+        printed,
+    )
+    assert numbers is not None, printed
+    *_, ratio, lowest, highest = (float(number) for number in numbers.groups())
+    assert 0 < lowest <= ratio <= highest
+
+
+def test_both_sides_make_the_same_views(toy_rows: datasets.Dataset):
+    # unequal recipes, or random numbers that one side draws elsewhere, would compare unequal work
+    speed = measure_input(toy_rows, image_size=32, num_rounds=1)
+    assert (speed.num_equal, speed.num_images) == (40, 40)
+    assert len(speed.ours) == len(speed.timm) == 1
+
+
+def test_files_named_by_their_path_are_read(tmp_path: Path):
+    path = tmp_path / "one.jpg"
+    path.write_bytes(generate_jpegs(1).cast_column("image", datasets.Image(decode=False))[0]["image"]["bytes"])
+    rows = datasets.Dataset.from_dict({"image": [str(path)] * 2}).cast_column("image", datasets.Image())
+    assert measure_input(rows, image_size=32, num_rounds=1).num_equal == 2
+
+
+def test_ratio_is_ours_over_timms():
+    speed = InputSpeed([100.0, 300.0, 200.0], [100.0, 200.0, 400.0], num_equal=3, num_images=3)
+    assert speed.ratios == [1.0, 1.5, 0.5]
+    assert "ratio       1.000 (median of 3 rounds; 0.500 to 1.500)" in str(speed)
+
+
+def test_no_round_is_refused():
+    with pytest.raises(ValueError, match="`num_rounds` is 0, but must be 1 or more"):
+        measure_input(generate_jpegs(1), image_size=32, num_rounds=0)

@@ -1,0 +1,312 @@
+"""Rows and labels from each kind of source, all made here; nothing is downloaded."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import sklearn.datasets
+from datasets import ClassLabel, LargeList, Value
+from PIL import Image
+
+from deit_hf.data.sources.arguments import DataArguments
+from deit_hf.data.sources.digits import load_digits
+from deit_hf.data.sources.load import load_image_datasets
+from deit_hf.model.labels import class_names
+
+DIGIT_COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # of the whole set, as UCI describes it
+FIRST_TEST_LABELS = [7, 6, 3, 7, 7, 3, 2, 8, 9, 3]
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_the_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def load(train: bool = True, **options) -> tuple:
+    return load_image_datasets(DataArguments(**options), train=train)
+
+
+def write_folders(root: Path, names: list[str], num_images: int = 2) -> str:
+    """A sub-folder for each class; the red of an image is the place of its class, the green its own number."""
+    for place, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for i in range(num_images):
+            Image.new("RGB", (5, 4), (place, i, 0)).save(root / name / f"{i}.png")
+    return str(root)
+
+
+def write_parquet(root: Path, label_type: object = None, **splits: list) -> str:
+    """A directory with one file a split; the grey of an image is its row number."""
+    root.mkdir()
+    features = datasets.Features({"image": datasets.Image(), "label": label_type or Value("string")})
+    for name, labels in splits.items():
+        images = [np.full((4, 4, 3), i, np.uint8) for i in range(len(labels))]
+        rows = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+        rows.to_parquet(root / f"{name}-00000-of-00001.parquet")
+    return str(root)
+
+
+def greys(rows: datasets.Dataset) -> list[int]:
+    return [image.getpixel((0, 0))[0] for image in rows["image"]]
+
+
+# ---- digits ----
+
+
+def test_digits_are_split_evenly_and_always_alike():
+    splits = load_digits()
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 1437, "test": 360}
+    for name, share in (("train", 1437 / 1797), ("test", 360 / 1797)):
+        counts = Counter(splits[name]["label"])
+        assert set(counts) == set(range(10))
+        assert all(abs(counts[label] - share * total) < 1 for label, total in enumerate(DIGIT_COUNTS))
+    assert splits["test"]["label"][:10] == load_digits()["test"]["label"][:10] == FIRST_TEST_LABELS
+
+
+def test_every_digit_is_in_one_split_only():
+    pictures = [np.asarray(image).tobytes() for rows in load_digits().values() for image in rows["image"]]
+    arrays = np.round(sklearn.datasets.load_digits().images * 255 / 16).astype(np.uint8)
+    assert Counter(pictures) == Counter(array.tobytes() for array in arrays)
+
+
+def test_digits_are_grey_pictures_of_the_full_range():
+    train_rows, eval_rows = load(dataset_name="digits")
+    assert class_names(train_rows, "label") == list("0123456789")
+    pixels = np.stack([np.asarray(image) for image in eval_rows["image"]])
+    assert pixels.shape == (360, 8, 8)
+    assert (pixels.min(), pixels.max()) == (0, 255)  # 0..16 on disk would be nearly black
+
+
+# ---- class folders ----
+
+
+def test_folders_give_images_with_the_label_of_their_folder(tmp_path: Path):
+    names = ["ant", "bee", "cat"]
+    folders = {
+        "train_dir": write_folders(tmp_path / "t", names, 3),
+        "validation_dir": write_folders(tmp_path / "v", names),
+    }
+    train_rows, eval_rows = load(**folders)
+    assert class_names(train_rows, "label") == class_names(eval_rows, "label") == names
+    assert (len(train_rows), len(eval_rows)) == (9, 6)
+    for rows in (train_rows, eval_rows):
+        assert greys(rows) == rows["label"]
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["folders", "dataset name"])
+def test_folders_numbered_from_0_give_their_numbers_as_labels(tmp_path: Path, by_name: bool):
+    # ImageNet-V2's; sorted as text 10 and 11 would come before 2
+    numbers = [str(number) for number in range(12)]
+    folder = write_folders(tmp_path / "v", numbers)
+    source = {"dataset_name": folder, "eval_split": "train"} if by_name else {"validation_dir": folder}
+    _, rows = load(train=False, **source)
+    assert class_names(rows, "label") == numbers
+    assert greys(rows) == rows["label"]
+    assert sorted(rows["label"]) == sorted([*range(12)] * 2)
+
+
+@pytest.mark.parametrize(
+    "names", [["1", "10", "2"], ["0", "10", "2"], ["00", "01", "10"], ["0", "1", "n2"]], ids="-".join
+)
+def test_other_folders_keep_their_order_as_text(tmp_path: Path, names: list[str]):
+    _, rows = load(train=False, validation_dir=write_folders(tmp_path / "v", names))
+    assert class_names(rows, "label") == names
+    assert greys(rows) == rows["label"]
+
+
+def test_validation_folder_that_lacks_a_class_keeps_the_labels_of_training(tmp_path: Path):
+    # numbered apart, bee would be 1 in training and 0 in evaluation
+    folders = {
+        "train_dir": write_folders(tmp_path / "t", ["ant", "bee", "cat"]),
+        "validation_dir": write_folders(tmp_path / "v", ["bee"]),
+    }
+    assert load(**folders)[1]["label"] == [1, 1]
+
+
+def test_names_of_the_splits_can_be_chosen(tmp_path: Path):
+    names = ["ant", "bee"]
+    folders = {
+        "train_dir": write_folders(tmp_path / "t", names),
+        "validation_dir": write_folders(tmp_path / "v", names),
+    }
+    train_rows, eval_rows = load(**folders, train_split="fit", eval_split="check")
+    assert (len(train_rows), len(eval_rows)) == (4, 4)
+
+
+def test_folder_name_may_hold_a_patterns_characters(tmp_path: Path):
+    train_rows, _ = load(train_dir=write_folders(tmp_path / "set [1] *", ["ant", "bee"]))
+    assert train_rows["label"] == [0, 0, 1, 1]
+
+
+def test_training_folder_alone_gives_no_evaluation_rows(tmp_path: Path):
+    folder = write_folders(tmp_path / "t", ["ant", "bee"])
+    assert load(train_dir=folder)[1] is None
+    with pytest.raises(ValueError, match="no split to evaluate on among train; name one with `eval_split`"):
+        load(train=False, train_dir=folder)
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path):
+    (tmp_path / "empty" / "ant").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="no folder `.*none`; it must hold one sub-folder of images per class"):
+        load(train_dir=str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="folder `.*empty` holds no files"):
+        load(train_dir=str(tmp_path / "empty"))
+
+
+def test_folder_without_classes_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="only image; a folder must hold a sub-folder of images for each class"):
+        load(train_dir=write_folders(tmp_path / "t", ["ant"]))
+
+
+# ---- parquet directories ----
+
+
+def test_parquet_directory_keeps_its_classes_and_rows(tmp_path: Path):
+    label_type = ClassLabel(names=["cat", "ant"])
+    name = write_parquet(tmp_path / "p", label_type, train=[0, 1, 1], validation=[1, 0])
+    train_rows, eval_rows = load(dataset_name=name)
+    assert class_names(train_rows, "label") == ["cat", "ant"]
+    assert (train_rows["label"], eval_rows["label"]) == ([0, 1, 1], [1, 0])
+    assert (greys(train_rows), greys(eval_rows)) == ([0, 1, 2], [0, 1])
+
+
+def test_bare_numbers_have_no_names(tmp_path: Path):
+    train_rows, _ = load(dataset_name=write_parquet(tmp_path / "p", Value("int64"), train=[0, 7]))
+    assert train_rows["label"] == [0, 7]
+    assert class_names(train_rows, "label") is None
+
+
+@pytest.mark.parametrize("label_type", ["string", "large_string"])
+@pytest.mark.parametrize("train", [True, False])
+def test_class_names_get_the_indices_of_training_in_both_splits(tmp_path: Path, label_type: str, train: bool):
+    # encoded apart, or without a look at the training split, "b" and "c" would be 0 and 1 in evaluation
+    name = write_parquet(tmp_path / "p", Value(label_type), train=list("cabba"), validation=list("bc"))
+    train_rows, eval_rows = load(train, dataset_name=name)
+    assert class_names(eval_rows, "label") == ["a", "b", "c"]
+    assert eval_rows["label"] == [1, 2]
+    assert (train_rows["label"] if train else train_rows) == ([2, 0, 1, 1, 0] if train else None)
+
+
+def test_numbers_as_class_names_are_indices(tmp_path: Path):
+    numbers = [str(number) for number in range(11)]
+    train_rows, _ = load(dataset_name=write_parquet(tmp_path / "p", train=numbers[::-1]))
+    assert class_names(train_rows, "label") == numbers
+    assert train_rows["label"] == list(range(11))[::-1]
+
+
+def test_classes_that_a_dataset_orders_itself_keep_that_order(tmp_path: Path):
+    name = write_parquet(tmp_path / "p", ClassLabel(names=["1", "0"]), train=[0, 1, 1])
+    train_rows, _ = load(dataset_name=name)
+    assert class_names(train_rows, "label") == ["1", "0"]
+    assert train_rows["label"] == [0, 1, 1]
+
+
+def test_few_samples_do_not_change_the_classes(tmp_path: Path):
+    name = write_parquet(tmp_path / "p", train=list("cabba"), validation=list("bc"))
+    train_rows, eval_rows = load(dataset_name=name, max_train_samples=1, max_eval_samples=1)
+    assert class_names(train_rows, "label") == class_names(eval_rows, "label") == ["a", "b", "c"]
+    assert (len(train_rows), len(eval_rows)) == (1, 1)
+
+
+def test_class_that_training_lacks_is_named(tmp_path: Path):
+    name = write_parquet(tmp_path / "p", train=list("aab"), test=list("abz"))
+    with pytest.raises(ValueError, match="evaluation split has labels that the training split lacks: z; remove"):
+        load(dataset_name=name)
+
+
+def test_row_without_a_class_name_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="column `label` has rows without a label; remove them"):
+        load(dataset_name=write_parquet(tmp_path / "p", train=["a", None]))
+
+
+def test_samples_are_drawn_from_all_classes_and_always_alike(tmp_path: Path):
+    # the first rows of sorted classes would all be of one class
+    name = write_parquet(tmp_path / "p", Value("int64"), train=[i // 50 for i in range(200)])
+    rows = load(dataset_name=name, max_train_samples=40)[0]
+    assert len(rows) == len(set(greys(rows))) == 40
+    assert set(rows["label"]) == {0, 1, 2, 3}
+    assert [grey // 50 for grey in greys(rows)] == rows["label"]
+    assert greys(load(dataset_name=name, max_train_samples=40)[0]) == greys(rows)
+
+
+@pytest.mark.parametrize("max_samples", [3, 99])
+def test_enough_samples_leave_the_rows_as_they_are(tmp_path: Path, max_samples: int):
+    name = write_parquet(tmp_path / "p", Value("int64"), train=[0, 1, 2])
+    assert load(dataset_name=name, max_train_samples=max_samples)[0]["label"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("splits", "eval_split", "expected"),
+    [
+        ({"validation": [1], "test": [2]}, None, [1]),
+        ({"test": [2]}, None, [2]),
+        ({"validation": [1], "test": [2]}, "test", [2]),
+        ({"validation": [1]}, "train", [0]),
+    ],
+)
+def test_evaluation_split_is_validation_else_test_unless_named(
+    tmp_path, splits: dict, eval_split, expected: list[int]
+):
+    name = write_parquet(tmp_path / "p", Value("int64"), train=[0], **splits)
+    assert load(dataset_name=name, eval_split=eval_split)[1]["label"] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_split": "trian"}, "no split `trian`, only train, test; set `train_split` or `eval_split`"),
+        ({"eval_split": "dev"}, "no split `dev`, only train, test"),
+        ({"label_column_name": "fine"}, "no column `fine`, only image, label; set `label_column_name`"),
+    ],
+)
+def test_missing_split_or_column_is_named_with_those_there(tmp_path: Path, options: dict, message: str):
+    name = write_parquet(tmp_path / "p", Value("int64"), train=[0], test=[0])
+    with pytest.raises(ValueError, match=message):
+        load(dataset_name=name, **options)
+
+
+def test_label_column_of_lists_is_left_to_the_checks_of_training(tmp_path: Path):
+    name = write_parquet(tmp_path / "p", LargeList(Value("int64")), train=[[0], [1]])
+    assert class_names(load(dataset_name=name)[0], "label") is None
+
+
+def test_dataset_that_is_nowhere_is_an_os_error(tmp_path: Path):
+    # which the scripts turn into one line
+    with pytest.raises(OSError, match="none"):
+        load(dataset_name=str(tmp_path / "none"))
+
+
+# ---- label files ----
+
+
+def write_label_file(path: Path, content: object) -> str:
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+def test_label_file_is_for_the_rows_before_some_are_drawn(tmp_path: Path):
+    # matched by order after the draw, the labels would be other images'
+    label_file = write_label_file(tmp_path / "labels.json", [[i % 4] if i % 2 else [] for i in range(50)])
+    name = write_parquet(tmp_path / "p", Value("int64"), train=[7], test=[0] * 50)
+    train_rows, rows = load(dataset_name=name, label_file=label_file, max_eval_samples=9)
+    assert train_rows["label"] == [7]  # its own
+    assert len(rows) == 9
+    assert rows["label"] == [[grey % 4] for grey in greys(rows)]
+    assert all(grey % 2 for grey in greys(rows))
+
+
+def test_label_file_goes_with_a_flat_folder_of_images(tmp_path: Path):
+    write_folders(tmp_path / "v", ["."], num_images=3)
+    label_file = write_label_file(tmp_path / "labels.json", {"0.png": 5, "1.png": 6, "2.png": 7})
+    _, rows = load(train=False, validation_dir=str(tmp_path / "v"), label_file=label_file)
+    assert [image.getpixel((0, 0))[1] + 5 for image in rows["image"]] == rows["label"]
+    assert class_names(rows, "label") is None
+
+
+def test_label_file_wins_over_class_names_in_both_splits(tmp_path: Path):
+    name = write_parquet(tmp_path / "p", train=list("ab"), validation=list("ba"))
+    train_rows, rows = load(dataset_name=name, label_file=write_label_file(tmp_path / "labels.json", [0, [1]]))
+    assert (train_rows["label"], rows["label"]) == ([0, 1], [0, 1])

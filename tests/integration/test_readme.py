@@ -1,0 +1,100 @@
+"""What the README shows runs as printed, and what it names exists."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import transformers
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+from deit_hf.data.sources.arguments import DataArguments
+from deit_hf.model.arguments import ModelArguments
+from deit_hf.model.image_processing_deit import make_processor
+from deit_hf.training.arguments import DistillationArguments
+from deit_hf.training.recipe_file import parse_recipe
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if path.is_file())
+RECIPES = sorted((ROOT / "deit_hf" / "recipes").glob("*.yaml"))
+
+
+def test_python_examples_train_and_save_what_plain_transformers_and_onnxruntime_load(tmp_path: Path):
+    teacher = tmp_path / "outputs" / "quickstart" / "teacher"
+    names = dict(enumerate("0123456789"))
+    config = TimmWrapperConfig(architecture="test_byobnet", num_labels=10, id2label=names)
+    TimmWrapperForImageClassification(config).save_pretrained(teacher)
+    make_processor(32).save_pretrained(teacher)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = "\n".join(blocks)
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    session = onnxruntime.InferenceSession(tmp_path / "outputs" / "readme" / "model.onnx")
+    assert session.run(["logits"], {"pixel_values": np.zeros((7, 3, 32, 32), np.float32)})[0].shape == (7, 10)
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "outputs" / "readme")
+    assert type(model) is transformers.DeiTForImageClassificationWithTeacher
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_explains_itself(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    assert left.value.code == 0
+    assert f"python scripts/{name}.py" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_old_name_of_a_script_works_and_hides_no_library():
+    """As `evaluate.py` it would be imported by its neighbours instead of the `evaluate` library."""
+    old = subprocess.run([sys.executable, ROOT / "scripts" / "evaluate.py", "--help"], capture_output=True, text=True)
+    assert "python scripts/evaluate_model.py" in old.stdout, old.stderr
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import evaluate; print(evaluate.Metric)"
+    beside = subprocess.run([sys.executable, "-c", code, ROOT / "scripts"], capture_output=True, text=True)
+    assert beside.stdout == "<class 'evaluate.module.Metric'>\n", beside.stderr
+
+
+def test_no_script_changes_where_python_looks_for_modules():
+    for name in SCRIPTS:
+        code = (ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8")
+        assert "sys.path" not in code
+        assert len(code.splitlines()) <= 10, name
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_accepted_and_says_what_it_is(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    text = recipe.read_text(encoding="utf-8")
+    header = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    for part in ("Paper row:", "Command: ", f"scripts/train.py scripts/recipes/{recipe.name}", "Machine", "easured"):
+        assert part in header
+    source = [] if "dataset_name:" in text else ["--dataset_name", "user/name"]
+    model, data, args = parse_recipe(
+        (ModelArguments, DataArguments, DistillationArguments), [str(recipe), *source, "--report_to", "none"]
+    )
+    assert data.dataset_name is not None
+    assert (model.teacher_model_name_or_path is None) == (args.distillation_type == "none")
+
+
+def test_the_map_names_every_module_in_its_room():
+    block = README.partition("## Map")[2].partition("```\n")[2].partition("```")[0]
+    room, named = Path(), set()
+    for line in block.splitlines():
+        depth, (first, *others) = (len(line) - len(line.lstrip())) // 2, line.split()
+        if first.endswith("/"):
+            room = Path(*room.parts[:depth], first)
+        names = [word for word in (first, *others) if word.endswith(".py")] if first.endswith(".py") else []
+        named |= {(Path(*room.parts[:depth]) / name).as_posix() for name in names}
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "deit_hf").rglob("*.py")}
+    assert named == {module for module in modules if not module.endswith(("__init__.py", "__main__.py"))}
+
+
+def test_every_script_that_the_readme_names_exists():
+    named = set(re.findall(r"scripts/([a-z_]+\.(?:py|sh))", README))
+    assert named >= {"quickstart.sh", "test.sh", "train.py"}
+    assert {name for name in named if not (ROOT / "scripts" / name).is_file()} == set()

@@ -1,0 +1,207 @@
+"""The student that options name: a variant from scratch, saved weights, or a model of timm."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from support.models import NAMES, labels, make_model, save
+from transformers import (
+    PreTrainedModel,
+    ResNetForImageClassification,
+    TimmWrapperForImageClassification,
+)
+
+from deit_hf import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+)
+from deit_hf.model.arguments import ModelArguments
+from deit_hf.model.build import build_student, load_classifier
+from deit_hf.model.image_processing_deit import crop_size
+
+TINY = {"patch_size": 8, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40, "num_hidden_layers": 3}
+
+
+def build(names: list[str] = NAMES, **options) -> tuple[PreTrainedModel, object]:
+    return build_student(ModelArguments(**options), labels(names))
+
+
+def build_variant(variant: str, **options) -> tuple[PreTrainedModel, object]:
+    return build(**{"variant": variant, "image_size": 32, "config_overrides": TINY, **options})
+
+
+def assert_same(model: PreTrainedModel, other: PreTrainedModel, but: tuple[str, ...] = ()) -> None:
+    """All weights that both have are equal, and only those with a name in `but` are not in both."""
+    left, right = model.state_dict(), other.state_dict()
+    shared = {name for name in left.keys() & right.keys() if not any(part in name for part in but)}
+    assert all(torch.equal(left[name], right[name]) for name in shared)
+    assert all(any(part in name for part in but) for name in left.keys() ^ right.keys())
+    assert shared
+
+
+# ---- a student from scratch ----
+
+
+@pytest.mark.parametrize(
+    ("variant", "student_class", "model_type"),
+    [
+        ("deit_tiny_distilled_patch16_224", DeiTForImageClassificationWithTeacher, "deit"),
+        ("deit_tiny_patch16_224", DeiTForImageClassification, "vit"),
+    ],
+)
+def test_variant_starts_a_student_with_the_datas_labels(variant: str, student_class: type, model_type: str):
+    student, processor = build_variant(variant, drop_path_rate=0.2)
+    assert type(student) is student_class
+    assert student.config.to_dict()["model_type"] == model_type
+    assert student.config.id2label == dict(enumerate(NAMES))
+    assert (student.config.drop_path_rate, student.config.hidden_size) == (0.2, 24)
+    assert crop_size(processor) == (32, 32)
+    assert student(pixel_values=torch.zeros(1, 3, 32, 32)).logits.shape == (1, 5)
+
+
+def test_flag_wins_over_an_override_of_the_same_name():
+    student, processor = build_variant("deit_tiny_patch16_224", config_overrides={**TINY, "image_size": 64})
+    assert (student.config.image_size, crop_size(processor)) == (32, (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("crop", "size"),
+    [({}, {"shortest_edge": 36}), ({"eval_crop_ratio": 1.0}, {"shortest_edge": 32}), ({"eval_crop": "squash"}, None)],
+    ids=["paper", "ratio", "squash"],
+)
+@pytest.mark.parametrize("kind", ["variant", "deit", "resnet"])
+def test_student_is_saved_with_the_crop_that_is_asked_for(tmp_path: Path, tiny_config, kind: str, crop: dict, size):
+    if kind == "variant":
+        _, processor = build_variant("deit_tiny_patch16_224", **crop)
+    else:
+        _, processor = build(
+            model_name_or_path=save(make_model("plain" if kind == "deit" else kind, tiny_config), tmp_path), **crop
+        )
+    assert dict(processor.size) == (size or {"height": 32, "width": 32})
+    assert processor.do_center_crop == (size is not None)
+    assert crop_size(processor) == (32, 32)
+
+
+def test_overrides_may_name_more_classes_than_the_rows_show():
+    model_args = ModelArguments(
+        variant="deit_tiny_patch16_224", image_size=32, config_overrides={**TINY, "num_labels": 7}
+    )
+    student, _ = build_student(model_args, {"num_labels": 5})
+    assert student.config.num_labels == 7
+
+
+def test_unknown_variant_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="`deit_huge` is not a published DeiT; choose one of: deit_tiny_patch16_224"):
+        build_variant("deit_huge")
+
+
+# ---- a student from saved weights ----
+
+
+@pytest.mark.parametrize(
+    ("kind", "student_class"),
+    [
+        ("distilled", DeiTForImageClassificationWithTeacher),
+        ("plain", DeiTForImageClassification),
+        ("one head", DeiTForImageClassification),
+        ("resnet", ResNetForImageClassification),
+    ],
+)
+def test_saved_weights_start_a_student_of_their_own_kind(tmp_path: Path, tiny_config, kind: str, student_class: type):
+    saved = make_model(kind, tiny_config)
+    student, processor = build(model_name_or_path=save(saved, tmp_path / "model"))
+    assert type(student) is student_class
+    assert_same(student, saved)
+    assert crop_size(processor) == (32, 32)
+    assert type(load_classifier(str(tmp_path / "model"))[0]) is student_class
+
+
+def test_plain_weights_get_a_distillation_token_when_there_is_a_teacher(tmp_path: Path, tiny_config: DeiTConfig):
+    saved = make_model("plain", tiny_config)
+    source = save(saved, tmp_path / "model")
+    student, _ = build(model_name_or_path=source, teacher_model_name_or_path="teacher")
+    assert type(student) is DeiTForImageClassificationWithTeacher
+    assert torch.equal(student.cls_classifier.weight, saved.classifier.weight)
+    saved_layers, layers = saved.vit.encoder.state_dict(), student.deit.encoder.state_dict()
+    assert all(torch.equal(layers[name], tensor) for name, tensor in saved_layers.items())
+
+
+def test_the_token_can_be_left_out_for_usual_distillation(tmp_path: Path, tiny_config: DeiTConfig):
+    options = {"teacher_model_name_or_path": "teacher", "use_distillation_token": False}
+    student, _ = build(model_name_or_path=save(make_model("plain", tiny_config), tmp_path / "model"), **options)
+    assert type(student) is DeiTForImageClassification
+
+
+def test_loaded_student_takes_another_size_and_stochastic_depth(tmp_path: Path, tiny_config: DeiTConfig):
+    source = save(make_model("distilled", tiny_config), tmp_path / "model")
+    student, processor = build(model_name_or_path=source, image_size=48, drop_path_rate=0.3)
+    assert (student.config.image_size, student.config.drop_path_rate) == (48, 0.3)
+    assert student.deit.embeddings.position_embeddings.shape == (1, 2 + 36, 24)
+    assert crop_size(processor) == (48, 48)
+
+
+@pytest.mark.parametrize("kind", ["distilled", "plain", "resnet"])
+def test_another_number_of_classes_gets_new_heads_and_keeps_the_rest(tmp_path: Path, tiny_config, kind: str):
+    saved = make_model(kind, tiny_config)
+    student, _ = build(["yes", "no"], model_name_or_path=save(saved, tmp_path / "model"))
+    assert student.config.id2label == {0: "yes", 1: "no"}
+    assert student.config.label2id == {"yes": 0, "no": 1}
+    heads = {name: tensor for name, tensor in student.state_dict().items() if "classifier" in name}
+    assert {len(tensor) for tensor in heads.values()} == {2}
+    assert_same(student, saved, but=("classifier",))
+
+
+@pytest.mark.parametrize("options", [{"image_size": 48}, {"drop_path_rate": 0.1}])
+def test_options_of_a_deit_are_refused_for_another_model(tmp_path: Path, tiny_config: DeiTConfig, options: dict):
+    source = save(make_model("resnet", tiny_config), tmp_path / "model")
+    with pytest.raises(
+        ValueError, match=f"`{next(iter(options))}` can be set for a DeiT, but `.*model` is of another"
+    ):
+        build(model_name_or_path=source, **options)
+
+
+def test_missing_weights_are_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="no directory `.*none`; name a saved model, or a Hub id"):
+        build(model_name_or_path=str(tmp_path / "none"))
+
+
+# ---- a student of timm ----
+
+
+def test_timm_name_starts_a_random_model_with_its_own_statistics():
+    student, processor = build(model_name_or_path="timm:test_resnet")
+    assert type(student) is TimmWrapperForImageClassification
+    assert student.config.id2label == dict(enumerate(NAMES))
+    assert processor.image_mean == processor.image_std == (0.5, 0.5, 0.5)  # test_resnet's, not ImageNet's
+    assert crop_size(processor) == (160, 160)
+    assert student(pixel_values=torch.zeros(1, 3, 160, 160)).logits.shape == (1, 5)
+    assert crop_size(build(model_name_or_path="timm:test_resnet", image_size=32)[1]) == (32, 32)
+
+
+@pytest.mark.parametrize(("names", "keeps_head"), [(NAMES, True), (["yes", "no"], False)])
+def test_timm_file_starts_a_model_with_its_weights(tmp_path: Path, names: list[str], keeps_head: bool):
+    module = timm.create_model("test_resnet", num_classes=5)
+    torch.save(module.state_dict(), tmp_path / "weights.pth")
+    student, _ = build(names, model_name_or_path=f"timm:test_resnet@{tmp_path / 'weights.pth'}")
+    weights = student.timm_model.state_dict()
+    loaded = {name for name, tensor in module.state_dict().items() if torch.equal(weights[name], tensor)}
+    assert module.state_dict().keys() - loaded == (set() if keeps_head else {"fc.weight", "fc.bias"})
+    assert weights["fc.weight"].shape[0] == len(names)
+
+
+def test_timm_student_is_saved_for_plain_transformers(tmp_path: Path):
+    student, processor = build(model_name_or_path="timm:test_resnet", image_size=32)
+    student.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, loaded_processor = load_classifier(str(tmp_path))
+    pixel_values = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(pixel_values).logits, student.eval()(pixel_values).logits, rtol=0, atol=1e-5)
+    assert_same(loaded, student)
+    assert loaded_processor.to_dict() == processor.to_dict()
+
+
+def test_stochastic_depth_for_a_timm_student_is_refused_and_not_ignored():
+    with pytest.raises(ValueError, match="`drop_path_rate` can be set for a DeiT, but `timm:test_resnet`"):
+        build(model_name_or_path="timm:test_resnet", drop_path_rate=0.1)

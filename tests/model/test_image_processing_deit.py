@@ -1,0 +1,109 @@
+"""A processor is saved beside every model, and those of the Hub that are known to be wrong for DeiT are said."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, DeiTImageProcessor, pipeline
+
+from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel, Teacher
+from deit_hf.model.build import load_classifier
+from deit_hf.model.image_processing_deit import make_processor
+
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+# as earlier revisions of the facebook/deit repositories have them, for a model of 32 pixels
+FAULTY = {
+    "plain base": {"size": 32, "do_center_crop": False, **HALF},
+    "384": {"size": 36, "do_center_crop": True, "crop_size": 32, **IMAGENET},
+    "tiny": {"size": 32, "do_center_crop": True, "crop_size": 32, **IMAGENET},
+    "transformers' default": {**json.loads(DeiTImageProcessor().to_json_string()), "crop_size": 32},
+}
+FAULTY = {name: {"do_resize": True, "do_normalize": True, **settings} for name, settings in FAULTY.items()}
+SQUASHES, HALVES = "squashes pictures to a square", "normalises with 0.5 instead of ImageNet's mean and std"
+
+
+@pytest.mark.parametrize("model_class", [DeiTForImageClassificationWithTeacher, DeiTForImageClassification, DeiTModel])
+@pytest.mark.parametrize(("size", "short_side"), [(32, 36), (48, 54)])
+def test_every_save_brings_the_papers_processor(
+    model_class: Any, size: int, short_side: int, tiny_config: DeiTConfig, tmp_path: Path
+):
+    """Red when a pipeline would see pictures in another way than the paper evaluates."""
+    model_class(tiny_config).save_pretrained(tmp_path / "trained")
+    model_class.from_pretrained(tmp_path / "trained", image_size=size).save_pretrained(tmp_path / "saved")
+    settings = json.loads((tmp_path / "saved" / "preprocessor_config.json").read_text())
+    assert settings["size"] == {"shortest_edge": short_side}
+    assert settings["crop_size"] == {"height": size, "width": size}
+    assert (settings["image_mean"], settings["image_std"]) == (IMAGENET["image_mean"], IMAGENET["image_std"])
+    assert settings["resample"] == Image.Resampling.BICUBIC
+    if model_class is not DeiTModel:
+        assert len(pipeline("image-classification", model=str(tmp_path / "saved"))(Image.new("RGB", (70, 50)))) == 5
+
+
+def test_saved_384_model_resizes_to_438_before_the_crop():
+    assert make_processor(384).size == {"shortest_edge": 438}
+
+
+def test_processor_that_is_there_is_kept(tiny_student: DeiTForImageClassificationWithTeacher, tmp_path: Path):
+    make_processor(32, mean=(0.1, 0.2, 0.3)).save_pretrained(tmp_path)
+    tiny_student.save_pretrained(tmp_path)
+    assert AutoImageProcessor.from_pretrained(tmp_path).image_mean[0] == 0.1
+
+
+def test_model_of_other_channels_gets_no_processor_of_three_colours(tiny_config: DeiTConfig, tmp_path: Path):
+    tiny_config.num_channels = 1
+    DeiTModel(tiny_config).save_pretrained(tmp_path)
+    assert not (tmp_path / "preprocessor_config.json").exists()
+
+
+@pytest.fixture
+def saved(tiny_student: DeiTForImageClassificationWithTeacher, tmp_path: Path) -> Path:
+    tiny_student.save_pretrained(tmp_path)
+    return tmp_path
+
+
+LOADERS: dict[str, Any] = {
+    "from_pretrained": lambda source: DeiTForImageClassificationWithTeacher.from_pretrained(source),
+    "scripts": lambda source: load_classifier(str(source)),
+    "teacher": lambda source: Teacher.from_pretrained(source, student_config=DeiTConfig(num_labels=5)),
+}
+
+
+@pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
+@pytest.mark.parametrize("faulty", FAULTY)
+def test_known_wrong_processor_is_said_once_with_what_to_do(saved: Path, faulty: str, load: Any, caplog):
+    (saved / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "DeiTImageProcessor", **FAULTY[faulty]})
+    )
+    with caplog.at_level(logging.WARNING, "deit_hf"):
+        load(saved)
+    (said,) = [record.getMessage() for record in caplog.records if "preprocessor_config.json" in record.getMessage()]
+    assert said.startswith(f"preprocessor_config.json of `{saved}` ")
+    assert SQUASHES in said
+    assert (HALVES in said) == (faulty in ("plain base", "transformers' default"))
+    assert "make_processor(32)`, and save it beside them with its `save_pretrained`" in said
+
+
+@pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
+def test_right_processor_is_taken_in_silence(saved: Path, load: Any, caplog):
+    load(saved)
+    assert "preprocessor_config" not in caplog.text
+
+
+def test_mended_processor_gives_the_pixels_of_the_paper(saved: Path):
+    """Red when the advice of the warning does not help."""
+    (saved / "preprocessor_config.json").write_text(json.dumps(FAULTY["plain base"]))
+    make_processor(32).save_pretrained(saved)
+    picture = Image.effect_noise((60, 40), 90).convert("RGB")
+    pixels = AutoImageProcessor.from_pretrained(saved)(picture, return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels, make_processor(32)(picture, return_tensors="pt")["pixel_values"])
+
+
+def test_processor_that_is_no_json_is_named(saved: Path):
+    (saved / "preprocessor_config.json").write_text("{")
+    with pytest.raises(ValueError, match="preprocessor_config.json` is no JSON"):
+        DeiTForImageClassificationWithTeacher.from_pretrained(saved)

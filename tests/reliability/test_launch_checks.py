@@ -1,0 +1,239 @@
+"""A run on other processes than its launch asked for is refused; the configurations of Accelerate do what they say."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from accelerate.commands.config import load_config_from_file
+from accelerate.utils import DistributedType
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, DistillationArguments
+from deit_hf.reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "scripts" / "accelerate").glob("*.yaml"))
+ALONE = {"num_processes": 1, "num_devices": 0, "distributed_type": DistributedType.NO, "asks_for_fsdp": False}
+ENVIRONMENT = ("WORLD_SIZE", "RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP")
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", "recipe.yaml", "--hub_token", "hf_secret"])
+
+
+def launched_by(monkeypatch: pytest.MonkeyPatch, folder: Path, *command: str) -> None:
+    """This process looks as if Accelerate's launcher of one process had started it through a shell."""
+
+    class Ancestor:
+        def __init__(self, *words: str):
+            self.words = list(words)
+
+        def cmdline(self) -> list[str]:
+            return self.words
+
+        def cwd(self) -> str:
+            return str(folder)
+
+    class Other(Ancestor):
+        def cmdline(self) -> list[str]:
+            raise psutil.AccessDenied
+
+    ancestors = [Other(), Ancestor("bash", "-c", "train.py"), Ancestor(*command), Ancestor("bash")]
+    monkeypatch.setattr(psutil.Process, "parents", lambda self: ancestors)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("/usr/bin/python", "/env/bin/accelerate", "launch", "--cpu", "--num_processes", "3"),
+        ("/usr/bin/python", "/env/bin/accelerate-launch", "--num-processes=3", "--cpu"),
+        ("python", "-m", "accelerate.commands.launch", "--num_processes", "3"),
+        ("python", "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=3"),
+        ("python", "/env/bin/accelerate", "launch", "--config_file", "three.yaml"),
+        ("python", "/env/bin/accelerate", "launch", "--config_file", "nine.yaml", "--num_processes", "3"),
+    ],
+)
+def test_processes_that_accelerate_was_asked_for_but_did_not_start_are_an_error(tmp_path, monkeypatch, command):
+    for name, number in (("three", 3), ("nine", 9)):
+        config = {"distributed_type": "MULTI_CPU", "num_processes": number, "use_cpu": True}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    # the script's own arguments are none of the launcher's
+    launched_by(monkeypatch, tmp_path, *command, "train.py", "--num_processes", "5")
+    with pytest.raises(ValueError, match="`accelerate launch` asks for 3 processes, but 1 would train here") as error:
+        check_launch(**ALONE)
+    assert "torchrun --nproc_per_node 3 train.py ..." in str(error.value)
+    assert "accelerate launch --multi_gpu --num_processes 3 train.py ..." in str(error.value)
+    assert "hf_secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", [(), ("--num_processes", "1")])
+def test_one_process_that_accelerate_was_asked_for_is_taken(tmp_path, monkeypatch, number):
+    launched_by(monkeypatch, tmp_path, "accelerate", "launch", "--cpu", *number, "train.py", "--num_processes", "5")
+    check_launch(**ALONE)
+
+
+def test_default_configuration_counts_unless_the_launch_is_on_cpus(tmp_path, monkeypatch):
+    (tmp_path / "default.yaml").write_text("{distributed_type: MULTI_CPU, num_processes: 4}")
+    for module in ("accelerate.commands.config.config_args", "deit_hf.reliability.launch_checks"):
+        monkeypatch.setattr(f"{module}.default_config_file", str(tmp_path / "default.yaml"))
+    launched_by(monkeypatch, tmp_path, "accelerate", "launch", "train.py")
+    with pytest.raises(ValueError, match="asks for 4 processes"):
+        check_launch(**ALONE)
+    launched_by(monkeypatch, tmp_path, "accelerate", "launch", "--cpu", "train.py")
+    check_launch(**ALONE)
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_processes_of_the_environment_that_did_not_join_are_an_error(monkeypatch, name: str):
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(ValueError, match=rf"the environment \({name}\) asks for 2 processes, but 1 would train here"):
+        check_launch(**ALONE)
+    check_launch(**{**ALONE, "num_processes": 2, "distributed_type": DistributedType.MULTI_CPU})
+
+
+def test_number_of_processes_without_a_rank_is_an_error_before_anyone_waits(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # or Accelerate would notice
+    with pytest.raises(ValueError, match="WORLD_SIZE 2 but no RANK; start them with: torchrun --nproc_per_node 2"):
+        DistillationArguments(str(tmp_path), report_to="none")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    check_ranks()
+
+
+def test_several_gpus_of_one_process_are_an_error_with_both_ways_out():
+    with pytest.raises(ValueError, match="4 GPUs are visible to one process") as error:
+        check_launch(**{**ALONE, "num_devices": 4})
+    assert "torchrun --nproc_per_node 4 train.py" in str(error.value)
+    assert "CUDA_VISIBLE_DEVICES=0 python train.py" in str(error.value)
+    check_launch(**{**ALONE, "num_devices": 1})
+
+
+def test_arguments_pass_on_how_many_gpus_transformers_would_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(DistillationArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="2 GPUs are visible"):
+        DistillationArguments(str(tmp_path), report_to="none")
+
+
+def test_fsdp_that_accelerate_would_leave_out_is_an_error(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="FSDP was asked for, but .* this is NO"):
+        DistillationArguments(str(tmp_path), report_to="none", fsdp=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP was asked for, but .* this is MULTI_CPU"):
+        check_launch(**{**ALONE, "num_processes": 2, "distributed_type": DistributedType.MULTI_CPU})
+    check_launch(**{**ALONE, "num_processes": 2, "distributed_type": DistributedType.MULTI_GPU})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split_batches": True}, "`split_batches`"),
+        ({"dispatch_batches": True}, "`dispatch_batches`"),
+        ({"even_batches": False}, "`even_batches` false"),
+        ({"gradient_accumulation_kwargs": {"num_steps": 4}}, "use `gradient_accumulation_steps`"),
+    ],
+)
+def test_loaders_that_would_change_the_steps_are_refused(tmp_path, options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        DistillationArguments(str(tmp_path), report_to="none", accelerator_config=options)
+    check_accelerator_config(AcceleratorConfig(gradient_accumulation_kwargs={}))
+
+
+def test_launch_that_starts_one_of_two_processes_is_one_line_and_no_output(tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += [str(ROOT / "scripts" / "train.py"), "--variant", "deit_tiny_patch16_224", "--dataset_name", "digits"]
+    command += ["--output_dir", "out", "--report_to", "none"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert result.returncode != 0
+    assert "error: `accelerate launch` asks for 2 processes, but 1 would train here" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# ---- precision ----
+
+
+def test_float16_without_a_gpu_is_an_error_that_names_bfloat16(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="`fp16` is true, but needs a GPU and this run is on CPUs; use `bf16`"):
+        DistillationArguments(str(tmp_path), report_to="none", fp16=True, use_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("configured", "flag", "in_force"),
+    [("no", True, True), ("bf16", True, True), ("bf16", False, True), ("no", False, False)],
+)
+def test_precision_is_the_flags_and_without_one_that_of_accelerate(tmp_path, monkeypatch, configured, flag, in_force):
+    # what is in force is in the flag afterwards, so that the written recipe has it
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", configured)
+    args = DistillationArguments(str(tmp_path), report_to="none", bf16=flag, use_cpu=True)
+    assert (args.bf16, args.mixed_precision) == (in_force, "bf16" if in_force else "no")
+
+
+# ---- scripts/accelerate ----
+
+
+def test_there_is_a_configuration_for_each_kind_of_machine():
+    names = {path.stem for path in CONFIGS}
+    assert names == {"cpu", "one_gpu", "eight_gpus", "fsdp2", "deepspeed_zero2", "multi_node"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_accelerates_own_parser_reads_each_configuration(path: Path):
+    config = load_config_from_file(str(path))
+    expected = {
+        "cpu": (DistributedType.MULTI_GPU, 2, 1, True),
+        "one_gpu": (DistributedType.NO, 1, 1, False),
+        "eight_gpus": (DistributedType.MULTI_GPU, 8, 1, False),
+        "fsdp2": (DistributedType.FSDP, 8, 1, False),
+        "deepspeed_zero2": (DistributedType.DEEPSPEED, 8, 1, False),
+        "multi_node": (DistributedType.MULTI_GPU, 16, 2, False),
+    }[path.stem]
+    found = (config.distributed_type, config.num_processes, config.num_machines, config.use_cpu)
+    assert found == expected
+    assert config.mixed_precision == "no"  # the recipe's flags decide
+    head = path.read_text().split("compute_environment")[0]
+    assert f"accelerate launch --config_file scripts/accelerate/{path.name}" in head
+    assert "Precision: " in head
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_option_of_a_part_is_one_of_the_launchers(path: Path):
+    # Accelerate hands on what it does not know without a word
+    from accelerate.commands.launch import launch_command_parser
+
+    known = {action.dest for action in launch_command_parser()._actions}
+    config = load_config_from_file(str(path))
+    assert set(config.deepspeed_config) | set(config.fsdp_config) <= known
+
+
+def test_fsdp2_wraps_layers_that_our_models_have():
+    config = load_config_from_file(str(ROOT / "scripts" / "accelerate" / "fsdp2.yaml")).fsdp_config
+    model = DeiTForImageClassificationWithTeacher(
+        DeiTConfig(hidden_size=24, num_attention_heads=3, num_hidden_layers=2)
+    )
+    wrapped = [m for m in model.modules() if type(m).__name__ == config["fsdp_transformer_layer_cls_to_wrap"]]
+    assert len(wrapped) == 2
+    assert config["fsdp_version"] == 2
+
+
+@pytest.mark.slow
+def test_cpu_configuration_starts_two_processes_that_train_together(tmp_path):
+    recipe = {"variant": "deit_tiny_patch16_224", "image_size": 16, "dataset_name": "digits", "max_train_samples": 16}
+    recipe |= {"config_overrides": {"patch_size": 8, "num_hidden_layers": 1}, "max_eval_samples": 3, "max_steps": 1}
+    recipe |= {"per_device_train_batch_size": 2, "output_dir": "out"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    config = str(ROOT / "scripts" / "accelerate" / "cpu.yaml")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+    command += [str(ROOT / "scripts" / "train.py"), "recipe.yaml"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "out" / "recipe.yaml").read_text()
+    assert re.search(r"global batch +4 = 2 on each of 2 processes x 1", text)
+    assert "use_cpu" not in text  # it is the machine's, and would keep a repeated run off a GPU

@@ -1,0 +1,43 @@
+"""Small models of every kind, with class names, and saved ones."""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
+
+from deit_hf import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+)
+from deit_hf.model.image_processing_deit import make_processor
+
+NAMES = ["ant", "bee", "cat", "dog", "eel"]
+
+
+def labels(names: list[str]) -> dict:
+    """What a model's config says of its classes."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
+def save(model: PreTrainedModel, path: Path) -> str:
+    """The model with random but clearly different answers, with its processor."""
+    model.save_pretrained(path)
+    make_processor(32).save_pretrained(path)
+    return str(path)
+
+
+def make_model(kind: str, config: DeiTConfig) -> PreTrainedModel:
+    config.initializer_range = 0.5
+    for name, value in labels(NAMES).items():
+        setattr(config, name, value)
+    if kind == "resnet":
+        sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+        return ResNetForImageClassification(ResNetConfig(**sizes, **labels(NAMES)))
+    if kind == "distilled":
+        return DeiTForImageClassificationWithTeacher(config)
+    config.use_distillation_token = kind == "one head"  # transformers' DeiT has the token, but may not read it
+    return DeiTForImageClassification(config)

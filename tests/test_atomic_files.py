@@ -1,0 +1,32 @@
+"""Files are complete or absent, whatever happens while they are written."""
+
+from pathlib import Path
+
+import pytest
+
+from deit_hf.atomic_files import written_aside
+
+
+def test_files_arrive_together_and_what_was_there_stays(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "weights").write_text("old")
+    with written_aside(tmp_path) as part:
+        (part / "weights").write_text("new")
+        assert (tmp_path / "weights").read_text() == "old"
+    files = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert files == {"notes.txt": "mine", "weights": "new"}
+
+
+@pytest.mark.parametrize("interrupt", [OSError("disk is full"), KeyboardInterrupt()], ids=repr)
+def test_interrupted_writing_leaves_the_directory_as_it_was(tmp_path: Path, interrupt: BaseException):
+    (tmp_path / "weights").write_text("old")
+
+    def write_half() -> None:
+        with written_aside(tmp_path) as part:
+            (part / "weights").write_text("ne")
+            raise interrupt
+
+    with pytest.raises(type(interrupt)):
+        write_half()
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+    assert (tmp_path / "weights").read_text() == "old"
