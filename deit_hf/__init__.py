@@ -1,12 +1,19 @@
-"""deit_hf: train DeiT with a teacher, as in the paper, into checkpoints that plain transformers loads."""
+"""deit_hf: train DeiT with a teacher, as in the paper, into checkpoints that plain transformers loads.
 
-from .distillation.losses import hard_distillation_loss, soft_distillation_loss
-from .distillation.teacher import Teacher
-from .model.configuration_deit import DeiTConfig
-from .model.conversion import convert_checkpoint
-from .model.modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel
-from .training.arguments import DistillationArguments
-from .training.trainer import DistillationTrainer
+The public names are loaded when they are first used (PEP 562), so that importing the package imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .distillation.losses import hard_distillation_loss, soft_distillation_loss
+    from .distillation.teacher import Teacher
+    from .model.configuration_deit import DeiTConfig
+    from .model.conversion import convert_checkpoint
+    from .model.modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel
+    from .training.arguments import DistillationArguments
+    from .training.trainer import DistillationTrainer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,3 +28,28 @@ __all__ = [
     "hard_distillation_loss",
     "soft_distillation_loss",
 ]
+
+_MODULES = {
+    "DeiTConfig": "model.configuration_deit",
+    "DeiTForImageClassification": "model.modeling_deit",
+    "DeiTForImageClassificationWithTeacher": "model.modeling_deit",
+    "DeiTModel": "model.modeling_deit",
+    "DistillationArguments": "training.arguments",
+    "DistillationTrainer": "training.trainer",
+    "Teacher": "distillation.teacher",
+    "convert_checkpoint": "model.conversion",
+    "hard_distillation_loss": "distillation.losses",
+    "soft_distillation_loss": "distillation.losses",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

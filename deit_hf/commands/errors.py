@@ -1,4 +1,14 @@
-"""What a command does with an error: one line and an exit code."""
+"""What a command does with an error that a user can mend: one line on stderr and an exit code.
+
+| exit code | error |
+|---|---|
+| 2 | `MENDABLE`: a wrong value, kind, file or install |
+| 3 | `HubPushError` (hub/push.py) |
+| 4 | `NonFiniteLossError` (reliability/numerical_faults.py) |
+| 75 | `TrainingStopped` (reliability/stop_signals.py), which leaves by itself |
+
+An error with a code of its own has it as `exit_code`, so that this module imports no torch.
+"""
 
 import contextlib
 import logging
@@ -6,28 +16,27 @@ import sys
 from collections.abc import Iterator
 
 import datasets
-import torch
-
-from ..reliability.numerical_faults import EXIT_CODE, NonFiniteLossError
 
 logger = logging.getLogger(__name__)
+
+MENDABLE = (ValueError, TypeError, OSError, ImportError, datasets.exceptions.DatasetsError)
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what a user can mend (wrong values, kinds, files, installs) into one line on stderr and exit code 2.
-
-    A training that ran into infinite numbers gets one line, too, and an exit code of its own (numerical_faults.py).
-    """
-    mendable = (ValueError, TypeError, OSError, ImportError, datasets.exceptions.DatasetsError, NonFiniteLossError)
+    """Turns an error of the table above into its line and exit code; any other error passes through."""
     try:
         yield
-    except mendable as error:
+    except Exception as error:
+        exit_code = getattr(error, "exit_code", 2 if isinstance(error, MENDABLE) else None)
+        if exit_code is None:
+            raise
         logger.debug("the error in full", exc_info=True)
-        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
-        # an error from a worker process carries its whole traceback; its last line is the error itself
-        line = lines[-1].partition("Error: ")[2] or lines[-1] if "Traceback" in str(error) else " ".join(lines)
-        sys.stderr.write(f"error: {line}\n")
-        if isinstance(error, NonFiniteLossError) and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # all processes are here; gloo would abort as python ends
-        raise SystemExit(EXIT_CODE if isinstance(error, NonFiniteLossError) else 2) from None
+        sys.stderr.write(f"error: {_one_line(error)}\n")
+        raise SystemExit(exit_code) from None
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    # an error from a worker process carries its whole traceback; its last line is the error itself
+    return lines[-1].partition("Error: ")[2] or lines[-1] if "Traceback" in str(error) else " ".join(lines)

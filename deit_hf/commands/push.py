@@ -4,9 +4,8 @@ Checkpoints and pickles stay here. Exit code 2: wrong input; 3: the Hub was not 
 """
 
 import argparse
-import sys
 
-from ..hub.push import HubPushError, push_directory
+from ..hub.push import push_directory
 from .errors import one_line_errors
 
 
@@ -19,15 +18,11 @@ def main() -> None:
     parser.add_argument("--commit_message", help="first line of the commit")
     args = parser.parse_args()
     with one_line_errors():
-        try:
-            commit_url = push_directory(
-                args.directory,
-                args.hub_model_id,
-                private=args.private or None,
-                revision=args.revision,
-                commit_message=args.commit_message,
-            )
-        except HubPushError as error:
-            sys.stderr.write(f"error: {error}\n")
-            raise SystemExit(3) from None
-    print(commit_url)
+        commit_url = push_directory(
+            args.directory,
+            args.hub_model_id,
+            private=args.private or None,
+            revision=args.revision,
+            commit_message=args.commit_message,
+        )
+        print(commit_url)

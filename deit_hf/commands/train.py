@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import set_seed
 
 from ..analysis.curves import plot_training_curves
@@ -22,6 +23,7 @@ from ..model.arguments import ModelArguments
 from ..model.build import build_student
 from ..model.labels import label_config
 from ..reliability.checkpoints import begin_run, end_run, find_checkpoint
+from ..reliability.numerical_faults import NonFiniteLossError
 from ..reliability.stop_signals import LeaveOnSignal
 from ..training.arguments import DistillationArguments
 from ..training.ema import EMA_FOLDER
@@ -135,4 +137,9 @@ def main() -> None:
     logging.getLogger("deit_hf").setLevel(logging.INFO)  # the recipe in force is said at the start
     with one_line_errors():
         options = parse_recipe((ModelArguments, DataArguments, DistillationArguments), sys.argv[1:], __doc__)
-        train(*options)
+        try:
+            train(*options)
+        except NonFiniteLossError:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()  # all processes are here; gloo would abort as python ends
+            raise

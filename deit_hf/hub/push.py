@@ -24,6 +24,8 @@ NEVER_PUSHED += ["bad_images*.jsonl"]  # paths of this machine
 class HubPushError(RuntimeError):
     """A push that failed; the message holds the reason and the command that tries again."""
 
+    exit_code = 3  # of a command
+
 
 def push_directory(
     directory: str | Path,

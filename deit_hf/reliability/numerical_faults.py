@@ -19,12 +19,13 @@ from .checkpoints import last_complete_checkpoint
 
 logger = logging.getLogger(__name__)
 
-EXIT_CODE = 4  # of scripts/train.py; 2 is a mistake of the user's
 KINDS = ("loss", "gradient")
 
 
 class NonFiniteLossError(ArithmeticError):
     """A loss, a gradient or the weights are not finite; nothing after the last good checkpoint was saved."""
+
+    exit_code = 4  # of a command
 
 
 class NumericalFaults(TrainerCallback):
