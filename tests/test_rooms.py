@@ -1,4 +1,4 @@
-"""The rooms of the package: which may import which."""
+"""The rooms of the package: which may import which, and how large a file and a function may be."""
 
 import ast
 from collections.abc import Iterator
@@ -22,6 +22,8 @@ LEVELS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FLAT_MODULES = {"__init__", "__main__", "argument_checks", "atomic_files"}
+MAX_LINES, MAX_LINES_OF = 350, {"model.modeling_deit": 500}
+MAX_FUNCTION_LINES = 60
 
 
 def module_name(path: Path) -> str:
@@ -135,6 +137,21 @@ def test_a_room_opens_with_its_reading_order_and_no_names(name: str):
     text = ast.literal_eval(docstring.value)
     own = {module.split(".")[-1] for module in MODULES if module.rpartition(".")[0] == name.rpartition(".")[0]}
     assert {module for module in own - {"__init__"} if module not in text} == set()
+
+
+def test_no_file_is_too_long():
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert {name: n for name, n in lines.items() if n > MAX_LINES_OF.get(name, MAX_LINES)} == {}
+
+
+def test_no_function_is_too_long():
+    functions = [
+        (f"{name}.{node.name}", node.end_lineno - node.lineno + 1)
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert [(name, lines) for name, lines in functions if lines > MAX_FUNCTION_LINES] == []
 
 
 def test_tests_mirror_the_rooms():

@@ -2,9 +2,10 @@
 
 Training views use timm's transforms, which are the official recipe's own (official datasets.py:79-112), and those of
 DeiT III (arXiv:2204.07118). Mixing works on batches and is in mixing.py, how a view gets its random numbers is in
-data.py, and the processor that fixes the evaluation view in image_processing_deit.py.
+dataset.py, and the processor that fixes the evaluation view in image_processing_deit.py.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -23,7 +24,10 @@ from torchvision.transforms import InterpolationMode
 
 from ..model.image_processing_deit import crops_the_centre
 
+PAPER_CROP_MIN_SCALE = 0.08
 THREE_AUGMENT = "3-augment"
+# timm itself ignores the parts of a policy that it cannot read, such as `mx`
+RANDOM_AUGMENT_POLICY = re.compile(r"rand(-(m|n|mmax|inc)\d+|-(p|mstd)\d+(\.\d+)?|-t(weights|3aw?))*")
 MAX_ASPECT_RATIO = 32  # of an image that is resized by its short side
 CROP_PADDING = 4  # pixels that DeiT III's simple crop reflects at each border
 # of `training_view`, which are options of a training by the same names
@@ -38,6 +42,24 @@ VIEW_OPTIONS = (
 
 View = Callable[[Image], Tensor]
 CropMode = Literal["random_resized", "simple"]
+
+
+def check_view_options(random_augment: str, crop_mode: CropMode, crop_min_scale: float) -> None:
+    """Refuses arguments of `training_view` that timm would misread or that contradict each other.
+
+    Raises:
+        ValueError: names the option.
+    """
+    if random_augment not in ("none", THREE_AUGMENT) and not RANDOM_AUGMENT_POLICY.fullmatch(random_augment):
+        raise ValueError(
+            f"`random_augment` is {random_augment!r}, which is no RandAugment policy of timm; use one like "
+            f"'rand-m9-mstd0.5-inc1', or '{THREE_AUGMENT}', or 'none'"
+        )
+    if crop_mode == "simple" and crop_min_scale != PAPER_CROP_MIN_SCALE:
+        raise ValueError(
+            f"`crop_mode` is 'simple' and `crop_min_scale` {crop_min_scale}, but a simple crop takes nearly "
+            "the whole image; leave `crop_min_scale` out, or set `crop_mode` to 'random_resized'"
+        )
 
 
 def evaluation_view(processor: Any) -> View:

@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from .fusion import Fusion
-
-HEADS = ("average", "cls", "distillation")
+from .metric_names import HEADS
 
 
 def head_logits(outputs: Mapping[str, Tensor], fusion: Fusion) -> tuple[Tensor, ...]:

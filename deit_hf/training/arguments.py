@@ -3,7 +3,6 @@
 Which student, teacher and data a run takes is in run_arguments.py; what a recipe file is, in recipes.py.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,21 +11,19 @@ from transformers import SchedulerType, TrainingArguments
 
 from ..argument_checks import check, check_choice
 from ..data.bad_images import OnBadImage
-from ..data.transforms import THREE_AUGMENT, CropMode
+from ..data.transforms import PAPER_CROP_MIN_SCALE, CropMode, check_view_options
 from ..distillation.losses import DistillationType, LabelLoss, Reduction
 from ..evaluation.fusion import FUSIONS, Fusion
 from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
-from .optimizer import check_timm_optimizer
-from .schedule import scaled_learning_rate
+from .global_batch import scaled_learning_rate
+from .refused_arguments import check_supported
+from .timm_optimizers import check_timm_optimizer
 
 PAPER_BASE_LEARNING_RATE = 5e-4
 PAPER_WARMUP_EPOCHS = 5.0
-PAPER_CROP_MIN_SCALE = 0.08
 LearningRateStepping = Literal["step", "official"]
 StudentMode = Literal["train", "eval"]
 OPTIMIZERS_WITH_OUR_GROUPS = ("adamw_torch", "adamw_torch_fused", "sgd")  # others of transformers make their own
-# timm itself ignores the parts of a policy that it cannot read, such as `mx`
-RANDOM_AUGMENT_POLICY = re.compile(r"rand(-(m|n|mmax|inc)\d+|-(p|mstd)\d+(\.\d+)?|-t(weights|3aw?))*")
 
 
 @dataclass
@@ -202,9 +199,10 @@ class DistillationArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self._check_ranges()
-        self._check_unsupported()
+        check_supported(self)
+        self._check_contradictions()
         self._check_optimization()
-        self._check_augmentation()
+        check_view_options(self.random_augment, self.crop_mode, self.crop_min_scale)
         if not torch.accelerator.is_available():
             self.use_cpu = True  # processes without a device do not join each other unless told so
         check_ranks()
@@ -269,45 +267,16 @@ class DistillationArguments(TrainingArguments):
         if self.num_train_samples is not None:
             check("num_train_samples", self.num_train_samples, lambda v: v >= 1, "1 or more")
 
-    def _check_unsupported(self) -> None:
-        if self.label_smoothing_factor:
-            raise ValueError(
-                f"`label_smoothing_factor` is {self.label_smoothing_factor}, but must be 0: it would smooth a second "
-                "time; use `label_smoothing`"
-            )
-        if self.remove_unused_columns or not self.batch_eval_metrics:
-            raise ValueError("`remove_unused_columns` must be false and `batch_eval_metrics` true; leave both out")
-        if self.enable_jit_checkpoint:
-            raise ValueError(
-                "`enable_jit_checkpoint` is true, but a signal always saves a complete checkpoint here; leave it out"
-            )
+    def _check_contradictions(self) -> None:
         if self.overwrite_output_dir and self.resume_from_checkpoint is not None:
             raise ValueError(
                 "`overwrite_output_dir` is true, which starts at step 0, and `resume_from_checkpoint` "
                 f"{self.resume_from_checkpoint!r}; give only one"
             )
-        if self.train_sampling_strategy != "random":
-            raise ValueError(
-                f"`train_sampling_strategy` is {self.train_sampling_strategy!r}, but must be 'random': the order of "
-                "views is a function of the seed and the epoch"
-            )
         if self.label_loss == "binary_cross_entropy" and self.label_smoothing:
             raise ValueError(
                 f"`label_loss` is 'binary_cross_entropy' and `label_smoothing` {self.label_smoothing}, which gives "
                 "every class a share in every image, so that all would count as present; set `label_smoothing` to 0"
-            )
-
-    def _check_augmentation(self) -> None:
-        named = self.random_augment in ("none", THREE_AUGMENT)
-        if not named and not RANDOM_AUGMENT_POLICY.fullmatch(self.random_augment):
-            raise ValueError(
-                f"`random_augment` is {self.random_augment!r}, which is no RandAugment policy of timm; use one like "
-                f"'rand-m9-mstd0.5-inc1', or '{THREE_AUGMENT}', or 'none'"
-            )
-        if self.crop_mode == "simple" and self.crop_min_scale != PAPER_CROP_MIN_SCALE:
-            raise ValueError(
-                f"`crop_mode` is 'simple' and `crop_min_scale` {self.crop_min_scale}, but a simple crop takes nearly "
-                "the whole image; leave `crop_min_scale` out, or set `crop_mode` to 'random_resized'"
             )
 
     def _check_optimization(self) -> None:

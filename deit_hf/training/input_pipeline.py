@@ -12,6 +12,7 @@ from ..data.sampling import ViewSampler
 from ..data.sources.shards import ShardedRows
 from ..data.streaming import ImageStream, StreamSampler, StreamViews
 from ..data.transforms import VIEW_OPTIONS, evaluation_view, training_view
+from ..evaluation.metric_names import check_part_name
 from ..model.image_processing_deit import crop_size
 from .arguments import DistillationArguments
 
@@ -62,6 +63,24 @@ class InputPipeline:
         """Views by row; here a row may have a list of right labels."""
         images = ImageDataset(rows, num_classes=self.num_classes, several_labels=True, **self._columns)
         return EvaluationViews(images, evaluation_view(self.processor))
+
+    def evaluations(self, data: Any) -> Any:
+        """`evaluation` of a dataset, of each value of a dict, or None for None; of anything else its own error.
+
+        Raises:
+            ValueError: a dict has no parts, or one whose name the metrics cannot carry.
+        """
+        if not isinstance(data, dict):
+            return None if data is None else self.evaluation(data)
+        if not data:
+            raise ValueError("`eval_dataset` is a dict without parts; leave it out, or name at least one")
+        for name in data:
+            check_part_name(name)
+        return {name: self.evaluation(rows) for name, rows in data.items()}
+
+    def of_plain_rows(self, data: Any) -> Any:
+        """`evaluation` of a plain dataset; anything else, such as views or a name, as it is."""
+        return self.evaluation(data) if isinstance(data, datasets.Dataset) else data
 
     def collator(self) -> ViewCollator:
         """Views -> a batch of the model, mixed as the options say."""

@@ -3,17 +3,18 @@
 How the learning rate moves is in schedule.py.
 """
 
-import difflib
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
-import timm.optim
 from torch import nn
 from torch.optim import Optimizer
 
+from .arguments import DistillationArguments
+from .timm_optimizers import create_timm_optimizer
+
 TOKEN_NAMES = ("cls_token", "distillation_token", "position_embeddings", "pos_embed", "dist_token")
-TORCH_BETAS = (0.9, 0.999)
 # names of this package and its checkpoints, and those of transformers' own ViT and DeiT
 _BLOCK = re.compile(r"(?:^|\.)(?:encoder\.layer|(?:deit|vit)\.layers)\.(\d+)\.")
 
@@ -122,31 +123,46 @@ def parameter_groups(
     ]
 
 
-def check_timm_optimizer(name: str) -> None:
-    """Refuses what timm does not know, and what needs second derivatives, which no Trainer computes.
+def _needs_own_optimizer(args: DistillationArguments) -> bool:
+    """Whether the options ask for groups or optimizers that transformers' Trainer does not make."""
+    return args.timm_optimizer is not None or args.layer_decay < 1
+
+
+def check_optimizer(model: nn.Module, optimizer: Optimizer | None, args: DistillationArguments) -> None:
+    """Refuses options that neither the model nor a given optimizer can follow.
 
     Raises:
-        ValueError: names the closest ones.
+        ValueError: `layer_decay` for a model whose layers have other names, or options beside a given optimizer.
     """
-    names = [known for known in timm.optim.list_optimizers() if not timm.optim.get_optimizer_info(known).second_order]
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "DeiT's transfer used sgd, DeiT III lamb"
-        raise ValueError(f"`timm_optimizer` is {name!r}, which is no optimizer of timm that can be used here; {hint}")
+    if args.layer_decay < 1:
+        layer_numbers(model)
+    if optimizer is not None and _needs_own_optimizer(args):
+        raise ValueError(
+            "`optimizers` has an optimizer of its own, which `timm_optimizer` and `layer_decay` cannot change; "
+            "leave it out, or those two options"
+        )
 
 
-def create_timm_optimizer(
-    name: str, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float
-) -> Optimizer:
-    """An optimizer of timm: `sgd` is Nesterov's with momentum 0.9, `lamb` clips the gradient to norm 1 by itself.
-
-    Source: official main.py:56-67: `eps` goes to every optimizer that has one, `betas` only if they are not AdamW's.
+def create_own_optimizer(
+    model: nn.Module,
+    args: DistillationArguments,
+    transformers_own: Callable[[], tuple[type[Optimizer], dict[str, Any]]],
+) -> Optimizer | None:
+    """The optimizer over `parameter_groups` that the options ask for, or None where transformers' own will do.
 
     Args:
-        name: one that `check_timm_optimizer` takes.
-        groups: of `parameter_groups`, each with its own learning rate.
-        betas: (first, second) moment's decay.
-        eps: added to denominators.
+        model: the student.
+        args: the recipe.
+        transformers_own: gives class and keyword arguments of the optimizer that transformers would make.
     """
-    options = {} if betas == TORCH_BETAS else {"betas": betas}
-    return timm.optim.create_optimizer_v2(groups, opt=name, lr=groups[0]["lr"], eps=eps, **options)
+    if not _needs_own_optimizer(args):
+        return None
+    assert args.learning_rate is not None
+    groups = parameter_groups(
+        model, learning_rate=args.learning_rate, weight_decay=args.weight_decay, layer_decay=args.layer_decay
+    )
+    if args.timm_optimizer:
+        betas = (args.adam_beta1, args.adam_beta2)
+        return create_timm_optimizer(args.timm_optimizer, groups, betas=betas, eps=args.adam_epsilon)
+    optimizer_class, options = transformers_own()
+    return optimizer_class(groups, **options)

@@ -1,10 +1,6 @@
-"""The training of arXiv:2012.12877 on top of transformers' Trainer: student, teacher, views and objective together.
+"""The training of arXiv:2012.12877 on transformers' Trainer: connects student, teacher, views and objective."""
 
-Each idea has its own module: sampling, data, mixing, losses, teacher, evaluation, optimization. This one only
-connects them.
-"""
-
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +18,30 @@ from ..data.worker_crashes import named_crashes
 from ..distillation.losses import distillation_objective
 from ..distillation.teacher import Teacher, fitting_teacher
 from ..evaluation.metrics import HeadAccuracy, head_logits, negative_log_likelihood
-from ..hub.model_card import write_model_card
-from ..hub.model_facts import ModelFacts
-from ..hub.push import push_or_warn
+from ..evaluation.teacher_accuracy import teacher_accuracy
+from ..hub.pushing_trainer import PushingTrainer
 from ..model.image_processing_deit import checked_processor
 from ..reliability.batch_fitting import train_in_memory
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
-from ..reliability.resumable_trainer import ResumableTrainer
 from .arguments import DistillationArguments
 from .ema import averages_for, evaluate_averages
+from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews, InputPipeline
 from .loss_log import LossLog
-from .optimizer import create_timm_optimizer, decay_parameter_names, layer_numbers, parameter_groups, train_only
+from .optimizer import check_optimizer, create_own_optimizer, decay_parameter_names, train_only
 from .recipe_file import write_recipe
 from .run_summary import LogRunSummary
-from .schedule import cosine_schedule_with_warmup, keeps_rates, warn_of_global_batch
+from .schedule import keeps_rates, num_warmup_steps, paper_schedule
 
 
-class DistillationTrainer(ResumableTrainer):
+class DistillationTrainer(PushingTrainer):
     """Trains an image classifier of transformers, with or without a teacher, on plain `datasets`.
 
     A model with a distillation head learns from the teacher on that head; any other model learns from labels and
     teacher on its only head ("usual distillation", table 3).
 
-    Logs beside the parent's what objective_means.py says, averaged over the same steps as `loss`.
+    Logs beside the parent's what loss_log.py says, averaged over the same steps as `loss`.
     With `layer_decay`, the `learning_rate` it logs is that of the highest layer that is trained, usually the heads.
     Evaluation gives `eval_loss` and, for both heads and their mean, `eval_top1_cls`, `eval_top1_distillation`,
     `eval_top1_average` and the same for `top5`; `eval_top1` and `eval_top5` for a model with one head. With
@@ -108,25 +103,35 @@ class DistillationTrainer(ResumableTrainer):
             model,
             args,
             train_dataset=None if train_dataset is None else self._views.training(train_dataset),
-            eval_dataset=_each(self._views.evaluation, eval_dataset),
+            eval_dataset=self._views.evaluations(eval_dataset),
             processing_class=processing_class,
             compute_metrics=kwargs.pop("compute_metrics", None) or HeadAccuracy(),
             data_collator=self._views.collator(),
             **kwargs,
         )
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Sets what follows from model, options and data once the parent has taken them."""
         # The objective is a mean over the local batch, so the parent must divide it by the accumulation steps.
         # It would not for a model whose forward takes **kwargs.
         self.model_accepts_loss_kwargs = False
         self.label_names = ["labels"]
-        self.add_callback(EpochOfViews(self))
-        self.add_callback(SettleGradientLayout(self))
-        self.faults = NumericalFaults(self)
-        self.add_callback(self.faults)
-        self.bad_images = BadImageList(self)
-        self.add_callback(self.bad_images)
-        self._said = LogRunSummary(self)
+        self.faults, self.bad_images, self._said = NumericalFaults(self), BadImageList(self), LogRunSummary(self)
+        for callback in (EpochOfViews(self), SettleGradientLayout(self), self.faults, self.bad_images):
+            self.add_callback(callback)
         self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
-        self._check_optimization()
+        check_optimizer(self.model, self.optimizer, self.args)
+        if (
+            self.train_dataset is not None
+            and self.args.base_learning_rate is not None
+            and self.args.process_index == 0
+        ):
+            warn_of_global_batch(
+                self.model.config,
+                global_batch_size=self.args.global_batch_size,
+                num_accumulation_steps=self.args.gradient_accumulation_steps,
+            )
         self.ema = averages_for(self)
         self._ema_metrics: dict[str, float] = {}
         if self.teacher is not None:
@@ -152,7 +157,6 @@ class DistillationTrainer(ResumableTrainer):
         """
         if self.args.student_mode == "eval":
             model.eval()  # the parent has just put it into training mode
-        self.bad_images.add(inputs.get("bad_images", ()))
         outputs = model(pixel_values=inputs["pixel_values"])
         cls_logits = outputs.get("cls_logits", outputs["logits"])
         distillation_logits = outputs.get("distillation_logits")
@@ -185,6 +189,7 @@ class DistillationTrainer(ResumableTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """As the parent's; notes whether loss and gradient are finite, so that its sum need not hold a bad loss."""
+        self.bad_images.add(inputs.get("bad_images", ()))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.faults.see(loss, model)
         return loss.nan_to_num(0.0, 0.0, 0.0)
@@ -235,21 +240,17 @@ class DistillationTrainer(ResumableTrainer):
         output.metrics.update(self._ema_metrics)
         return output
 
-    @torch.no_grad()
     def evaluate_teacher(self) -> dict[str, float]:
         """Top-1, top-5 and loss of the teacher on the evaluation views (of the first data set, if there are several).
 
         They are the views that the student is evaluated on, brought to the teacher's statistics and resolution as in
         training, so that the numbers can differ a little from those of the teacher's own view.
         """
+        assert self.teacher is not None
         dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
-        accuracy = HeadAccuracy()
-        for batch in self.get_eval_dataloader(dataset):
-            batch = self._prepare_inputs(batch)
-            answers = self._teacher_logits(batch["pixel_values"]), batch["labels"]
-            logits, labels = self.accelerator.gather_for_metrics(answers)
-            accuracy.add((logits.cpu(),), labels.cpu())
-        return accuracy.result()
+        batches = map(self._prepare_inputs, self.get_eval_dataloader(dataset))
+        with self.accelerator.autocast():
+            return teacher_accuracy(self.teacher, batches, self.accelerator.gather_for_metrics)
 
     # ---- optimisation ----
 
@@ -257,39 +258,12 @@ class DistillationTrainer(ResumableTrainer):
         """The parent's `auto_find_batch_size` would change the global batch."""
         return train_in_memory(self, super()._inner_training_loop, batch_size, **options)
 
-    def _check_optimization(self) -> None:
-        args = self.args
-        if args.layer_decay < 1:
-            layer_numbers(self.model)  # refuses a model whose layers have other names
-        if self.optimizer is not None and (args.timm_optimizer or args.layer_decay < 1):
-            raise ValueError(
-                "`optimizers` has an optimizer of its own, which `timm_optimizer` and `layer_decay` cannot change; "
-                "leave it out, or those two options"
-            )
-        if self.train_dataset is not None and args.base_learning_rate is not None and args.process_index == 0:
-            warn_of_global_batch(
-                self.model.config,
-                global_batch_size=args.global_batch_size,
-                num_accumulation_steps=args.gradient_accumulation_steps,
-            )
-
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The parent gives all layers one learning rate, and does not know timm's optimizers."""
-        args, opt_model = self.args, self.model if model is None else model
-        if self.optimizer is None and (args.timm_optimizer or args.layer_decay < 1):
-            assert args.learning_rate is not None
-            groups = parameter_groups(
-                opt_model,
-                learning_rate=args.learning_rate,
-                weight_decay=args.weight_decay,
-                layer_decay=args.layer_decay,
-            )
-            if args.timm_optimizer:
-                betas = (args.adam_beta1, args.adam_beta2)
-                self.optimizer = create_timm_optimizer(args.timm_optimizer, groups, betas=betas, eps=args.adam_epsilon)
-            else:
-                optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, opt_model)
-                self.optimizer = optimizer_class(groups, **options)
+        if self.optimizer is None:
+            student = self.model if model is None else model
+            transformers_own = partial(self.get_optimizer_cls_and_kwargs, self.args, student)
+            self.optimizer = create_own_optimizer(student, self.args, transformers_own)
         return super().create_optimizer(model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -300,29 +274,21 @@ class DistillationTrainer(ResumableTrainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """The paper's cosine with its unscaled first and last rate; another `lr_scheduler_type` is the parent's."""
-        if self.args.lr_scheduler_type != "cosine" or self.args.lr_scheduler_kwargs:
-            return super().create_scheduler(num_training_steps, optimizer)
-        is_official = self.args.learning_rate_stepping == "official"
+        optimizer = optimizer or self.optimizer
         if self.lr_scheduler is None:
-            self.lr_scheduler = cosine_schedule_with_warmup(
-                optimizer or self.optimizer,
-                num_warmup_steps=self.num_warmup_steps(num_training_steps),
-                num_steps=num_training_steps,
-                warmup_learning_rate=self.args.warmup_learning_rate,
-                min_learning_rate=self.args.min_learning_rate,
-                official_steps_in_epoch=self._steps_in_epoch() if is_official else None,
+            self.lr_scheduler = paper_schedule(
+                optimizer, self.args, num_steps=num_training_steps, steps_in_epoch=self._steps_in_epoch()
             )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
+            self._created_lr_scheduler = self.lr_scheduler is not None
+        return self.lr_scheduler or super().create_scheduler(num_training_steps, optimizer)
 
     def num_warmup_steps(self, num_training_steps: int) -> int:
         """Optimizer steps of the warm-up, of a training of `num_training_steps`."""
-        if self.args.warmup_steps or self.train_dataset is None:
-            return self.args.get_warmup_steps(num_training_steps)
-        assert self.args.warmup_epochs is not None
-        return int(self.args.warmup_epochs * self._steps_in_epoch())
+        return num_warmup_steps(self.args, num_steps=num_training_steps, steps_in_epoch=self._steps_in_epoch())
 
     def _steps_in_epoch(self) -> int:
+        if self.train_dataset is None:
+            return 0
         sampler = self._get_train_sampler() if self.view_sampler is None else self.view_sampler
         return len(sampler) // sampler.step_size
 
@@ -336,15 +302,11 @@ class DistillationTrainer(ResumableTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As the parent's, for plain `datasets` too."""
-        if isinstance(eval_dataset, datasets.Dataset):
-            eval_dataset = self._views.evaluation(eval_dataset)
-        return super().get_eval_dataloader(eval_dataset)
+        return super().get_eval_dataloader(self._views.of_plain_rows(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """As the parent's, for plain `datasets` too."""
-        if isinstance(test_dataset, datasets.Dataset):
-            test_dataset = self._views.evaluation(test_dataset)
-        return super().get_test_dataloader(test_dataset)
+        return super().get_test_dataloader(self._views.of_plain_rows(test_dataset))
 
     # ---- what a run leaves ----
 
@@ -381,64 +343,8 @@ class DistillationTrainer(ResumableTrainer):
         if self.ema is not None:
             self.ema.resume_from = checkpoint
 
-    def create_model_card(self, **facts: Any) -> None:
-        """Writes README.md from the run's files; an edited one stays.
-
-        Args:
-            facts: fields of `deit_hf.model_card.ModelFacts` that the files do not tell.
-        """
-        if self.is_world_process_zero():
-            directory = Path(self.args.output_dir)
-            facts = {"model_name": self.args.hub_model_id or str(directory), **facts}
-            write_model_card(directory, ModelFacts.from_directory(directory, **facts))
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = None,
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        **facts: Any,
-    ) -> str | None:
-        """Saves model, processor, recipe and card in `output_dir`, and uploads them in one commit, without pickles.
-
-        A Hub that fails is a warning with the command that tries again: nothing is lost, no training ends.
-
-        Args:
-            commit_message: the commit's first line.
-            blocking: the parent's; this push always waits.
-            token: of the Hub; by default `args.hub_token`, else the one of `hf auth login` or `HF_TOKEN`.
-            revision: branch; by default `args.hub_revision`, else main.
-            facts: as for `create_model_card`.
-
-        Returns:
-            The commit's address, or None where there is none.
-        """
-        self.save_model()
-        if not self.is_world_process_zero():
-            return None
-        directory = Path(self.args.output_dir)
-        if not (directory / "recipe.yaml").exists():
-            write_recipe(directory / "recipe.yaml", self.args, in_force=self.effective_recipe)
-        self.create_model_card(**facts)
-        return push_or_warn(
-            directory,
-            self.args.hub_model_id or directory.name,
-            private=self.args.hub_private_repo,
-            revision=revision or self.args.hub_revision,
-            commit_message=commit_message,
-            token=token or self.args.hub_token,
-        )
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Does nothing: the parent would talk to the Hub before the first step, and end the run if that fails."""
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Does nothing: the parent would push unfinished runs, pickles included."""
-
-
-def _each(function: Callable[[Any], Any], data: Any) -> Any:
-    """The function of one data set, of each of several by name, or None of none."""
-    if isinstance(datasets, dict):
-        return {name: function(part) for name, part in data.items()}
-    return None if data is None else function(data)
+    def write_missing_files(self) -> None:
+        """The recipe, which only a run of scripts/train.py has written by itself."""
+        path = Path(self.args.output_dir) / "recipe.yaml"
+        if not path.exists():
+            write_recipe(path, self.args, in_force=self.effective_recipe)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from support.processes import RECIPE, ROOT, SIZES, column, results, run, train
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher
-from deit_hf.evaluation.metrics import HEADS
+from deit_hf.evaluation.metric_names import HEADS
 from deit_hf.model.image_processing_deit import make_processor
 
 EVERYTHING = {"teacher_model_name_or_path": "teacher", "ema_decay": 0.9, "max_train_samples": 100, "max_steps": 8}

@@ -20,12 +20,13 @@ from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationArgument
 from deit_hf.data.mixing import Draw, Mixing, mix_targets
 from deit_hf.data.sampling import ViewKey, ViewSampler
 from deit_hf.data.sources.arguments import DataArguments
+from deit_hf.data.transforms import RANDOM_AUGMENT_POLICY
 from deit_hf.distillation.losses import distillation_objective, hard_distillation_loss, soft_distillation_loss
 from deit_hf.model.arguments import ModelArguments
-from deit_hf.training.arguments import RANDOM_AUGMENT_POLICY
 from deit_hf.training.ema import AveragedWeights
+from deit_hf.training.global_batch import scaled_learning_rate
 from deit_hf.training.recipe_file import parse_recipe, write_recipe
-from deit_hf.training.schedule import cosine_schedule_with_warmup, scaled_learning_rate
+from deit_hf.training.schedule import cosine_schedule_with_warmup
 
 settings.register_profile(
     "properties",

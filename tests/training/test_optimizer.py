@@ -15,15 +15,15 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConf
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from deit_hf.model.conversion import name_table
+from deit_hf.training.global_batch import scaled_learning_rate, warn_of_global_batch
 from deit_hf.training.optimizer import (
-    check_timm_optimizer,
-    create_timm_optimizer,
     decay_parameter_names,
     layer_numbers,
     parameter_groups,
     train_only,
 )
-from deit_hf.training.schedule import cosine_schedule_with_warmup, scaled_learning_rate, warn_of_global_batch
+from deit_hf.training.schedule import cosine_schedule_with_warmup
+from deit_hf.training.timm_optimizers import check_timm_optimizer, create_timm_optimizer
 
 LAYER = {
     "attention.attention.query.weight",

@@ -1,0 +1,73 @@
+"""A Trainer that pushes a finished run in one commit, with a card and without pickles."""
+
+from pathlib import Path
+from typing import Any
+
+from ..reliability.resumable_trainer import ResumableTrainer
+from .model_card import write_model_card
+from .model_facts import ModelFacts
+from .push import push_or_warn
+
+
+class PushingTrainer(ResumableTrainer):
+    """A Trainer whose `push_to_hub` uploads all files of a run at once, when they are there, and never ends a run.
+
+    transformers' own uploads while it trains, pickles included, and writes a card that knows no heads.
+    """
+
+    def write_missing_files(self) -> None:
+        """Writes what a push needs beside model, processor and card; nothing here."""
+
+    def create_model_card(self, **facts: Any) -> None:
+        """Writes README.md from the run's files; an edited one stays.
+
+        Args:
+            facts: fields of `deit_hf.model_card.ModelFacts` that the files do not tell.
+        """
+        if self.is_world_process_zero():
+            directory = Path(self.args.output_dir)
+            facts = {"model_name": self.args.hub_model_id or str(directory), **facts}
+            write_model_card(directory, ModelFacts.from_directory(directory, **facts))
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **facts: Any,
+    ) -> str | None:
+        """Saves model, processor, recipe and card in `output_dir`, and uploads them in one commit, without pickles.
+
+        A Hub that fails is a warning with the command that tries again: nothing is lost, no training ends.
+
+        Args:
+            commit_message: the commit's first line.
+            blocking: the parent's; this push always waits.
+            token: of the Hub; by default `args.hub_token`, else the one of `hf auth login` or `HF_TOKEN`.
+            revision: branch; by default `args.hub_revision`, else main.
+            facts: as for `create_model_card`.
+
+        Returns:
+            The commit's address, or None where there is none.
+        """
+        self.save_model()
+        if not self.is_world_process_zero():
+            return None
+        directory = Path(self.args.output_dir)
+        self.write_missing_files()
+        self.create_model_card(**facts)
+        return push_or_warn(
+            directory,
+            self.args.hub_model_id or directory.name,
+            private=self.args.hub_private_repo,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+            token=token or self.args.hub_token,
+        )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Does nothing: the parent would talk to the Hub before the first step, and end the run if that fails."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Does nothing: the parent would push unfinished runs, pickles included."""

@@ -1,0 +1,27 @@
+"""Options of transformers' `TrainingArguments` that this trainer refuses."""
+
+from transformers import TrainingArguments
+
+
+def check_supported(args: TrainingArguments) -> None:
+    """Refuses options whose work this trainer does in another way.
+
+    Raises:
+        ValueError: names the option, and what to do instead.
+    """
+    if args.label_smoothing_factor:
+        raise ValueError(
+            f"`label_smoothing_factor` is {args.label_smoothing_factor}, but must be 0: it would smooth a second "
+            "time; use `label_smoothing`"
+        )
+    if args.remove_unused_columns or not args.batch_eval_metrics:
+        raise ValueError("`remove_unused_columns` must be false and `batch_eval_metrics` true; leave both out")
+    if args.enable_jit_checkpoint:
+        raise ValueError(
+            "`enable_jit_checkpoint` is true, but a signal always saves a complete checkpoint here; leave it out"
+        )
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"`train_sampling_strategy` is {args.train_sampling_strategy!r}, but must be 'random': the order of "
+            "views is a function of the seed and the epoch"
+        )
