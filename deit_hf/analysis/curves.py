@@ -1,20 +1,15 @@
 """Pictures of a training: its loss, its learning rate and what each head learned, over the optimizer steps."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Panels of the picture: name of the axis, and which entries of the log it shows.
+# Panels of the picture: name of the axis, and which entries of the log it shows, of any evaluation set.
 PANELS = (
-    ("loss", ("loss", "loss_cls", "loss_distillation", "eval_loss", "eval_ema_loss")),
-    (
-        "share",
-        (
-            *("eval_top1", "eval_top1_cls", "eval_top1_distillation", "eval_top1_average"),
-            *("eval_ema_top1", "eval_ema_top1_average", "teacher_agreement"),
-        ),
-    ),
-    ("learning rate", ("learning_rate",)),
+    ("loss", re.compile(r"loss|loss_cls|loss_distillation|eval_(.+_)?loss")),
+    ("share", re.compile(r"eval_(.+_)?top1(_average)?|eval_(?!ema_)(.+_)?top1_(cls|distillation)|teacher_agreement")),
+    ("learning rate", re.compile(r"learning_rate")),
 )
 
 
@@ -31,11 +26,11 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | P
     from matplotlib.figure import Figure  # an extra: nothing else here draws
 
     figure = Figure(figsize=(15, 4), layout="constrained")
-    for axis, (label, names) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
-        for name in names:
+    logged = dict.fromkeys(name for entry in log_history for name in entry)  # each once, in their order
+    for axis, (label, shown) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        for name in filter(shown.fullmatch, logged):
             points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
-            if points:
-                axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=name)
+            axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=name)
         axis.set_xlabel("optimizer step")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)

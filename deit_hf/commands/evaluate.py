@@ -84,7 +84,7 @@ def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:
     """The Trainer's metrics, and what they depend on: the crop in words, and with two heads the fusion."""
     metrics: dict[str, Any] = trainer.evaluate()
     metrics["eval_crop"] = crop_in_words(trainer.processing_class.to_dict())
-    if "eval_top1_average" in metrics:
+    if any(name.endswith("_top1_average") for name in metrics):
         metrics["eval_fusion"] = trainer.args.eval_fusion
     return metrics
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .fusion import FUSIONS
+from .metric_names import accuracy_name, evaluation_parts
 
 
 def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
     """Top-1 of finished runs, a line each: of the only head, or of both heads and their mean.
 
+    A run that was evaluated on several sets has a line for each, as `run [set]`.
     Runs whose heads were fused in another way than by the mean of logits are named below.
 
     Args:
@@ -26,9 +28,11 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
         if not path.is_file():
             raise FileNotFoundError(f"no evaluation at `{path}`; train with an evaluation split first")
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        names = ("eval_top1", "eval_top1_cls", "eval_top1_distillation", "eval_top1_average")
-        cells = (f"{metrics[name]:10.2%}" if name in metrics else f"{'-':>10}" for name in names)
-        lines.append(f"{Path(output_dir).name:24} {' '.join(cells)}")
+        for part in evaluation_parts(metrics) or [""]:
+            names = (accuracy_name("top1", part=part, head=head) for head in ("", "cls", "distillation", "average"))
+            cells = (f"{metrics[name]:10.2%}" if name in metrics else f"{'-':>10}" for name in names)
+            run = f"{Path(output_dir).name} [{part}]" if part else Path(output_dir).name
+            lines.append(f"{run:24} {' '.join(cells)}")
         fusion = metrics.get("eval_fusion", "logit_mean")
         if fusion != "logit_mean":
             notes.append(f"{Path(output_dir).name}: `mean` is the {FUSIONS[fusion]}")

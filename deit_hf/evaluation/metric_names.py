@@ -4,7 +4,7 @@ PART is the name of an evaluation set where there are several, `ema` stands for 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 HEADS = ("average", "cls", "distillation")
 _TOP1 = re.compile(rf"eval_(?:ema_)?(?:(?P<part>.+)_)?top1(?:_(?:{'|'.join(HEADS)}))?")
@@ -26,6 +26,20 @@ def evaluation_parts(metric_names: Iterable[str]) -> list[str]:
     """The evaluation sets that metrics are of, each once in their order; an empty name is the only one."""
     matches = (_TOP1.fullmatch(name) for name in metric_names)
     return list(dict.fromkeys(match["part"] or "" for match in matches if match))
+
+
+def check_best_metric(metric: str | None, parts: Collection[str]) -> None:
+    """Refuses a `metric_for_best_model` that an evaluation on several sets does not report.
+
+    Raises:
+        ValueError: names the metric, and ones that there are.
+    """
+    parts_of = tuple(f"{prefix}{part}_" for part in parts for prefix in ("", "ema_"))
+    if metric is not None and not metric.removeprefix("eval_").startswith(parts_of):
+        raise ValueError(
+            f"`metric_for_best_model` is {metric!r}, but `eval_dataset` has the parts {', '.join(parts)}, whose "
+            f"metrics have their name in them; set it to one such as 'eval_{next(iter(parts))}_loss'"
+        )
 
 
 def check_part_name(name: str) -> None:

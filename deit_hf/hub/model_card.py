@@ -14,6 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..evaluation.fusion import FUSIONS
+from ..evaluation.metric_names import accuracy_name, evaluation_parts
 from .model_facts import ModelFacts, shown
 
 logger = logging.getLogger(__name__)
@@ -23,11 +24,10 @@ TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 # The paper's class head, distillation head and their mean (table 3): part of a metric's name -> words of a card.
 ANSWERS = {
     "": "class head (the model's answer)",
-    "_average": "mean of both heads (the model's answer)",
-    "_cls": "class head",
-    "_distillation": "distillation head",
+    "average": "mean of both heads (the model's answer)",
+    "cls": "class head",
+    "distillation": "distillation head",
 }
-WEIGHTS = {"": "", "ema_": ", averaged weights"}  # whose answers: the same for the copy in the folder `ema`
 
 _MARK = "<!-- written by deit_hf from the run's files; once edited it is not overwritten. Checksum: "
 
@@ -86,16 +86,19 @@ def _recipe_text(recipe: Mapping[str, Any]) -> str:
 
 def _answers(facts: ModelFacts) -> dict[str, str]:
     """`ANSWERS` for the fusion that was measured; only the mean of logits is what the saved model answers."""
-    return ANSWERS if facts.fusion == FUSIONS["logit_mean"] else {**ANSWERS, "_average": facts.fusion}
+    return ANSWERS if facts.fusion == FUSIONS["logit_mean"] else {**ANSWERS, "average": facts.fusion}
 
 
 def _measured_rows(facts: ModelFacts) -> list[dict[str, str]]:
     """One row for each answer that was measured, in percent."""
     rows = []
-    for (infix, weights), (suffix, answer) in itertools.product(WEIGHTS.items(), _answers(facts).items()):
-        values = {name: facts.metrics.get(f"eval_{infix}{name}{suffix}") for name in ("top1", "top5")}
-        if values["top1"] is not None:
-            rows.append({"answer": answer + weights, **{name: _percent(value) for name, value in values.items()}})
+    choices = itertools.product(evaluation_parts(facts.metrics), (False, True), _answers(facts).items())
+    for part, averaged, (head, answer) in choices:
+        names = {name: accuracy_name(name, part=part, head=head, averaged=averaged) for name in ("top1", "top5")}
+        if names["top1"] in facts.metrics:
+            words = f"{answer}{', averaged weights' if averaged else ''}{f', on {part}' if part else ''}"
+            percents = {name: _percent(facts.metrics.get(metric)) for name, metric in names.items()}
+            rows.append({"answer": words, **percents})
     return rows
 
 
@@ -136,24 +139,26 @@ def _results(facts: ModelFacts) -> list[EvalResult]:
     else:
         row = facts.reported[0]
         data, source = row.data, row
-        percents = {"eval_top1": row.top1, "eval_top5": row.top5}
-        suffix = "_average" if facts.two_heads else ""
-        values = {f"{name}{suffix}": float(value) / 100 for name, value in percents.items() if value is not None}
+        head = "average" if facts.two_heads else ""
+        percents = {accuracy_name("top1", head=head): row.top1, accuracy_name("top5", head=head): row.top5}
+        values = {name: float(value) / 100 for name, value in percents.items() if value is not None}
     return [
         EvalResult(
             task_type="image-classification",
             dataset_type=_hub_id(facts.dataset) or "other",
-            dataset_name=data,
+            dataset_name=f"{data}: {part}" if part else data,
+            dataset_config=part or None,  # results of one type and configuration become those of one data set
             metric_type="accuracy",
             metric_name=f"{name.replace('top', 'top-')}, {answer}",
-            metric_value=round(values[f"eval_{name}{suffix}"], 6),
+            metric_value=round(values[metric], 6),
             verified=False,
             source_name=source.source if source else None,
             source_url=source.url if source else None,
         )
-        for suffix, answer in answers.items()
+        for part in evaluation_parts(values)
+        for head, answer in answers.items()
         for name in ("top1", "top5")
-        if f"eval_{name}{suffix}" in values
+        if (metric := accuracy_name(name, part=part, head=head)) in values
     ]
 
 

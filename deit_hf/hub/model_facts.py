@@ -58,7 +58,8 @@ class ModelFacts:
         dataset: what it was trained on: a Hub id, or any words.
         evaluated_on: what `metrics` were measured on, in words.
         metrics: fractions in [0, 1] under `eval_top1`, `eval_top5`, or with two heads the same with `_cls`,
-            `_distillation` and `_average`; of averaged weights under `eval_ema_top1` and so on; others are left out.
+            `_distillation` and `_average`; of averaged weights under `eval_ema_top1` and so on; of several
+            evaluation sets under `eval_SET_top1` and so on; others are left out.
         crop: the evaluation view in words.
         fusion: how two heads answer together, in words; by the mean of logits the model itself does.
         environment: machine and versions of the measurement, in words.
@@ -95,7 +96,7 @@ class ModelFacts:
     @property
     def has_averages(self) -> bool:
         """Whether averaged weights were measured, which a run leaves in the folder `ema`."""
-        return any(name.startswith("eval_ema_top1") for name in self.metrics)
+        return any(name.startswith("eval_ema_") and "top1" in name for name in self.metrics)
 
     @property
     def title(self) -> str:

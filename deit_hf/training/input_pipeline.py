@@ -12,7 +12,7 @@ from ..data.sampling import ViewSampler
 from ..data.sources.shards import ShardedRows
 from ..data.streaming import ImageStream, StreamSampler, StreamViews
 from ..data.transforms import VIEW_OPTIONS, evaluation_view, training_view
-from ..evaluation.metric_names import check_part_name
+from ..evaluation.metric_names import check_best_metric, check_part_name
 from ..model.image_processing_deit import crop_size
 from .arguments import DistillationArguments
 
@@ -68,7 +68,8 @@ class InputPipeline:
         """`evaluation` of a dataset, of each value of a dict, or None for None; of anything else its own error.
 
         Raises:
-            ValueError: a dict has no parts, or one whose name the metrics cannot carry.
+            ValueError: a dict has no parts, or one whose name the metrics cannot carry; the best model is to be chosen
+                by a metric that there will not be.
         """
         if not isinstance(data, dict):
             return None if data is None else self.evaluation(data)
@@ -76,6 +77,7 @@ class InputPipeline:
             raise ValueError("`eval_dataset` is a dict without parts; leave it out, or name at least one")
         for name in data:
             check_part_name(name)
+        check_best_metric(self.args.metric_for_best_model, data)
         return {name: self.evaluation(rows) for name, rows in data.items()}
 
     def of_plain_rows(self, data: Any) -> Any:

@@ -32,6 +32,7 @@ class Run:
         precision: `no`, `fp16` or `bf16`.
         teacher: None without.
         teacher_top1: of the teacher on the evaluation split, in [0, 1]; None where it was not measured.
+        teacher_split: where that was measured, in words.
     """
 
     args: DistillationArguments
@@ -43,6 +44,7 @@ class Run:
     precision: str
     teacher: Teacher | None = None
     teacher_top1: float | None = None
+    teacher_split: str = "the evaluation split"
 
 
 def effective_recipe(run: Run) -> dict[str, str]:
@@ -105,7 +107,7 @@ def _teacher(run: Run) -> str:
         return "none"
     size = "the student's" if run.teacher.image_size is None else "x".join(map(str, run.teacher.image_size))
     top1 = "not measured" if run.teacher_top1 is None else f"{run.teacher_top1:.2%}"
-    return f"{run.teacher.name} at {size} pixels; top-1 on the evaluation split {top1}"
+    return f"{run.teacher.name} at {size} pixels; top-1 on {run.teacher_split} {top1}"
 
 
 def _global_batch(args: DistillationArguments) -> str:
@@ -157,8 +159,13 @@ def _word(choice: Any) -> str:
     return str(getattr(choice, "value", choice))
 
 
+def _first_part(eval_dataset: Any) -> dict[str, str]:
+    """Names the evaluation set that `evaluate_teacher` takes where there are several."""
+    return {"teacher_split": f"evaluation set `{next(iter(eval_dataset))}`"} if isinstance(eval_dataset, dict) else {}
+
+
 class LogRunSummary(TrainerCallback):
-    """Says once what is in force, before the first step: see effective_recipe.py.
+    """Says once what is in force, before the first step: see `effective_recipe`.
 
     With a teacher, its accuracy on the evaluation split comes first: a broken teacher shows here and not at the end.
 
@@ -183,6 +190,7 @@ class LogRunSummary(TrainerCallback):
             precision=trainer.accelerator.mixed_precision,
             teacher=trainer.teacher,
             teacher_top1=trainer.evaluate_teacher()["top1"] if measures else None,
+            **_first_part(trainer.eval_dataset),
         )
         self.recipe = effective_recipe(run)
         if trainer.is_world_process_zero():

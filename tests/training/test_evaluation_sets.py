@@ -1,0 +1,122 @@
+"""Several evaluation sets by name: each is measured, logged, compared and in the card under its name."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from support.trainers import make_args
+
+from deit_hf import DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DistillationTrainer
+from deit_hf.analysis.curves import PANELS, plot_training_curves
+from deit_hf.evaluation.compare import comparison_table
+from deit_hf.evaluation.metric_names import accuracy_name, check_part_name, evaluation_parts
+from deit_hf.training.ema import AveragedWeights
+
+
+def make_trainer(tmp_path: Path, student, rows, parts, teacher=None, **options) -> DistillationTrainer:
+    args = make_args(tmp_path, eval_strategy="epoch", **options)
+    return DistillationTrainer(student, args, teacher=teacher, train_dataset=rows, eval_dataset=parts)
+
+
+@pytest.fixture
+def parts(toy_rows):
+    """Of 40 rows, the classes `a` and `b` (16 rows), and 10 rows of all."""
+    first = toy_rows.filter(lambda row: row["label"] < 2)
+    return {"first": first, "mixed.set_2": toy_rows.select(range(10))}
+
+
+def test_each_set_has_its_metrics_with_averages_a_teacher_a_best_checkpoint_a_card_and_a_comparison(
+    tmp_path, tiny_student, tiny_teacher, toy_rows, parts, caplog
+):
+    options = {"distillation_type": "hard", "ema_decay": 0.5, "save_strategy": "epoch", "num_train_epochs": 3}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_mixed.set_2_loss"}
+    options |= {"greater_is_better": False, "learning_rate": 0.3}  # so large that the last epoch is not the best
+    with caplog.at_level(logging.INFO, "deit_hf"):
+        trainer = make_trainer(tmp_path, tiny_student, toy_rows, parts, tiny_teacher, **options)
+        trainer.train()
+    assert f"top-1 on evaluation set `first` {trainer.evaluate_teacher()['top1']:.2%}" in caplog.text
+    losses = [log["eval_mixed.set_2_loss"] for log in trainer.state.log_history if "eval_mixed.set_2_loss" in log]
+    best = trainer.state.best_model_checkpoint
+    assert len(losses) == 3
+    assert losses.index(min(losses)) + 1 == trainer.state.best_global_step // 5
+    assert json.loads((Path(best) / "trainer_state.json").read_text())["best_metric"] == min(losses)
+
+    metrics = trainer.evaluate()
+    alone = {name: trainer.evaluate(rows) for name, rows in parts.items()}
+    for part, averaged, head, name in [
+        ("first", False, "cls", "top1"),
+        ("first", True, "distillation", "top5"),
+        ("mixed.set_2", False, "average", "top1"),
+        ("mixed.set_2", True, "average", "top1"),
+        ("mixed.set_2", True, "", "loss"),
+    ]:
+        expected = alone[part][accuracy_name(name, head=head, averaged=averaged)]
+        assert metrics[accuracy_name(name, part=part, head=head, averaged=averaged)] == expected
+    assert metrics["eval_mixed.set_2_loss"] == pytest.approx(min(losses))
+    assert evaluation_parts(metrics) == ["first", "mixed.set_2"]
+
+    trainer.save_metrics("eval", metrics)
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    for part in parts:
+        top1 = f"{100 * metrics[accuracy_name('top1', part=part, head='average', averaged=True)]:.2f}"
+        assert f"| mean of both heads (the model's answer), averaged weights, on {part} | {top1} |" in card
+        assert f"name: 'evaluation split: {part}'" in card.partition("\n---\n")[0]
+    assert 'subfolder="ema"' in card
+    lines = comparison_table([tmp_path / "run"]).splitlines()
+    expected = [f"{metrics[accuracy_name('top1', part=part, head='cls')]:.2%}" for part in parts]
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["run", f"[{part}]", "-", top1] for part, top1 in zip(parts, expected, strict=True)
+    ]
+    plot_training_curves(trainer.state.log_history, tmp_path / "curves.png")
+    drawn = [name for _, shown in PANELS for name in metrics if shown.fullmatch(name)]
+    assert {"eval_first_loss", "eval_ema_mixed.set_2_loss", "eval_mixed.set_2_top1_cls"} <= set(drawn)
+
+
+def test_a_model_with_one_head_is_evaluated_on_each_set(tmp_path, tiny_config, toy_rows, parts):
+    tiny_config.use_distillation_token = False
+    metrics = make_trainer(tmp_path, DeiTForImageClassification(tiny_config), toy_rows, parts).evaluate()
+    assert {"eval_first_top1", "eval_mixed.set_2_top1"} <= metrics.keys()
+    assert evaluation_parts(metrics) == list(parts)
+
+
+def test_sets_can_be_given_to_one_evaluation_alone(tmp_path, tiny_student, toy_rows, parts):
+    trainer = make_trainer(tmp_path, tiny_student, toy_rows, toy_rows)
+    metrics = trainer.evaluate(parts)
+    assert metrics["eval_first_top1_cls"] == trainer.evaluate(parts["first"])["eval_top1_cls"]
+
+
+@pytest.mark.parametrize("name", ["ema", "ema_2024", ""])
+def test_a_name_that_reads_as_averaged_weights_is_refused(tmp_path, tiny_student, toy_rows, name: str):
+    with pytest.raises(ValueError, match=rf"`eval_dataset` has a part named '{name}'.*; give it another name"):
+        make_trainer(tmp_path, tiny_student, toy_rows, {name: toy_rows})
+    check_part_name("emanuel")
+
+
+def test_an_empty_dict_is_refused(tmp_path, tiny_student, toy_rows):
+    with pytest.raises(ValueError, match="`eval_dataset` is a dict without parts"):
+        make_trainer(tmp_path, tiny_student, toy_rows, {})
+
+
+@pytest.mark.parametrize("metric", [None, "eval_top1_average", "loss"])
+def test_a_best_model_by_a_metric_of_no_set_is_refused_at_once(tmp_path, tiny_student, toy_rows, parts, metric):
+    options = {"load_best_model_at_end": True, "save_strategy": "epoch", "metric_for_best_model": metric}
+    message = (
+        "parts first, mixed.set_2, whose metrics have their name in them; set it to one such as 'eval_first_loss'"
+    )
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, tiny_student, toy_rows, parts, **options)
+
+
+def test_a_best_model_by_the_averages_of_a_set_is_taken(tmp_path, tiny_config, toy_rows, parts):
+    options = {"load_best_model_at_end": True, "save_strategy": "epoch", "ema_decay": 0.5}
+    student = DeiTForImageClassificationWithTeacher(tiny_config)
+    trainer = make_trainer(
+        tmp_path, student, toy_rows, parts, metric_for_best_model="ema_first_top1_average", **options
+    )
+    trainer.train()
+    name = "eval_ema_first_top1_average"
+    assert [trainer.state.best_metric] == [log[name] for log in trainer.state.log_history if name in log]
+    assert isinstance(trainer.ema, AveragedWeights)
