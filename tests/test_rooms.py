@@ -1,6 +1,7 @@
 """The rooms of the package: which may import which, and how large a file and a function may be."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,3 +160,20 @@ def test_tests_mirror_the_rooms():
     folders = {path.relative_to(tests).as_posix() for path in tests.rglob("*") if list(path.glob("test_*.py"))}
     rooms = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*") if path.is_dir()}
     assert folders - rooms == {"integration"}
+
+
+def test_files_that_docstrings_name_exist():
+    file_name = re.compile(
+        r"(?<![\w/-])(?<!official )(?<!timm )(\w+\.py)\b(?!:\d)"
+    )  # `losses.py:50` is an official one
+    of_others = {"main.py", "models_v2.py", "run_image_classification.py"}
+    files = {path.name for folder in (PACKAGE, PACKAGE.parent / "scripts") for path in folder.rglob("*.py")}
+    missing = {
+        f"{name}: {file}"
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        for file in file_name.findall(ast.get_docstring(node) or "")
+        if file not in files | of_others
+    }
+    assert missing == set()

@@ -1,8 +1,8 @@
 """Training views of images that no disk holds: rows are read in order from shards, and never looked up.
 
 The process that trains reads rows without decoding them, in an order that it makes from the shards, and hands each row
-to its data workers inside the key of a view. So all that holds for views of rows by index (data.py, sampling.py) holds
-here: a view is a pure function of (seed, epoch, sample, repeat), and the order of an epoch one of (seed, epoch).
+to its data workers inside the key of a view. So all that holds for views of rows by index (dataset.py, sampling.py)
+holds here: a view is a pure function of (seed, epoch, sample, repeat), and the order of an epoch one of (seed, epoch).
 
 - The sample is the row's place: its shard, and the row in that shard. It does not depend on workers or processes.
 - The order depends on the data, the seed, the epoch, the size of an optimizer step, `num_streams` and the size of the

@@ -1,6 +1,6 @@
 """Steps whose loss or gradient is not finite: found without waiting for the device, and stopped at or skipped.
 
-What the log reports of the good steps is in objective_means.py.
+What the log reports of the good steps is in loss_log.py.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """SIGTERM and SIGINT during a training: noted, agreed upon by all processes, and left with an exit code of its own.
 
-What is saved before leaving is in checkpointing.py.
+What is saved before leaving is in resumable_trainer.py.
 """
 
 import multiprocessing

@@ -1,6 +1,6 @@
 """The options of a training, checked when they are made: defaults are the paper's (table 9).
 
-Which student, teacher and data a run takes is in run_arguments.py; what a recipe file is, in recipes.py.
+Options of student, teacher and data are in model/arguments.py and data/sources/arguments.py.
 """
 
 from dataclasses import dataclass, field

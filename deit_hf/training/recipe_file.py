@@ -15,6 +15,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+RECIPES = Path(__file__).parents[1] / "recipes"  # of this package
 MAX_VALUES = 10_000  # in a recipe
 
 # Options that a repeated run must not take over: secrets, what depends on the machine, and what deletes or resumes.
@@ -83,7 +84,7 @@ def _as_default(action: argparse.Action, value: Any, hint: str) -> Any:
 def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
     """The options in a recipe file, all of them among the `known` names."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no recipe at `{path}`; the ones of this project are in scripts/recipes/")
+        raise FileNotFoundError(f"no recipe at `{path}`; the ones of this package are in {RECIPES}")
     try:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -119,7 +120,7 @@ def write_recipe(path: str | Path, *options: Any, in_force: Mapping[str, str] | 
     Args:
         path: of the file.
         options: instances of the classes of options.
-        in_force: what followed from them in this run (effective_recipe.py), as comments.
+        in_force: what followed from them in this run (run_summary.py), as comments.
     """
     recipe: dict[str, Any] = {}
     for group in options:

@@ -1,7 +1,7 @@
 """A small Hub on 127.0.0.1 for the unmodified client: what a push, a load and their failures need, and no more.
 
 Left out: Xet, multi-part uploads (each large file is one PUT), pull requests, pages of long listings.
-Everything is kept in memory. `python tests/local_hub.py [PORT]` serves one by hand.
+Everything is kept in memory. `python tests/support/local_hub.py [PORT]` serves one by hand.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """Labels of an evaluation from a file beside the images, such as ImageNet-ReaL's (arXiv:2006.07159).
 
-Which labels are right is decided here; how several of them count is in evaluation.py. Labels are class indices from 0.
+Which labels are right is decided here; how several of them count is in metrics.py. Labels are class indices from 0.
 """
 
 import json
