@@ -18,7 +18,7 @@ from ..evaluation.fusion import FUSIONS
 from ..evaluation.metrics import Confusion, HeadAccuracy
 from ..model.build import load_classifier
 from ..model.image_processing_deit import EvalCrop, crop_in_words, with_crop
-from ..model.labels import check_label_order, check_single_labels, class_names
+from ..model.labels import check_single_labels
 from ..training.arguments import DistillationArguments
 from ..training.recipe_file import parse_recipe
 from ..training.trainer import DistillationTrainer
@@ -56,7 +56,6 @@ def evaluate(
     model, processor = load_classifier(model_name_or_path)
     _, eval_rows = load_image_datasets(data_args, train=False)
     assert eval_rows is not None
-    check_label_order(class_names(eval_rows, data_args.label_column_name), model.config.id2label)
     confusion = None
     if per_class_file is not None:
         check_single_labels(eval_rows, data_args.label_column_name)

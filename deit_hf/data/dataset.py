@@ -5,8 +5,7 @@ Takes plain `datasets` with an image and a label column. Which keys come in whic
 
 import contextlib
 import random
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import datasets
@@ -15,6 +14,7 @@ import torch
 from PIL.Image import Image
 from torch.utils.data import Dataset, get_worker_info
 
+from ..model.labels import check_label_feature
 from .bad_images import first_good_view
 from .decoding import decode_image, path_of
 from .mixing import Mixing
@@ -45,8 +45,18 @@ class ImageDataset:
         label_column_name: str,
         num_classes: int,
         several_labels: bool = False,
+        label_indices: Sequence[int] | None = None,
     ):
-        """With `several_labels` a row may hold a list of labels, all of them right."""
+        """Reads and checks all labels, and no image.
+
+        Args:
+            dataset: rows of image and label.
+            image_column_name: column of images.
+            label_column_name: column of labels.
+            num_classes: of the model.
+            several_labels: whether a row may hold a list of labels, all of them right.
+            label_indices: for each class of the data the model's, of `match_labels`; None if they are the same.
+        """
         if not isinstance(dataset, datasets.Dataset):
             raise TypeError(
                 f"the dataset is a {type(dataset).__name__}, but must be a `datasets.Dataset`; for other sources use "
@@ -62,7 +72,10 @@ class ImageDataset:
             raise ValueError("the dataset has no rows; check the split and `max_train_samples`/`max_eval_samples`")
         dataset = dataset.with_format(None)  # a user's format or transform would change what a row holds
         self.num_classes = num_classes
-        self.labels = _checked_labels(dataset, label_column_name, num_classes, several_labels)
+        num_in_data = num_classes if label_indices is None else len(label_indices)
+        labels = _checked_labels(dataset, label_column_name, num_in_data, several_labels)
+        # what fills up a row of several labels is -1, and stays -1
+        self.labels = labels if label_indices is None else np.append(label_indices, -1)[labels]
         image_column = dataset.select_columns([image_column_name])
         if isinstance(dataset.features[image_column_name], datasets.Image):
             image_column = image_column.cast_column(image_column_name, datasets.Image(decode=False))
@@ -99,15 +112,13 @@ class ImageDataset:
 
 
 def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int, several: bool) -> np.ndarray:
-    feature, column = dataset.features[name], dataset.select_columns([name])
-    if several and re.match(r"u?int\d", getattr(getattr(feature, "feature", None), "dtype", "")):
+    check_label_feature(dataset.features[name], name, several=several)
+    column = dataset.select_columns([name])
+    if getattr(dataset.features[name], "feature", None) is not None:
         return _checked_label_lists(column[:][name], num_classes)
     labels = np.asarray(column.with_format("numpy")[:][name])
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise TypeError(
-            f"column `{name}` holds {feature}, but labels must be integers without gaps in the column; "
-            f"make class indices with `dataset.class_encode_column('{name}')`"
-        )
+        raise TypeError(f"column `{name}` has rows without a label; remove them, such as with `dataset.filter`")
     _check_range(labels, np.arange(len(labels)), num_classes)
     return labels.astype(np.int64)
 
@@ -132,7 +143,7 @@ def _check_range(labels: np.ndarray, rows: np.ndarray, num_classes: int) -> None
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         raise ValueError(
-            f"row {rows[outside[0]]} has label {labels[outside[0]]}, but the model has {num_classes} classes, so "
+            f"row {rows[outside[0]]} has label {labels[outside[0]]}, but there are {num_classes} classes, so "
             f"labels must be in [0, {num_classes - 1}] ({len(outside)} such rows); set `num_labels` or mend the data"
         )
 

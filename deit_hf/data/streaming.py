@@ -20,7 +20,7 @@ Evaluation counts each image once, of rows by index: evaluation splits are loade
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from .dataset import TrainingViews
 from .decoding import decode_image
 from .sampling import ViewKey, ViewSampler
 from .shuffling import ROWS_AHEAD, deal_shards, read_ahead, shuffled, take_turns
-from .sources.shards import ShardedRows
+from .sources.shards import ShardedRows, check_features, count_images
 from .transforms import View
 from .worker_crashes import WorkerNotes
 
@@ -90,7 +90,7 @@ class ImageStream:
         if isinstance(sharded, datasets.IterableDataset):
             sharded = ShardedRows(sharded)
         rows = sharded.rows.with_format(None)  # a user's format would change what a row holds
-        _check_features(rows, image_column_name, label_column_name)
+        check_features(rows, image_column_name, label_column_name)
         assert rows.features is not None
         is_image = isinstance(rows.features[image_column_name], datasets.Image)
         rows = rows.select_columns([image_column_name, label_column_name])
@@ -99,7 +99,7 @@ class ImageStream:
         self._names = sharded.names
         self.lengths = sharded.lengths
         self.num_shards: int = rows.num_shards
-        self.num_images = _num_images(sharded, num_images)
+        self.num_images = count_images(sharded, num_images)
         self.worker_notes = WorkerNotes()
 
     def read(self, shard: int) -> Iterator[Row]:
@@ -135,40 +135,6 @@ class ImageStream:
         return f"shard {shard}" if self._names is None else f"shard {self._names[shard]}"
 
 
-def _check_features(rows: datasets.IterableDataset, image_column_name: str, label_column_name: str) -> None:
-    if rows.features is None:
-        raise ValueError("the stream does not tell its columns; give it `features`, such as `map(..., features=...)`")
-    for name in (image_column_name, label_column_name):
-        if name not in rows.features:
-            raise ValueError(
-                f"the stream has no column `{name}`, only {', '.join(rows.features)}; name the columns with "
-                "`image_column_name` and `label_column_name` (in webdataset tars they are file endings: jpg, cls)"
-            )
-    feature = rows.features[label_column_name]
-    if "int" not in getattr(feature, "dtype", ""):
-        raise TypeError(
-            f"column `{label_column_name}` of the stream holds {feature}, but labels must be class indices: which "
-            "names there are is not known before all is read; store indices, set `label_column_name` to a column "
-            "that has them, or leave out `streaming`"
-        )
-
-
-def _num_images(sharded: ShardedRows, given: int | None) -> int:
-    """Rows in an epoch: as given, else as the shards or the dataset's own facts say."""
-    known = None if sharded.lengths is None else sum(sharded.lengths)
-    if given is not None and known is not None and given > known:
-        raise ValueError(f"`num_train_samples` is {given}, but the stream has {known} rows; lower it or leave it out")
-    if known is None and sharded.rows.info.splits and sharded.rows.split in sharded.rows.info.splits:
-        known = sharded.rows.info.splits[sharded.rows.split].num_examples
-    number = known if given is None else given
-    if number is None:
-        raise ValueError(
-            "how many rows the stream has is not known before all is read, but an epoch must have the same number of "
-            "steps on all processes; say how many with `num_train_samples`"
-        )
-    return number
-
-
 class StreamViews(TrainingViews):
     """Random views of streamed rows by key; otherwise as of rows by index.
 
@@ -178,9 +144,19 @@ class StreamViews(TrainingViews):
 
     images: ImageStream  # type: ignore[assignment]  # rows by index in the parent
 
-    def __init__(self, stream: ImageStream, view: View, *, seed: int, num_classes: int, skip_bad_images: bool = False):
-        self.images, self.view, self.seed, self.num_classes = stream, view, seed, num_classes
-        self.skip_bad_images = skip_bad_images
+    def __init__(
+        self,
+        stream: ImageStream,
+        view: View,
+        *,
+        seed: int,
+        num_classes: int,
+        skip_bad_images: bool = False,
+        label_indices: Sequence[int] | None = None,
+    ):
+        """`num_classes` and `label_indices` as for `ImageDataset`."""
+        self.images, self.view, self.seed, self.skip_bad_images = stream, view, seed, skip_bad_images
+        self.label_indices: Sequence[int] = range(num_classes) if label_indices is None else label_indices
 
     def __len__(self) -> int:
         return self.images.num_images
@@ -195,7 +171,12 @@ class StreamViews(TrainingViews):
         view_key = ViewKey(key.epoch, key.position, row.sample, key.repeat)
         with self.seeded(view_key):
             pixel_values = self.view(image)
-        return {"pixel_values": pixel_values, "labels": row.label, "key": view_key, "bad_images": bad_images}
+        return {
+            "pixel_values": pixel_values,
+            "labels": self.label_indices[row.label],
+            "key": view_key,
+            "bad_images": bad_images,
+        }
 
     def _decoded(self, row: Row) -> tuple[Row, Image, list[dict[str, Any]]]:
         """A row and its picture, or the next ones that can be decoded; and the bad ones on the way."""
@@ -203,7 +184,7 @@ class StreamViews(TrainingViews):
         for candidate in itertools.chain([row], self.images.after(row) if self.skip_bad_images else ()):
             where = self.images.place(candidate.sample)
             self.images.worker_notes.take_up(candidate.sample)
-            _check_label(candidate, where, self.num_classes)
+            _check_label(candidate, where, len(self.label_indices))
             try:
                 return candidate, decode_image(candidate.source, where), bad_images
             except (BadImageError, FileNotFoundError) as error:
@@ -224,7 +205,7 @@ def _check_label(row: Row, where: str, num_classes: int) -> None:
         raise ValueError(f"{named} has label {row.label!r}, but labels must be class indices; mend or remove the row")
     if not 0 <= row.label < num_classes:
         raise ValueError(
-            f"{named} has label {row.label}, but the model has {num_classes} classes, so labels must be in "
+            f"{named} has label {row.label}, but there are {num_classes} classes, so labels must be in "
             f"[0, {num_classes - 1}]; set `num_labels` or mend the data"
         )
 

@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from ..model.configuration_deit import to_pair
 from ..model.image_processing_deit import crop_size, warn_of_known_faults
-from ..model.labels import indices_by_name, real_names
+from ..model.labels import match_labels, real_names
 from ..model.safe_loading import named_errors
 from ..model.timm_models import create_timm_model, is_timm_source
 
@@ -152,29 +152,19 @@ class Teacher(nn.Module):
         """
         if self._matched_to == student_config.id2label:
             return  # said once already
-        student_names = real_names(student_config.id2label)
-        teacher_names = real_names(self.id2label)
-        num_labels = student_config.num_labels
-        indices = None
-        if student_names is not None and teacher_names is not None:
-            indices = indices_by_name(student_names, teacher_names, self.name)
-        elif num_labels != self.num_classes:
-            raise ValueError(
-                f"teacher `{self.name}` has {self.num_classes} classes but the student {num_labels}, and they cannot "
-                "be matched by name as not both have class names; fine-tune a teacher on the student's labels, or "
-                "give both real names in `id2label`"
-            )
-        else:
-            logger.warning(
-                "teacher `%s` and student have %d classes each but not both have names: same order assumed",
-                self.name,
-                num_labels,
-            )
-        if indices is not None and indices != list(range(self.num_classes)):
-            logger.warning("teacher `%s`: %d of its classes matched by name", self.name, num_labels)
-            self.label_indices = torch.tensor(indices, device=self.pixel_scale.device)
-        else:
-            self.label_indices = None
+        match = match_labels(
+            real_names(student_config.id2label),
+            student_config.num_labels,
+            real_names(self.id2label),
+            self.num_classes,
+            side="the student",
+            own_side=f"teacher `{self.name}`",
+            advice="use a teacher that was trained on these labels, or give both the same names in `id2label`",
+        )
+        if match.note is not None:
+            logger.warning("%s", match.note)
+        indices = match.indices
+        self.label_indices = None if indices is None else torch.tensor(indices, device=self.pixel_scale.device)
         self._matched_to = dict(student_config.id2label)
 
     @classmethod

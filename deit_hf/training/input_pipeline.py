@@ -1,10 +1,11 @@
 """The views of one run: its rows, what is done to each image, their order, and their batches."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
-from transformers import TrainerCallback
+from transformers import PreTrainedConfig, TrainerCallback
 
 from ..data.dataset import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from ..data.mixing import MAX_BLOCK_SIZE, Mixing
@@ -14,7 +15,20 @@ from ..data.streaming import ImageStream, StreamSampler, StreamViews
 from ..data.transforms import VIEW_OPTIONS, evaluation_view, training_view
 from ..evaluation.metric_names import check_best_metric, check_part_name
 from ..model.image_processing_deit import crop_size
+from ..model.labels import class_names, match_labels, real_names, take_names
 from .arguments import DistillationArguments
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_ADVICE = (
+    "rename the classes of the data as the model has them, or name class folders by the model's class indices "
+    "(0, 1, 2, ...)"
+)
+
+
+def _columns_of(rows: Any) -> Any:
+    """What has the features of rows."""
+    return rows.rows if isinstance(rows, ShardedRows) else rows
 
 
 @dataclass(frozen=True)
@@ -24,16 +38,29 @@ class InputPipeline:
     Attributes:
         args: the recipe.
         processor: image processor of the student.
-        num_classes: of the student.
+        config: of the student; says which classes it has.
         image_column_name: column of images.
         label_column_name: column of class indices.
     """
 
     args: DistillationArguments
     processor: Any
-    num_classes: int
+    config: PreTrainedConfig
     image_column_name: str
     label_column_name: str
+    said: set[str] = field(default_factory=set)  # notes on labels, each once
+
+    def __post_init__(self) -> None:
+        for name in ("image_column_name", "label_column_name"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(
+                    f"`{name}` is {getattr(self, name)!r}, but must name one column: each image has one class"
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the student."""
+        return self.config.num_labels
 
     @property
     def seed(self) -> int:
@@ -44,6 +71,33 @@ class InputPipeline:
     def _columns(self) -> dict[str, Any]:
         return {"image_column_name": self.image_column_name, "label_column_name": self.label_column_name}
 
+    def take_names(self, rows: datasets.Dataset | datasets.IterableDataset | ShardedRows | None) -> None:
+        """Gives a student without class names those of its training data; says so."""
+        names = None if rows is None else class_names(_columns_of(rows), self.label_column_name)
+        if names is not None and take_names(self.config, names):
+            self._say(f"the student has no class names: it takes those of the training data ({names[0]!r}, ...)")
+
+    def _label_indices(self, rows: Any, side: str, *, needs_all: bool) -> tuple[int, ...] | None:
+        """For each class of the rows the student's; None if they are the same."""
+        match = match_labels(
+            class_names(_columns_of(rows), self.label_column_name),
+            None,
+            real_names(self.config.id2label),
+            self.num_classes,
+            side=side,
+            own_side="the model",
+            needs_all=needs_all,
+            advice="rename the classes, or start a new head on those of the data" if needs_all else EVALUATION_ADVICE,
+        )
+        if match.note is not None:
+            self._say(match.note)
+        return match.indices
+
+    def _say(self, note: str) -> None:
+        if note not in self.said and self.args.process_index == 0:
+            logger.warning("%s", note)
+        self.said.add(note)
+
     def training(self, rows: datasets.Dataset | datasets.IterableDataset | ShardedRows) -> TrainingViews:
         """Augmented views by key."""
         view = training_view(
@@ -53,16 +107,18 @@ class InputPipeline:
             **{name: getattr(self.args, name) for name in VIEW_OPTIONS},
         )
         options: Any = {"seed": self.seed, "skip_bad_images": self.args.on_bad_image == "skip"}
+        labels: Any = {"num_classes": self.num_classes}
+        labels["label_indices"] = self._label_indices(rows, "the training data", needs_all=True)
         if isinstance(rows, datasets.IterableDataset | ShardedRows):
             stream = ImageStream(rows, num_images=self.args.num_train_samples, **self._columns)
-            return StreamViews(stream, view, num_classes=self.num_classes, **options)
-        images = ImageDataset(rows, num_classes=self.num_classes, **self._columns)
-        return TrainingViews(images, view, **options)
+            return StreamViews(stream, view, **labels, **options)
+        return TrainingViews(ImageDataset(rows, **labels, **self._columns), view, **options)
 
     def evaluation(self, rows: datasets.Dataset) -> EvaluationViews:
         """Views by row; here a row may have a list of right labels."""
-        images = ImageDataset(rows, num_classes=self.num_classes, several_labels=True, **self._columns)
-        return EvaluationViews(images, evaluation_view(self.processor))
+        indices = self._label_indices(rows, "the evaluation data", needs_all=False)
+        labels: Any = {"num_classes": self.num_classes, "label_indices": indices, "several_labels": True}
+        return EvaluationViews(ImageDataset(rows, **labels, **self._columns), evaluation_view(self.processor))
 
     def evaluations(self, data: Any) -> Any:
         """`evaluation` of a dataset, of each value of a dict, or None for None; of anything else its own error.

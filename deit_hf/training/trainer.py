@@ -87,15 +87,14 @@ class DistillationTrainer(PushingTrainer):
         if args.train_only is not None:
             train_only(model, args.train_only)
         processing_class = checked_processor(processing_class, model)
+        self._views = InputPipeline(args, processing_class, model.config, image_column_name, label_column_name)
+        self._views.take_names(train_dataset)
         self.teacher = fitting_teacher(
             teacher,
             distillation_type=args.distillation_type,
             student_config=model.config,
             student_mean=tuple(processing_class.image_mean),
             student_std=tuple(processing_class.image_std),
-        )
-        self._views = InputPipeline(
-            args, processing_class, model.config.num_labels, image_column_name, label_column_name
         )
         self.view_sampler: ViewSampler | None = None
         self.means = LossLog()

@@ -82,9 +82,21 @@ def test_accuracy_of_each_head_and_of_their_mean(tmp_path: Path, evaluation_rows
 
 def test_model_of_other_labels_is_not_evaluated(tmp_path: Path, evaluation_rows, tiny_config: DeiTConfig):
     model = make_model("plain", tiny_config)
-    model.config.id2label = dict(enumerate(reversed(NAMES)))
-    with pytest.raises(ValueError, match="label 'ant' has index 0 in the data but 4 in the model"):
+    model.config.id2label = dict(enumerate(["fox", "gnu", "hen", "ibex", "jay"]))
+    with pytest.raises(ValueError, match=r"none of the 5 classes of the evaluation data .*\(0, 1, 2, ...\)"):
         evaluate_saved(tmp_path, model)
+
+
+def test_labels_in_another_order_are_the_models(tmp_path: Path, evaluation_rows, tiny_config: DeiTConfig):
+    model = make_model("plain", tiny_config)
+    right = evaluate_saved(tmp_path, model)
+    order = [3, 0, 4, 1, 2]
+    model.classifier.weight.data = model.classifier.weight.data[order]
+    model.classifier.bias.data = model.classifier.bias.data[order]
+    model.config.id2label = {index: NAMES[label] for index, label in enumerate(order)}
+    permuted = evaluate_saved(tmp_path, model)
+    assert permuted["eval_top1"] == right["eval_top1"] > 0
+    assert permuted["eval_loss"] == pytest.approx(right["eval_loss"], rel=1e-5)
 
 
 def test_crop_is_the_saved_one_unless_another_is_named(tmp_path: Path, evaluation_rows, tiny_config: DeiTConfig):
@@ -155,7 +167,7 @@ def test_several_right_labels_count_as_timm_counts_them(tmp_path: Path, evaluati
     with pytest.raises(ValueError, match="lists 1 images, but the data has ILSVRC2012_val_"):
         evaluate_saved(tmp_path, model, data)
     (tmp_path / "real.json").write_text(json.dumps([5] * 20))
-    with pytest.raises(ValueError, match="row 0 has label 5, but the model has 5 classes"):
+    with pytest.raises(ValueError, match="row 0 has label 5, but there are 5 classes"):
         evaluate_saved(tmp_path, model, data)
 
 
@@ -176,4 +188,4 @@ def test_folders_of_class_indices_evaluate_a_model_with_real_names(tmp_path: Pat
     ).cast_column("image", datasets.Image())
     logits = logits_of_plain_transformers(tmp_path / "model", rows)["logits"]
     assert metrics["eval_loss"] == pytest.approx(F.cross_entropy(logits, torch.arange(12)).item(), abs=1e-5)
-    assert "taken for the model's class indices (0 is class a)" in caplog.text
+    assert "used as class indices of the model (0 is 'class a')" in caplog.text

@@ -362,15 +362,35 @@ def test_dataset_without_rows_is_refused():
     ("labels", "label_type"),
     [
         ([0.0, 1.0], datasets.Value("float32")),
-        ([0, None], datasets.Value("int64")),
         (["a", "b"], datasets.Value("string")),
         ([True, False], datasets.Value("bool")),
-        ([[0], [1]], datasets.List(datasets.Value("int64"))),
     ],
 )
 def test_labels_that_are_no_integers_are_refused_with_a_way_out(labels: list, label_type: object):
-    with pytest.raises(TypeError, match=r"column `label` holds .*`dataset.class_encode_column\('label'\)`"):
+    message = (
+        r"column `label` holds .*the same list for every split: `dataset.cast_column\('label', datasets.ClassLabel"
+    )
+    with pytest.raises(TypeError, match=message):
         make_images(make_rows(labels, label_type))
+
+
+def test_rows_without_a_label_are_refused():
+    with pytest.raises(TypeError, match="column `label` has rows without a label; remove them"):
+        make_images(make_rows([0, None], datasets.Value("int64")))
+
+
+def test_several_labels_of_a_training_image_are_refused():
+    with pytest.raises(TypeError, match=r"column `label` holds List.*several labels for each image \(multi-label\)"):
+        make_images(make_rows([[0], [1]], LABEL_LISTS))
+
+
+def test_labels_become_the_models_and_what_fills_up_stays():
+    images = make_images(make_rows([1, 0, 1], datasets.Value("int64")), num_classes=9, label_indices=(7, 2))
+    assert images.labels.tolist() == [2, 7, 2]
+    several = make_images(make_rows([[0, 1], [1]], LABEL_LISTS), several_labels=True, label_indices=(7, 2))
+    assert several.labels.tolist() == [[7, 2], [2, -1]]
+    with pytest.raises(ValueError, match="row 0 has label 2, but there are 2 classes"):
+        make_images(make_rows([2], datasets.Value("int64")), label_indices=(7, 2))
 
 
 @pytest.mark.parametrize(
@@ -378,7 +398,7 @@ def test_labels_that_are_no_integers_are_refused_with_a_way_out(labels: list, la
     [
         (
             [0, -1, 2],
-            r"row 1 has label -1, but the model has 3 classes, so labels must be in \[0, 2\] \(1 such rows\)",
+            r"row 1 has label -1, but there are 3 classes, so labels must be in \[0, 2\] \(1 such rows\)",
         ),
         ([0, 3, 4], r"row 1 has label 3, .*\(2 such rows\)"),
     ],
@@ -403,7 +423,7 @@ def test_rows_of_an_evaluation_may_have_several_right_labels():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([[0], [1, 3]], r"row 1 has label 3, but the model has 3 classes"),
+        ([[0], [1, 3]], r"row 1 has label 3, but there are 3 classes"),
         ([[0, -1], [1]], r"row 0 has label -1, .*\(1 such rows\)"),
         ([[0], []], r"row 1 has labels \[\]; leave out rows that have none"),
         ([None, [1]], "row 0 has labels None; leave out"),
@@ -416,7 +436,7 @@ def test_label_lists_outside_the_classes_are_named(labels: list, message: str):
 
 
 def test_lists_of_names_are_no_labels():
-    with pytest.raises(TypeError, match="column `label` holds .*, but labels must be integers"):
+    with pytest.raises(TypeError, match="column `label` holds .*, but labels must be class indices"):
         make_images(make_rows([["a"]], datasets.List(datasets.Value("string"))), several_labels=True)
 
 

@@ -202,8 +202,8 @@ def with_a_bad_row(position: int, row: dict) -> tuple[ImageStream, StreamKey]:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"label": 5}, r"\(x.png\) has label 5, but the model has 5 classes, so labels must be in \[0, 4\]"),
-        ({"label": -1}, r"\(x.png\) has label -1, but the model has 5 classes"),
+        ({"label": 5}, r"\(x.png\) has label 5, but there are 5 classes, so labels must be in \[0, 4\]"),
+        ({"label": -1}, r"\(x.png\) has label -1, but there are 5 classes"),
         ({"label": None}, r"\(x.png\) has label None, but labels must be class indices"),
         ({}, r"\(x.png\) is empty or of no image format"),
     ],

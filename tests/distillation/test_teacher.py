@@ -82,21 +82,29 @@ def test_equal_names_in_equal_order_need_no_mapping_even_if_repeated():
 
 def test_equal_counts_without_names_are_accepted_and_said(caplog: pytest.LogCaptureFixture):
     make_teacher(3).match_labels(config_with_names("a", "b", "c"))
-    assert "3 classes each but not both have names: same order assumed" in caplog.text
+    assert "teacher `teacher` has no class names: the class indices of the student and of teacher" in caplog.text
 
 
 def test_same_labels_are_matched_and_said_only_once(caplog: pytest.LogCaptureFixture):
     teacher = make_teacher(3)
     for _ in range(2):  # as when a teacher is loaded for a student and then given to its trainer
         teacher.match_labels(config_with_names("a", "b", "c"))
-    assert caplog.text.count("same order assumed") == 1
+    assert caplog.text.count("are taken to be the same") == 1
 
 
 @pytest.mark.parametrize(
     ("teacher_names", "student", "message"),
     [
-        (None, DeiTConfig(num_labels=5), "teacher `teacher` has 3 classes but the student 5"),
-        (("a", "b", "c"), config_with_names("a", "z"), "has 3 classes .* and lacks 1 of the student's 2: z"),
+        (
+            None,
+            DeiTConfig(num_labels=5),
+            "the student has 5 classes but teacher `teacher` has 3, and they cannot be matched by name",
+        ),
+        (
+            ("a", "b", "c"),
+            config_with_names("a", "z"),
+            r"teacher `teacher` lacks 1 of the classes of the student \(z\).*has 3 classes \(a, b, c\); use",
+        ),
         (("a", "a", "c"), config_with_names("c", "a"), "several classes named a"),
     ],
 )

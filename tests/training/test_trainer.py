@@ -470,7 +470,7 @@ class TestRefusedAtConstruction:
 
     def test_teacher_of_other_classes(self, tmp_path, tiny_config, tiny_teacher, toy_rows):
         tiny_config.num_labels = 6
-        with pytest.raises(ValueError, match="has 5 classes but the student 6"):
+        with pytest.raises(ValueError, match="the student has 6 classes but teacher `teacher` has 5"):
             make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, distillation_type="hard")
 
     def test_teacher_told_of_other_pixels(self, tmp_path, tiny_config, tiny_teacher, toy_rows):
@@ -480,7 +480,10 @@ class TestRefusedAtConstruction:
 
     def test_labels_beyond_the_students_classes(self, tmp_path, tiny_config, toy_rows):
         tiny_config.num_labels = 4
-        with pytest.raises(ValueError, match="row 4 has label 4, but the model has 4 classes"):
+        with pytest.raises(
+            ValueError,
+            match=r"the training data has 5 classes \(a, b, c, d, ...\) but the model has 4, and they cannot",
+        ):
             make_trainer(tmp_path, tiny_config, toy_rows)
 
     def test_processor_of_another_size(self, tmp_path, tiny_config, toy_rows):

@@ -84,3 +84,47 @@ def spread(num_rows: int, lengths: Sequence[int]) -> list[int]:
         shares[shard] = min(lengths[shard], left // (len(lengths) - place))
         left -= shares[shard]
     return shares
+
+
+def check_features(rows: datasets.IterableDataset, image_column_name: str, label_column_name: str) -> None:
+    """Refuses a stream without the columns of a training.
+
+    Raises:
+        TypeError: labels that are not class indices.
+        ValueError: a missing column, or columns that are not known.
+    """
+    if rows.features is None:
+        raise ValueError("the stream does not tell its columns; give it `features`, such as `map(..., features=...)`")
+    for name in (image_column_name, label_column_name):
+        if name not in rows.features:
+            raise ValueError(
+                f"the stream has no column `{name}`, only {', '.join(rows.features)}; name the columns with "
+                "`image_column_name` and `label_column_name` (in webdataset tars they are file endings: jpg, cls)"
+            )
+    feature = rows.features[label_column_name]
+    if "int" not in getattr(feature, "dtype", ""):
+        raise TypeError(
+            f"column `{label_column_name}` of the stream holds {feature}, but labels must be class indices: which "
+            "names there are is not known before all is read; store indices, set `label_column_name` to a column "
+            "that has them, or leave out `streaming`"
+        )
+
+
+def count_images(sharded: ShardedRows, given: int | None) -> int:
+    """Rows in an epoch: as given, else as the shards or the dataset's own facts say.
+
+    Raises:
+        ValueError: more are given than there are, or the number is not known.
+    """
+    known = None if sharded.lengths is None else sum(sharded.lengths)
+    if given is not None and known is not None and given > known:
+        raise ValueError(f"`num_train_samples` is {given}, but the stream has {known} rows; lower it or leave it out")
+    if known is None and sharded.rows.info.splits and sharded.rows.split in sharded.rows.info.splits:
+        known = sharded.rows.info.splits[sharded.rows.split].num_examples
+    number = known if given is None else given
+    if number is None:
+        raise ValueError(
+            "how many rows the stream has is not known before all is read, but an epoch must have the same number of "
+            "steps on all processes; say how many with `num_train_samples`"
+        )
+    return number
