@@ -1,13 +1,17 @@
 """The student that a run starts from: a variant from scratch, saved weights, or a model of timm; and its processor."""
 
+import copy
+import logging
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
@@ -16,9 +20,12 @@ from transformers import (
 from .arguments import ModelArguments
 from .configuration_deit import DeiTConfig
 from .image_processing_deit import make_processor, with_crop
+from .labels import match_labels, named_labels, real_names
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from .safe_loading import named_errors
 from .timm_models import create_timm_model, is_timm_source
+
+logger = logging.getLogger(__name__)
 
 
 def load_classifier(source: str) -> tuple[PreTrainedModel, Any]:
@@ -70,19 +77,49 @@ def _build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[
 def _pretrained_student(
     source: str, labels: dict[str, Any], sizes: dict[str, Any], model_args: ModelArguments
 ) -> tuple[PreTrainedModel, Any]:
-    """A student that starts from saved weights; with another number of classes it gets new heads."""
+    """A student that starts from saved weights; for other classes than theirs it gets new heads."""
     with_token = model_args.use_distillation_token
     if with_token is None and model_args.teacher_model_name_or_path is not None:
         with_token = True
     student_class = _deit_class(source, with_token)
     if student_class is AutoModelForImageClassification:
         _refuse_deit_options(source, **sizes)
-    new_heads = AutoConfig.from_pretrained(source, trust_remote_code=False).num_labels != labels["num_labels"]
-    options = {**labels, **sizes, "ignore_mismatched_sizes": new_heads, "trust_remote_code": False}
-    student = student_class.from_pretrained(source, **options)
+    stored = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    same_size = stored.num_labels == labels["num_labels"]
+    known = _own_classes(source, stored, labels) if same_size else None
+    options = {**labels, **(known or {}), **sizes, "ignore_mismatched_sizes": not same_size}
+    student = student_class.from_pretrained(source, trust_remote_code=False, **options)
+    if same_size and known is None:
+        _restart_heads(student)
     if student_class is AutoModelForImageClassification:
         return student, AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     return student, make_processor(student.config.image_size)
+
+
+def _own_classes(source: str, stored: PreTrainedConfig, labels: dict[str, Any]) -> dict[str, Any] | None:
+    """The classes of saved heads in the order of the heads; None if they are other classes than those of the data."""
+    names, own = real_names(labels.get("id2label")), real_names(stored.id2label)
+    try:
+        match = match_labels(
+            names, None, own, stored.num_labels, side="the data", own_side=f"`{source}`", needs_all=True
+        )
+    except ValueError as error:
+        logger.warning("%s. The classifier starts anew on the classes of the data", str(error).partition("; ")[0])
+        return None
+    if match.note is not None:
+        logger.warning("%s; the classifier is kept", match.note)
+    return labels if names is None or own is None else named_labels(own)
+
+
+def _restart_heads(student: PreTrainedModel) -> None:
+    """Gives the student classifiers without training: what has another size in a model of one class more."""
+    config = copy.deepcopy(student.config)
+    config.num_labels += 1
+    with torch.device("meta"):
+        sizes = {name: tensor.shape for name, tensor in type(student)(config).state_dict().items()}
+    fresh = type(student)(student.config).state_dict()
+    heads = {name: tensor for name, tensor in fresh.items() if tensor.shape != sizes[name]}
+    student.load_state_dict(heads, strict=False)
 
 
 def _refuse_deit_options(source: str, **options: Any) -> None:

@@ -205,3 +205,42 @@ def test_timm_student_is_saved_for_plain_transformers(tmp_path: Path):
 def test_stochastic_depth_for_a_timm_student_is_refused_and_not_ignored():
     with pytest.raises(ValueError, match="`drop_path_rate` can be set for a DeiT, but `timm:test_resnet`"):
         build(model_name_or_path="timm:test_resnet", drop_path_rate=0.1)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_config):
+    """Saves a model of some kind whose classes are NAMES."""
+    return lambda kind: save(make_model(kind, tiny_config), tmp_path / "saved")
+
+
+@pytest.mark.parametrize("kind", ["distilled", "plain", "resnet"])
+def test_heads_of_the_same_classes_are_kept_in_their_order(saved, kind: str, caplog):
+    source = saved(kind)
+    student, _ = build(NAMES[::-1], model_name_or_path=source)
+    assert student.config.id2label == dict(enumerate(NAMES))  # the data's labels are mapped to these by the trainer
+    assert student.config.label2id["bee"] == 1
+    assert_same(student, load_classifier(source)[0])
+    assert "matched to those of" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["distilled", "plain", "resnet"])
+def test_heads_of_other_classes_start_anew_although_there_are_as_many(saved, kind: str, caplog):
+    source, others = saved(kind), ["ant", "bee", "cow", "dog", "elk"]
+    trained = load_classifier(source)[0].state_dict()
+    student, _ = build(others, model_name_or_path=source)
+    assert student.config.id2label == dict(enumerate(others))
+    changed = {name for name, tensor in student.state_dict().items() if not torch.equal(tensor, trained[name])}
+    heads = {name.rpartition(".")[0] for name in changed}
+    expected = {"distilled": {"cls_classifier", "distillation_classifier"}, "plain": {"classifier"}}
+    assert heads == expected.get(kind, {"classifier.1"})
+    assert f"`{source}` lacks 2 of the classes of the data (cow, elk)" in caplog.text
+    assert "The classifier starts anew on the classes of the data" in caplog.text
+
+
+def test_heads_without_names_are_kept_and_that_is_said(tmp_path: Path, tiny_student, caplog):
+    source = save(tiny_student, tmp_path / "saved")
+    student, _ = build(NAMES, model_name_or_path=source)
+    assert_same(student, tiny_student)
+    assert student.config.id2label == dict(enumerate(NAMES))
+    assert "has no class names" in caplog.text
+    assert "the classifier is kept" in caplog.text
