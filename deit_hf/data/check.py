@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
@@ -96,8 +96,8 @@ class DataReport:
             limits = [f"{self.num_compared[part]} of {part}" for part in (first, second) if part in self.num_compared]
             among = f" (among {' and '.join(limits)})" if limits else ""
             found.append(
-                f"{len(pairs)} pictures of the {second} part have the same content as one of the {first} part{among}, "
-                f"such as {pairs[0][1]} and {pairs[0][0]}; accuracy on them says little, so remove them from one part"
+                f"pictures of the {second} part whose content the {first} part has, too{among}: {len(pairs)}, such as "
+                f"{pairs[0][1]} and {pairs[0][0]}; accuracy on them says little, so remove them from one part"
             )
         return found
 
@@ -271,32 +271,33 @@ def _in_words(part: PartReport) -> str:
     text = "a stream" if part.num_pictures is None else f"{part.num_pictures:,} pictures"
     present = {name: count for name, count in part.classes.items() if count}
     if present:
-        fewest, most = min(present.values()), max(present.values())
         counts = ", ".join(f"{name} {count}" for name, count in present.items())
-        each = counts if len(present) <= MAX_NAMES else f"{fewest} to {most} each" if fewest < most else f"{most} each"
+        each = counts if len(present) <= MAX_NAMES else f"{_range(present.values())} each"
         of = f" of the {len(part.classes)}" if len(present) < len(part.classes) else ""
         text += f" of {len(present)}{of} classes ({each})"
     if part.sizes:
         widths, heights = zip(*part.sizes, strict=True)
         modes = ", ".join(f"{mode} {count}" for mode, count in part.modes.most_common())
-        text += (
-            f"; {part.num_sampled} looked at: {min(widths)} to {max(widths)} pixels wide, {min(heights)} to "
-            f"{max(heights)} high, {modes}"
-        )
+        text += f"; {part.num_sampled} looked at: {_range(widths)} pixels wide, {_range(heights)} high, {modes}"
     return text
+
+
+def _range(values: Collection[int]) -> str:
+    fewest, most = min(values), max(values)
+    return f"{fewest} to {most}" if fewest < most else str(most)
 
 
 def _warnings(part: PartReport) -> list[str]:
     found = []
     if part.unreadable:
         found.append(
-            f"{len(part.unreadable)} of {part.num_sampled} pictures of the {part.part} part that were looked at "
-            f"cannot be opened, such as {part.unreadable[0]}; mend or remove them"
+            f"pictures of the {part.part} part that cannot be opened: {len(part.unreadable)} of {part.num_sampled} "
+            f"looked at, such as {part.unreadable[0]}; mend or remove them"
         )
     if part.part == "train":
         lacking = [name for name, count in part.classes.items() if not count]
         if lacking:
-            found.append(f"{len(lacking)} classes have no picture in the train part: {_some(lacking)}")
+            found.append(f"classes without a picture in the train part: {len(lacking)} ({_some(lacking)})")
         alike = Counter(letters_of(name) for name in part.classes)
         same = [repr(name) for name in part.classes if alike[letters_of(name)] > 1]
         if same:

@@ -18,6 +18,11 @@ import pyarrow as pa
 from datasets.config import HF_DATASETS_CACHE
 from huggingface_hub.constants import HF_HUB_CACHE
 
+PART_NAMES = {  # in lower case, the best known first
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
 # Pillow recognises these formats, but decodes none of their pixels, or runs a program to do so (PostScript).
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _OF_THE_SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"}
@@ -52,6 +57,11 @@ class ClassFolders:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
+def part_of(name: str) -> str | None:
+    """`train`, `validation` or `test` for a name that is known to mean it, else None."""
+    return next((part for part, names in PART_NAMES.items() if name.casefold() in names), None)
+
+
 def picture_endings() -> set[str]:
     """File endings, in lower case, of the formats that the installed Pillow decodes."""
     return {
@@ -78,19 +88,26 @@ def _kind(entry: os.DirEntry[str]) -> str | None:
     return "folder" if entry.is_dir() else "file" if entry.is_file() else None
 
 
-def read_class_folders(folder: str | Path) -> ClassFolders:
+def read_class_folders(folder: str | Path, dataset: str | Path | None = None) -> ClassFolders:
     """Finds the pictures of each class; opens none of them.
 
     Links are followed, but in a downloaded dataset not out of it, and no folder is read twice.
 
+    Args:
+        folder: holds a folder for each class.
+        dataset: the folder that the user named, if this is a part of it.
+
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: one folder is that of two classes, or the name of a class is not UTF-8.
+        ValueError: one folder is that of two classes, the name of a class is not UTF-8, or the folder is a link that
+            leads out of a downloaded dataset.
     """
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder `{folder}`; it must hold one sub-folder of images per class")
-    found, reader = ClassFolders(folder), _Reader(folder)
+    found, reader = ClassFolders(folder), _Reader(folder, _boundary(Path(dataset or folder)))
+    if reader.leads_out(folder):
+        raise ValueError(f"`{folder}` is a link that leads out of a downloaded dataset; it is not followed")
     folders, found.loose = reader.list(folder, found.left_out)
     for path in folders:
         name = os.path.basename(path)
@@ -111,8 +128,8 @@ def read_class_folders(folder: str | Path) -> ClassFolders:
 class _Reader:
     """Lists folders, each once: a link may lead to a folder above it, or to that of another class."""
 
-    def __init__(self, root: Path):
-        self.endings, self.boundary = picture_endings(), _boundary(root)
+    def __init__(self, root: Path, boundary: Path | None):
+        self.endings, self.boundary = picture_endings(), boundary
         above = (root.resolve(), *root.resolve().parents)
         self.read: dict[tuple[int, int], tuple[str | None, str]] = {
             _identity(path): (None, str(path)) for path in above
@@ -125,6 +142,8 @@ class _Reader:
             current = waiting.pop()
             if self._is_new(current, label):
                 folders, pictures = self.list(current, left_out)
+                if current == folder:
+                    _check_no_parts(folder, folders)
                 waiting += reversed(folders)
                 found += pictures
             else:
@@ -148,8 +167,12 @@ class _Reader:
                 ending = os.path.splitext(entry.name)[1].lower()
                 if is_hidden(entry.name):
                     left_out[HIDDEN] += 1
-                elif entry.is_symlink() and self._leads_out(entry.path):
+                elif entry.is_symlink() and self.leads_out(entry.path):
                     left_out[LEADS_OUT] += 1
+                elif entry.is_symlink() and Path(os.path.realpath(folder)).is_relative_to(
+                    os.path.realpath(entry.path)
+                ):
+                    left_out[READ_ALREADY] += 1  # the link leads up, so that it would lead here again
                 elif _kind(entry) == "folder":
                     folders.append(entry.path)
                 elif _kind(entry) is None:
@@ -164,8 +187,18 @@ class _Reader:
                     pictures.append(entry.path)
         return folders, pictures
 
-    def _leads_out(self, path: str) -> bool:
+    def leads_out(self, path: str | Path) -> bool:
         return self.boundary is not None and not Path(os.path.realpath(path)).is_relative_to(self.boundary)
+
+
+def _check_no_parts(folder: str, inside: list[str]) -> None:
+    """Refuses `cat/train` beside `cat/test`, which would train on both."""
+    names = [os.path.basename(path) for path in inside]
+    if len({part_of(name) for name in names} - {None}) > 1:
+        raise ValueError(
+            f"the class folder `{folder}` holds the parts {', '.join(names)}; put the parts first, as in "
+            f"{names[0]}/{os.path.basename(folder)}"
+        )
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
@@ -251,8 +284,8 @@ def check_classes(found: ClassFolders, *, at_least: int = 1) -> None:
 
 
 def in_words(left_out: Mapping[str, int]) -> str:
-    """What is left out, the most frequent first: `12 .heic, 3 hidden`."""
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items(), key=lambda item: -item[1]))
+    """What is left out, the most frequent first: `.heic 12, hidden 3`."""
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items(), key=lambda item: -item[1]))
 
 
 def check_known_classes(found: ClassFolders, trained: ClassFolders) -> None:

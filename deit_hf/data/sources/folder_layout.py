@@ -13,24 +13,14 @@ from pathlib import Path
 import pyarrow.parquet
 import yaml
 
-from .class_folders import METADATA_NAMES, is_hidden, picture_endings, visible_folders
+from .class_folders import METADATA_NAMES, PART_NAMES, is_hidden, part_of, picture_endings, visible_folders
 
-PART_NAMES = {  # in lower case, the best known first
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev", "eval", "evaluation"),
-    "test": ("test", "testing"),
-}
 SHARD_ENDINGS = {".parquet", ".arrow"}
 # Pictures that Pillow alone does not read; they are counted and named instead of being taken for other data.
 UNREAD_PICTURES = {".heic", ".heif", ".avif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"}
 
 
 # ---- names of parts ----
-
-
-def part_of(name: str) -> str | None:
-    """`train`, `validation` or `test` for a name that is known to mean it, else None."""
-    return next((part for part, names in PART_NAMES.items() if name.casefold() in names), None)
 
 
 def find_part(name: str, names: Iterable[str]) -> str | None:

@@ -19,6 +19,7 @@ from .class_folders import (
     check_classes,
     check_known_classes,
     names_in_order,
+    part_of,
     read_class_folders,
     rows_of_classes,
     rows_without_labels,
@@ -30,7 +31,6 @@ from .folder_layout import (
     find_part_folders,
     holds_class_folders,
     metadata_has_labels,
-    part_of,
     parts_beside,
 )
 from .label_files import with_labels_of
@@ -152,12 +152,11 @@ def _choose_splits(data: DataArguments, names: list[str], train: bool) -> ImageP
     if train and test_split is not None and test_split not in parts.names.values():
         parts.names["test"] = test_split
     unused = [name for name in names if name not in parts.names.values()] if train else []
-    if data.train_dir is not None and data.validation_dir is None:
-        unused += [str(folder) for folder in parts_beside(Path(data.train_dir))]
+    if data.train_dir is not None:
+        used = {os.path.abspath(folder) for folder in (data.train_dir, data.validation_dir) if folder is not None}
+        unused += [str(folder) for folder in parts_beside(Path(data.train_dir)) if str(folder) not in used]
     if unused:
-        parts.notes.append(
-            f"not used: {', '.join(unused)} (`eval_split` or `validation_dir` name what to evaluate on)"
-        )
+        parts.notes.append(f"not used: {', '.join(unused)}")
     return parts
 
 
@@ -165,7 +164,9 @@ def _read_folders(
     data: DataArguments, folders: dict[str, Path], parts: ImageParts, train: bool
 ) -> dict[str, datasets.Dataset]:
     """The rows of the chosen parts by their names in the data; notes in `parts` what was found."""
-    found_in = {name: read_class_folders(folders[name]) for name in dict.fromkeys(parts.names.values())}
+    found_in = {
+        name: read_class_folders(folders[name], data.dataset_name) for name in dict.fromkeys(parts.names.values())
+    }
     parts.folders = {part: found_in[name] for part, name in parts.names.items()}
     trained = parts.folders.get("train")
     if trained is not None and train:
@@ -282,8 +283,8 @@ def _label_names(rows: datasets.Dataset | None, data: DataArguments) -> list[str
     column = data.label_column_name
     if column not in rows.column_names:
         hint = "set `label_column_name`"
-        if data.dataset_name is None:
-            hint = "a folder must hold a sub-folder of images for each class, at least two"
+        if data.dataset_name is None or os.path.isdir(data.dataset_name):
+            hint += ", or make a sub-folder of images for each class"
         raise ValueError(f"the dataset has no column `{column}`, only {', '.join(rows.column_names)}; {hint}")
     if not _holds_names(rows, column):
         return None
