@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..data.check import check_data, log_data_report
 from ..data.sources.arguments import DataArguments
-from ..data.sources.load import load_image_datasets
+from ..data.sources.load import load_image_parts
 from ..evaluation.arguments import EvaluationArguments
 from ..evaluation.fusion import FUSIONS
 from ..evaluation.metrics import Confusion, HeadAccuracy
@@ -54,7 +55,11 @@ def evaluate(
         OSError: a source is not found.
     """
     model, processor = load_classifier(model_name_or_path)
-    _, eval_rows = load_image_datasets(data_args, train=False)
+    parts = load_image_parts(data_args, train=False)
+    columns = {name: getattr(data_args, name) for name in ("image_column_name", "label_column_name")}
+    if args.process_index == 0:
+        log_data_report(check_data(parts, **columns))
+    eval_rows = parts.evaluation
     assert eval_rows is not None
     confusion = None
     if per_class_file is not None:
@@ -66,9 +71,8 @@ def evaluate(
         args,
         eval_dataset=eval_rows,
         processing_class=with_crop(processor, crop_ratio=crop_ratio, eval_crop=eval_crop),
-        image_column_name=data_args.image_column_name,
-        label_column_name=data_args.label_column_name,
         compute_metrics=accuracy,
+        **columns,
     )
     metrics = evaluate_trainer(trainer)
     metrics["eval_samples"] = accuracy.num_images
@@ -90,6 +94,7 @@ def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("deit_hf.data.check").setLevel(logging.INFO)  # what the data holds
     with one_line_errors(), tempfile.TemporaryDirectory() as empty:  # a Trainer makes an output directory
         options, data = parse_recipe((EvaluationArguments, DataArguments), sys.argv[1:], __doc__)
         args = DistillationArguments(

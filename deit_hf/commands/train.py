@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from transformers import set_seed
 
 from ..analysis.curves import plot_training_curves
+from ..data.check import check_data, log_data_report
 from ..data.sources.arguments import DataArguments
-from ..data.sources.load import load_image_datasets
+from ..data.sources.load import ImageParts, load_image_parts
 from ..data.sources.shards import ShardedRows
 from ..distillation.teacher import Teacher
 from ..model.arguments import ModelArguments
@@ -56,7 +58,12 @@ def _train(model_args: ModelArguments, data_args: DataArguments, args: Distillat
     _check_stream_options(data_args, args)
     checkpoint = find_checkpoint(args)
     set_seed(args.seed)
-    train_rows, eval_rows = load_image_datasets(data_args)
+    parts = load_image_parts(data_args)
+    _check_evaluation(parts, args)
+    columns = {name: getattr(data_args, name) for name in ("image_column_name", "label_column_name")}
+    if args.process_index == 0:
+        log_data_report(check_data(parts, **columns))
+    train_rows = parts.train
     assert train_rows is not None
     dataset = train_rows.rows if isinstance(train_rows, ShardedRows) else train_rows
     labels = label_config(dataset, data_args.label_column_name, data_args.num_labels)
@@ -74,14 +81,13 @@ def _train(model_args: ModelArguments, data_args: DataArguments, args: Distillat
         args,
         teacher=teacher,
         train_dataset=train_rows,
-        eval_dataset=eval_rows,
+        eval_dataset=parts.evaluation,
         processing_class=processor,
-        image_column_name=data_args.image_column_name,
-        label_column_name=data_args.label_column_name,
+        **columns,
     )
     begin_run(args)  # not before everything fits, so that a refused run leaves no trace
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    return _save(trainer, result.metrics, model_args, data_args)
+    return _save(trainer, result.metrics, model_args, data_args, parts.test)
 
 
 def _check_teacher_options(model_args: ModelArguments, args: DistillationArguments) -> None:
@@ -91,6 +97,23 @@ def _check_teacher_options(model_args: ModelArguments, args: DistillationArgumen
         raise ValueError(
             f"`teacher_model_name_or_path` is {teacher} and `distillation_type` {args.distillation_type!r}; name a "
             "teacher and what to learn from it ('hard' or 'soft'), or neither"
+        )
+
+
+def _check_evaluation(parts: ImageParts, args: DistillationArguments) -> None:
+    """Transformers would refuse a missing evaluation part, too, but only once the models are loaded."""
+    chooses = args.load_best_model_at_end or args.lr_scheduler_type == "reduce_lr_on_plateau"
+    if parts.evaluation is None and (args.eval_strategy != "no" or args.eval_on_start or chooses):
+        raise ValueError(
+            f"`eval_strategy` is '{args.eval_strategy.value}', but the data has no part to evaluate on"
+            f"{''.join(f' ({note})' for note in parts.notes)}; name one with `--validation_dir` or `--eval_split`, or "
+            "set `--eval_strategy no`"
+        )
+    if parts.evaluation_is_test and chooses:
+        raise ValueError(
+            f"the data has a test part (`{parts.names['evaluation']}`) but none for validation, and a checkpoint or a "
+            "learning rate must not be chosen on it; add a validation part, leave out `load_best_model_at_end`, or "
+            f"say `--eval_split {parts.names['evaluation']}` if that is what you want"
         )
 
 
@@ -105,7 +128,11 @@ def _check_stream_options(data_args: DataArguments, args: DistillationArguments)
 
 
 def _save(
-    trainer: DistillationTrainer, metrics: dict[str, Any], model_args: ModelArguments, data_args: DataArguments
+    trainer: DistillationTrainer,
+    metrics: dict[str, Any],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    test_rows: datasets.Dataset | None,
 ) -> dict[str, Any]:
     """Writes a finished run; the model first, so that nothing that follows can lose it."""
     args = trainer.args
@@ -122,6 +149,10 @@ def _save(
         metrics = evaluate_trainer(trainer)
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    if test_rows is not None:  # once, when nothing is left to choose
+        test_metrics = trainer.evaluate(test_rows, metric_key_prefix="test")
+        trainer.log_metrics("test", test_metrics)
+        trainer.save_metrics("test", test_metrics)
     if trainer.is_world_process_zero() and importlib.util.find_spec("matplotlib") is not None:
         plot_training_curves(trainer.state.log_history, Path(args.output_dir) / "training_curves.png")
     if args.push_to_hub:

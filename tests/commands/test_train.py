@@ -1,10 +1,14 @@
 """What a training refuses before it loads anything."""
 
+import json
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from deit_hf import DistillationArguments
+from deit_hf.commands.evaluate import evaluate
 from deit_hf.commands.train import train
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
@@ -30,3 +34,86 @@ def test_teacher_and_what_to_learn_from_it_go_together(tmp_path: Path, teacher: 
         ValueError, match=f"`teacher_model_name_or_path` is {teacher} and `distillation_type` '{kind}'"
     ):
         train(model_args, DataArguments(dataset_name="nobody/nothing"), args)
+
+
+# ---- what to evaluate on ----
+
+TINY = {"patch_size": 8, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1}
+
+
+def write_parts(root: Path, *parts: str) -> str:
+    """Four pictures of each of two classes in each part, all different."""
+    generator = np.random.default_rng(0)
+    for part in parts:
+        for name in ("cat", "dog"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+                PIL.Image.fromarray(pixels).save(root / part / name / f"{i}.png")
+    return str(root)
+
+
+def train_on(tmp_path: Path, data: dict, *, variant: str = "deit_tiny_distilled_patch16_224", **options) -> dict:
+    options = {"max_steps": 2, "warmup_epochs": 0, "disable_tqdm": True, "save_strategy": "no", **options}
+    args = DistillationArguments(
+        str(tmp_path / "run"), per_device_train_batch_size=4, learning_rate=1e-3, report_to="none", **options
+    )
+    return train(ModelArguments(variant=variant, image_size=32, config_overrides=TINY), DataArguments(**data), args)
+
+
+@pytest.mark.parametrize("options", [{"eval_strategy": "epoch"}, {"eval_on_start": True}])
+def test_recipe_that_evaluates_needs_a_part_to_evaluate_on_before_a_model_is_loaded(tmp_path: Path, options: dict):
+    root = write_parts(tmp_path / "d", "train", "valid")
+    model_args = ModelArguments(model_name_or_path="nobody/nothing")  # could not be loaded
+    args = DistillationArguments(str(tmp_path / "run"), report_to="none", **options)
+    message = (
+        r"the data has no part to evaluate on \(not used: .*/d/valid\); name one with `--validation_dir` or "
+        "`--eval_split`, or set `--eval_strategy no`"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(model_args, DataArguments(train_dir=f"{root}/train"), args)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"load_best_model_at_end": True, "save_strategy": "epoch"}, {"lr_scheduler_type": "reduce_lr_on_plateau"}],
+)
+def test_nothing_is_chosen_on_the_test_part_unless_it_is_named(tmp_path: Path, options: dict):
+    root = write_parts(tmp_path / "d", "train", "test")
+    args = DistillationArguments(str(tmp_path / "run"), report_to="none", eval_strategy="epoch", **options)
+    model_args = ModelArguments(model_name_or_path="nobody/nothing")
+    with pytest.raises(
+        ValueError, match=r"has a test part \(`test`\) but none for validation.*say `--eval_split test`"
+    ):
+        train(model_args, DataArguments(dataset_name=root), args)
+    with pytest.raises(OSError, match="nobody/nothing"):  # the next thing that is wrong
+        train(model_args, DataArguments(dataset_name=root, eval_split="test"), args)
+
+
+def test_test_part_is_measured_once_at_the_end_and_with_the_final_weights(tmp_path: Path, caplog):
+    root = write_parts(tmp_path / "d", "train", "val", "test")
+    metrics = train_on(tmp_path, {"dataset_name": root}, eval_strategy="steps", eval_steps=1, ema_decay=0.5)
+    test = json.loads((tmp_path / "run" / "test_results.json").read_text())
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert not any("test_loss" in entry for entry in state["log_history"])  # before the end
+    assert {name for name in metrics if name.startswith("test_")} == set()
+    assert {"test_top1_average", "test_loss", "test_ema_top1_average"} <= test.keys()
+    args = DistillationArguments(str(tmp_path / "other"), report_to="none")
+    again = evaluate(str(tmp_path / "run"), DataArguments(validation_dir=f"{root}/test"), args)
+    assert test["test_loss"] == pytest.approx(again["eval_loss"], abs=1e-6)
+    assert test["test_loss"] != metrics["eval_loss"]
+
+
+def test_run_says_what_its_data_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", logger="deit_hf")
+    root = write_parts(tmp_path / "d", "train", "val")
+    (tmp_path / "d" / "train" / "cat" / "x.heic").write_bytes(b"x")
+    train_on(tmp_path, {"dataset_name": root})
+    messages = [record.getMessage() for record in caplog.records]
+    said = next(index for index, message in enumerate(messages) if message.startswith("The data:\ntrain"))
+    assert said < next(index for index, message in enumerate(messages) if message.startswith("The recipe in force"))
+    assert not (tmp_path / "run" / "test_results.json").exists()
+    caplog.clear()
+    evaluate(str(tmp_path / "run"), DataArguments(dataset_name=root), DistillationArguments(str(tmp_path / "o")))
+    assert any(record.getMessage().startswith("The data:\nevaluation (val)") for record in caplog.records)

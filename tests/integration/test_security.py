@@ -26,7 +26,7 @@ from support.local_hub import LocalHub
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer, Teacher
 from deit_hf.data.sources.arguments import DataArguments
-from deit_hf.data.sources.load import load_image_datasets
+from deit_hf.data.sources.load import load_image_datasets, load_image_parts
 from deit_hf.data.sources.untrusted_rows import check_downloaded_rows
 from deit_hf.hub.push import HubPushError, push_directory
 from deit_hf.model.build import load_classifier
@@ -227,6 +227,41 @@ def test_archives_write_nothing_outside_and_run_nothing(tmp_path: Path, proof: P
     assert not outside.exists()
     assert not (tmp_path / "outside2.png").exists()
     assert not proof.exists()
+
+
+@pytest.mark.parametrize("kind", ["hub cache", "datasets cache", "hf download --local-dir", "clone"])
+def test_links_in_a_downloaded_folder_lead_to_nothing_outside_of_it(tmp_path: Path, monkeypatch, kind: str):
+    """Red when they are followed as those of the user's own folders are."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr("deit_hf.data.sources.class_folders.HF_HUB_CACHE", str(cache / "hub"))
+    monkeypatch.setattr("deit_hf.data.sources.class_folders.HF_DATASETS_CACHE", str(cache / "datasets"))
+    root = {
+        "hub cache": cache / "hub" / "datasets--user--pets",
+        "datasets cache": cache / "datasets" / "downloads",
+    }.get(kind, tmp_path / "pets")
+    folder = root / "snapshots" / "abc" / "train" if "cache" in kind else root / "train"
+    if kind == "hf download --local-dir":
+        (root / ".cache" / "huggingface" / "download" / "train").mkdir(parents=True)
+    if kind == "clone":
+        (root / ".git").mkdir(parents=True)
+    blobs, outside = root / ".blobs", tmp_path / "outside"
+    for path in (blobs, outside, folder / "cat", folder / "dog"):
+        path.mkdir(parents=True)
+    for number, path in enumerate((blobs / "blob.png", outside / "secret.png", folder / "dog" / "own.png")):
+        path.write_bytes(picture(number))
+    (folder / "cat" / "blob.png").symlink_to(blobs / "blob.png")
+    (folder / "cat" / "secret.png").symlink_to(outside / "secret.png")
+    (folder / "cat" / "folder").symlink_to(outside)
+    (folder / "secrets").symlink_to(outside)
+    parts = load_image_parts(DataArguments(dataset_name=str(folder.parent)))
+    assert [image.getpixel((0, 0))[0] for image in parts.train["image"]] == [0, 2]
+    assert parts.folders["train"].left_out == {"links that lead out of a downloaded dataset": 3}
+    (folder.parent / "val").symlink_to(outside)
+    (outside / "cat").mkdir()
+    with pytest.raises(
+        ValueError, match="`.*/val` is a link that leads out of a downloaded dataset; it is not followed"
+    ):
+        load_image_parts(DataArguments(dataset_name=str(folder.parent)))
 
 
 def rows_that_name(path: str | None, content: bytes | None) -> datasets.Dataset:

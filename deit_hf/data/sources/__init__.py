@@ -1,4 +1,4 @@
 """Where rows come from.
 
-Reading order: arguments, load, digits, shards, label_files, untrusted_rows.
+Reading order: arguments, load, digits, class_folders, folder_layout, shards, label_files, untrusted_rows.
 """

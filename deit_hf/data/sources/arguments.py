@@ -18,16 +18,22 @@ class DataArguments:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Hub id, builder, local directory of parquet files or class folders, or digits: scikit-learn's "
-            "handwritten digits, which need no download."
+            "help": "Hub id, builder, local directory of parquet files or class folders (beside each other, or in "
+            "train/, val/ and test/), or digits: scikit-learn's handwritten digits, which need no download."
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    train_dir: str | None = field(default=None, metadata={"help": "Folder with one sub-folder of images per class."})
+    train_dir: str | None = field(
+        default=None, metadata={"help": "Folder with one sub-folder of images, at any depth, per class."}
+    )
     validation_dir: str | None = field(default=None, metadata={"help": "The same for evaluation."})
     train_split: str = field(default="train", metadata={"help": "Name of the training split."})
     eval_split: str | None = field(
-        default=None, metadata={"help": "Name of the evaluation split; validation, else test, by default."}
+        default=None,
+        metadata={
+            "help": "Name of the evaluation split; by default validation (also val, valid, dev or eval), else test. "
+            "A test split beside it is measured once, at the end of a training (test_results.json), never to choose."
+        },
     )
     image_column_name: str = field(default="image", metadata={"help": "Column that holds the images."})
     label_column_name: str = field(default="label", metadata={"help": "Column that holds the class indices or names."})

@@ -5,54 +5,125 @@ Shards to stream are found in shards.py.
 
 import glob
 import itertools
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 
 from ...model.labels import class_names
 from .arguments import DIGITS, DataArguments
+from .class_folders import (
+    ClassFolders,
+    check_classes,
+    check_known_classes,
+    names_in_order,
+    part_of,
+    read_class_folders,
+    rows_of_classes,
+    rows_without_labels,
+)
 from .digits import load_digits
+from .folder_layout import (
+    check_no_parts,
+    find_part,
+    find_part_folders,
+    holds_class_folders,
+    metadata_has_labels,
+    parts_beside,
+)
 from .label_files import with_labels_of
 from .shards import ShardedRows, ShardedSplits
-from .untrusted_rows import load_named_dataset, said_by_cause
+from .untrusted_rows import check_downloaded_rows, load_named_dataset, said_by_cause
+
+
+@dataclass
+class ImageParts:
+    """The parts of a dataset that a training or an evaluation uses, and what is known of where they came from.
+
+    Attributes:
+        train: rows to train on; None where none were asked for.
+        evaluation: rows to evaluate on; None if the data has none.
+        test: rows to measure once at the end, if the data has a test part beside the one to evaluate on.
+        names: the name of each part in the data, by the attribute.
+        folders: what was found of each part that is read from class folders, by the attribute.
+        notes: what is not used of the data, and why, a sentence each.
+        evaluation_is_test: the rows to evaluate on are those of the test part, as there is no other.
+    """
+
+    train: datasets.Dataset | ShardedRows | None = None
+    evaluation: datasets.Dataset | None = None
+    test: datasets.Dataset | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    folders: dict[str, ClassFolders] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    evaluation_is_test: bool = False
 
 
 def load_image_datasets(
     data: DataArguments, *, train: bool = True
 ) -> tuple[datasets.Dataset | ShardedRows | None, datasets.Dataset | None]:
-    """Training and evaluation rows, with integer labels of one common label set.
+    """Training and evaluation rows of `load_image_parts`."""
+    parts = load_image_parts(data, train=train)
+    return parts.train, parts.evaluation
+
+
+def load_image_parts(data: DataArguments, *, train: bool = True) -> ImageParts:
+    """Training, evaluation and test rows, with integer labels of one common label set.
 
     With `streaming` the training rows are only found, not read, and no other split than the two is touched.
 
     Args:
         data: names the source, splits and columns.
-        train: False loads no training rows.
-
-    Returns:
-        (training rows, evaluation rows); the latter are None when the source has no evaluation split and none is
-        named.
+        train: False loads no training and no test rows.
 
     Raises:
         FileNotFoundError: no such dataset or folder.
-        ValueError: no such split or column, class names that the training split lacks, or a label file that does not
-            fit.
+        ValueError: no such split or column, classes that the training split lacks, or a label file that does not fit.
     """
     if data.streaming:
         return _find_streamed(data, train)
-    splits = _load_splits(data)
-    eval_split = _eval_split(data, splits, needed=not train)
+    folders = _part_folders(data)
+    splits = _load_splits(data) if folders is None else {}
+    parts = _choose_splits(data, list(splits if folders is None else folders), train)
+    if folders is not None:
+        splits = _read_folders(data, folders, parts, train)
+    rows = {part: _split(splits, name, data.label_column_name) for part, name in parts.names.items() if name in splits}
+    if "evaluation" in rows and data.label_file is not None:
+        rows["evaluation"] = with_labels_of(
+            data.label_file, rows["evaluation"], data.image_column_name, data.label_column_name
+        )
     # the training split, if there is one, says which classes there are, even when only the other one is wanted
-    column = data.label_column_name
-    train_rows = _split(splits, data.train_split, column) if train or data.train_split in splits else None
-    eval_rows = None if eval_split is None else _split(splits, eval_split, column)
-    if eval_rows is not None and data.label_file is not None:
-        eval_rows = with_labels_of(data.label_file, eval_rows, data.image_column_name, column)
-    names = _label_names(train_rows if train_rows is not None else eval_rows, data)
-    train_rows = _some_rows(train_rows, data.max_train_samples) if train else None
-    eval_rows = _some_rows(eval_rows, data.max_eval_samples)
-    eval_names = names if data.label_file is None else None  # a label file holds indices
-    return _encode_labels(train_rows, column, names), _encode_labels(eval_rows, column, eval_names)
+    names = _label_names(rows["train"] if "train" in rows else rows["evaluation"], data)
+    limits = {"train": data.max_train_samples, "evaluation": data.max_eval_samples, "test": data.max_eval_samples}
+    for part in rows if train else ["evaluation"]:
+        if part == "test" and not _all_labelled(rows[part], data, parts):
+            continue
+        is_own = part == "evaluation" and data.label_file is not None  # a label file holds indices
+        some = _some_rows(rows[part], limits[part])
+        setattr(parts, part, _encode_labels(some, data.label_column_name, None if is_own else names))
+    return parts
+
+
+def _part_folders(data: DataArguments) -> dict[str, Path] | None:
+    """The folder of each part of a source of class folders; None for any other source."""
+    if data.dataset_name is not None:
+        folder = Path(data.dataset_name)
+        if data.dataset_name == DIGITS or data.dataset_config_name is not None or not folder.is_dir():
+            return None
+        if not holds_class_folders(folder, data.label_column_name):
+            return None
+        named = {name for name in (data.train_split, data.eval_split) if name is not None}
+        return find_part_folders(folder, named, whole=data.train_split)
+    options = {"train_dir": data.train_split, "validation_dir": data.eval_split or "validation"}
+    named_folders = {name: (option, getattr(data, option)) for option, name in options.items()}
+    folders = {name: Path(folder) for name, (_, folder) in named_folders.items() if folder is not None}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder `{folder}`; it must hold one sub-folder of images per class")
+        check_no_parts(folder, named_folders[name][0])
+    return None if any(metadata_has_labels(folder, data.label_column_name) for folder in folders.values()) else folders
 
 
 def _load_splits(data: DataArguments) -> datasets.DatasetDict:
@@ -62,32 +133,99 @@ def _load_splits(data: DataArguments) -> datasets.DatasetDict:
         return load_named_dataset(data.dataset_name, data.dataset_config_name, data.image_column_name)
     named = ((data.train_split, data.train_dir), (data.eval_split or "validation", data.validation_dir))
     folders = {name: folder for name, folder in named if folder is not None}
-    for folder in folders.values():
-        if not Path(folder).is_dir():
-            raise FileNotFoundError(f"no folder `{folder}`; it must hold one sub-folder of images per class")
-        if not any(path.is_file() for path in Path(folder).rglob("*")):
-            raise FileNotFoundError(
-                f"folder `{folder}` holds no files; it must hold one sub-folder of images per class"
-            )
     patterns = {name: str(Path(glob.escape(str(folder))) / "**") for name, folder in folders.items()}
     with said_by_cause(" and ".join(map(str, folders.values()))):
         return datasets.load_dataset("imagefolder", data_files=patterns)
 
 
-def _find_streamed(data: DataArguments, train: bool) -> tuple[ShardedRows | None, datasets.Dataset | None]:
+def _choose_splits(data: DataArguments, names: list[str], train: bool) -> ImageParts:
+    """Which split is which part; the test split is measured apart unless it is the one to evaluate on."""
+    parts = ImageParts()
+    eval_split = _eval_split(data, names, needed=not train)
+    train_split = find_part(data.train_split, names)
+    if train or train_split is not None:
+        parts.names["train"] = _checked_split(names, data.train_split)
+    if eval_split is not None:
+        parts.names["evaluation"] = _checked_split(names, eval_split)
+        parts.evaluation_is_test = data.eval_split is None and part_of(eval_split) == "test"
+    test_split = find_part("test", names)
+    if train and test_split is not None and test_split not in parts.names.values():
+        parts.names["test"] = test_split
+    unused = [name for name in names if name not in parts.names.values()] if train else []
+    if data.train_dir is not None:
+        used = {os.path.abspath(folder) for folder in (data.train_dir, data.validation_dir) if folder is not None}
+        unused += [str(folder) for folder in parts_beside(Path(data.train_dir)) if str(folder) not in used]
+    if unused:
+        parts.notes.append(f"not used: {', '.join(unused)}")
+    return parts
+
+
+def _read_folders(
+    data: DataArguments, folders: dict[str, Path], parts: ImageParts, train: bool
+) -> dict[str, datasets.Dataset]:
+    """The rows of the chosen parts by their names in the data; notes in `parts` what was found."""
+    found_in = {
+        name: read_class_folders(folders[name], data.dataset_name) for name in dict.fromkeys(parts.names.values())
+    }
+    parts.folders = {part: found_in[name] for part, name in parts.names.items()}
+    trained = parts.folders.get("train")
+    if trained is not None and train:
+        check_classes(trained, at_least=2)
+    splits = {}
+    for part, found in parts.folders.items():
+        has_own_labels = part == "evaluation" and data.label_file is not None
+        if part == "test" and not found.classes:
+            parts.notes.append(f"`{found.folder}` is not evaluated, as it holds no class folders with pictures")
+            continue
+        if part == "train" and not found.classes:
+            continue  # only asked for the names of its classes
+        if has_own_labels and found.loose and not found.classes:
+            splits[parts.names[part]] = rows_without_labels(found)
+            continue
+        check_classes(found)
+        names = names_in_order(found.classes)
+        if trained is not None and trained.classes and not has_own_labels:
+            check_known_classes(found, trained)
+            names = names_in_order(trained.classes)
+        splits[parts.names[part]] = rows_of_classes(found, names)
+    return splits
+
+
+def _all_labelled(rows: datasets.Dataset, data: DataArguments, parts: ImageParts) -> bool:
+    """Whether a test split has labels; many are published without (all -1), which is noted."""
+    column = data.label_column_name
+    if column in rows.column_names:
+        labels = rows.select_columns([column])[:][column]
+        missing = sum(label is None or (isinstance(label, int) and label < 0) for label in labels)
+    else:
+        missing = len(rows)
+    if missing:
+        parts.notes.append(
+            f"split `{parts.names['test']}` is not evaluated: {missing} of {len(rows)} rows have no label"
+        )
+    return not missing
+
+
+def _find_streamed(data: DataArguments, train: bool) -> ImageParts:
     assert data.dataset_name is not None
     splits = ShardedSplits(data.dataset_name, data.dataset_config_name)
-    eval_split = _eval_split(data, splits.names, needed=not train)
-    for name in ([data.train_split] if train else []) + ([eval_split] if eval_split is not None else []):
-        _check_split(splits.names, name)
-    train_rows = splits.stream(data.train_split, data.max_train_samples) if train else None
-    eval_rows = None if eval_split is None else splits.load(eval_split)
-    column = data.label_column_name
+    parts = _choose_splits(data, splits.names, train)
+    column, names = data.label_column_name, parts.names
+    if train:
+        parts.train = splits.stream(names["train"], data.max_train_samples)
+    eval_rows = splits.load(names["evaluation"]) if "evaluation" in names else None
+    if eval_rows is not None and not os.path.isdir(data.dataset_name):
+        check_downloaded_rows(eval_rows, data.image_column_name, data.dataset_name)
     if eval_rows is not None and data.label_file is not None:
         eval_rows = with_labels_of(data.label_file, eval_rows, data.image_column_name, column)
-    elif eval_rows is not None and train_rows is not None:
-        _check_same_names(class_names(train_rows.rows, column), class_names(eval_rows, column))
-    return train_rows, _some_rows(eval_rows, data.max_eval_samples)
+    elif eval_rows is not None and isinstance(parts.train, ShardedRows):
+        _check_same_names(class_names(parts.train.rows, column), class_names(eval_rows, column))
+    parts.evaluation = _some_rows(eval_rows, data.max_eval_samples)
+    if "test" in names:
+        parts.notes.append(
+            f"split `{names.pop('test')}` is not read beside a stream; measure it with scripts/evaluate_model.py"
+        )
+    return parts
 
 
 def _check_same_names(train_names: list[str] | None, eval_names: list[str] | None) -> None:
@@ -102,39 +240,34 @@ def _check_same_names(train_names: list[str] | None, eval_names: list[str] | Non
 
 
 def _eval_split(data: DataArguments, splits: Iterable[str], *, needed: bool) -> str | None:
-    eval_split = data.eval_split or next((name for name in ("validation", "test") if name in splits), None)
+    eval_split = data.eval_split or find_part("validation", splits) or find_part("test", splits)
     if needed and eval_split is None:
         raise ValueError(f"no split to evaluate on among {', '.join(splits)}; name one with `eval_split`")
     return eval_split
 
 
-def _check_split(splits: Iterable[str], name: str) -> None:
-    if name not in splits:
+def _checked_split(splits: Iterable[str], name: str) -> str:
+    """The split of that name, or of another that means the same."""
+    found = find_part(name, splits)
+    if found is None:
         raise ValueError(
             f"the dataset has no split `{name}`, only {', '.join(splits)}; set `train_split` or `eval_split`"
         )
+    return found
 
 
-def _split(splits: datasets.DatasetDict, name: str, label_column_name: str) -> datasets.Dataset:
-    _check_split(splits, name)
+def _split(splits: Mapping[str, datasets.Dataset], name: str, label_column_name: str) -> datasets.Dataset:
     return _with_numbers_in_order(splits[name], label_column_name)
 
 
 def _with_numbers_in_order(rows: datasets.Dataset, column: str) -> datasets.Dataset:
     """Labels of class folders that are numbered from 0 follow the numbers; `datasets` sorts names as text."""
     names = class_names(rows, column)
-    if names is None or names != sorted(names) or names == _in_order(names):
+    if names is None or names != sorted(names) or names == names_in_order(names):
         return rows
     labels = [None if label is None else int(names[label]) for label in rows[column]]
-    feature = datasets.ClassLabel(names=_in_order(names))
+    feature = datasets.ClassLabel(names=names_in_order(names))
     return rows.remove_columns(column).add_column(column, labels, feature=feature)
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    """Class names sorted as text; the numbers 0 to C - 1, as ImageNet-V2's folders are named, by value."""
-    in_order = sorted(names)
-    numbers = [str(number) for number in range(len(in_order))]
-    return numbers if sorted(numbers) == in_order else in_order
 
 
 def _some_rows(rows: datasets.Dataset | None, max_samples: int | None) -> datasets.Dataset | None:
@@ -150,15 +283,15 @@ def _label_names(rows: datasets.Dataset | None, data: DataArguments) -> list[str
     column = data.label_column_name
     if column not in rows.column_names:
         hint = "set `label_column_name`"
-        if data.dataset_name is None:
-            hint = "a folder must hold a sub-folder of images for each class, at least two"
+        if data.dataset_name is None or os.path.isdir(data.dataset_name):
+            hint += ", or make a sub-folder of images for each class"
         raise ValueError(f"the dataset has no column `{column}`, only {', '.join(rows.column_names)}; {hint}")
     if not _holds_names(rows, column):
         return None
     names = set(rows[column])
     if None in names:
         raise ValueError(f"column `{column}` has rows without a label; remove them, such as with `dataset.filter`")
-    return _in_order(names)
+    return names_in_order(names)
 
 
 def _holds_names(rows: datasets.Dataset, column: str) -> bool:

@@ -152,12 +152,12 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path):
     (tmp_path / "empty" / "ant").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="no folder `.*none`; it must hold one sub-folder of images per class"):
         load(train_dir=str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match="folder `.*empty` holds no files"):
+    with pytest.raises(ValueError, match="`.*empty` holds no class folder with pictures .*: ant"):
         load(train_dir=str(tmp_path / "empty"))
 
 
 def test_folder_without_classes_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="only image; a folder must hold a sub-folder of images for each class"):
+    with pytest.raises(ValueError, match="one class only, `ant`; it must hold a sub-folder of images for each class"):
         load(train_dir=write_folders(tmp_path / "t", ["ant"]))
 
 

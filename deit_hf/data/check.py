@@ -1,0 +1,324 @@
+"""One report of what the data of a run holds: classes, pictures, what was left out, and duplicates between parts.
+
+The work is bounded: pictures are sampled, evenly spaced and without random numbers, and only their headers are read.
+"""
+
+import hashlib
+import io
+import itertools
+import logging
+import os
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import BinaryIO, NamedTuple
+
+import datasets
+import numpy as np
+import PIL.Image
+
+from ..model.labels import class_names
+from .sources.class_folders import BROKEN, NOT_UTF8, ClassFolders, in_words, letters_of
+from .sources.folder_layout import UNREAD_PICTURES
+from .sources.load import ImageParts
+from .sources.shards import ShardedRows
+
+logger = logging.getLogger(__name__)
+
+NUM_SAMPLED = 200  # pictures of a part whose header is read
+NUM_COMPARED = 10_000  # pictures of a part that are compared with those of the others
+NUM_THREADS = 16  # that wait for the disk
+ROWS_AT_A_TIME = 200  # of which the bytes are in memory
+NO_NAME = "a picture without a file name"
+MAX_NAMES = 8  # of classes, in a line
+BLOCK, NUM_BLOCKS = 1 << 16, 4  # bytes of a large file that are compared, evenly spaced
+
+
+@dataclass
+class PartReport:
+    """What one part holds.
+
+    Attributes:
+        part: `train`, `evaluation` or `test`.
+        name: in the data, such as `val`.
+        num_pictures: None for a stream that does not tell.
+        classes: pictures of each class, the classes without any included; empty if rows have several labels.
+        num_sampled: pictures whose header was read.
+        sizes: (width, height) in pixels of those.
+        modes: Pillow's modes of those, with counts.
+        unreadable: those that Pillow does not recognise.
+        folders: what was found of class folders, None for any other source.
+    """
+
+    part: str
+    name: str
+    num_pictures: int | None
+    classes: dict[str, int] = field(default_factory=dict)
+    num_sampled: int = 0
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    modes: Counter[str] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+    folders: ClassFolders | None = None
+
+
+@dataclass
+class DataReport:
+    """What all parts hold.
+
+    Attributes:
+        parts: of each part.
+        notes: what is not used of the data.
+        duplicates: by two parts, the pictures of the second whose content the first has, too: (name there, name here).
+        num_compared: how many pictures of each part were compared, where that is not all.
+    """
+
+    parts: list[PartReport]
+    notes: list[str] = field(default_factory=list)
+    duplicates: dict[tuple[str, str], list[tuple[str, str]]] = field(default_factory=dict)
+    num_compared: dict[str, int] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        titles = [part.part if part.part == part.name else f"{part.part} ({part.name})" for part in self.parts]
+        width = max(map(len, titles))
+        lines = [f"{title:{width}}  {_in_words(part)}" for title, part in zip(titles, self.parts, strict=True)]
+        for title, part in zip(titles, self.parts, strict=True):
+            if part.folders is not None and part.folders.left_out:
+                lines.append(f"{title:{width}}  left out: {in_words(part.folders.left_out)}")
+        return [*lines, *self.notes]
+
+    def warnings(self) -> list[str]:
+        """What is probably not meant, a sentence each."""
+        found = [warning for part in self.parts for warning in _warnings(part)]
+        for (first, second), pairs in self.duplicates.items():
+            limits = [f"{self.num_compared[part]} of {part}" for part in (first, second) if part in self.num_compared]
+            among = f" (among {' and '.join(limits)})" if limits else ""
+            found.append(
+                f"pictures of the {second} part whose content the {first} part has, too{among}: {len(pairs)}, such as "
+                f"{pairs[0][1]} and {pairs[0][0]}; accuracy on them says little, so remove them from one part"
+            )
+        return found
+
+
+def check_data(parts: ImageParts, *, image_column_name: str = "image", label_column_name: str = "label") -> DataReport:
+    """Looks at what the parts hold; changes nothing, and draws no random numbers.
+
+    Args:
+        parts: of a training or an evaluation.
+        image_column_name: column of images.
+        label_column_name: column of labels.
+    """
+    rows = {part: getattr(parts, part) for part in ("train", "evaluation", "test")}
+    report = DataReport([], list(parts.notes))
+    pictures = {}
+    for part, part_rows in rows.items():
+        if part_rows is None:
+            continue
+        name = parts.names.get(part, part)
+        if isinstance(part_rows, ShardedRows):
+            num = None if part_rows.lengths is None else sum(part_rows.lengths)
+            report.parts.append(PartReport(part, name, num))
+            continue
+        checked = PartReport(part, name, len(part_rows), _count_classes(part_rows, label_column_name))
+        checked.folders = parts.folders.get(part)
+        report.parts.append(checked)
+        if image_column_name in part_rows.column_names:
+            pictures[part] = _Pictures(part_rows, image_column_name)
+            _look_at_some(pictures[part], checked)
+    if len(pictures) > 1:
+        _find_duplicates(pictures, report)
+    return report
+
+
+def log_data_report(report: DataReport) -> None:
+    """Logs the report in a few lines, and a warning for what is probably not meant."""
+    logger.info("The data:\n%s", "\n".join(report.lines()))
+    for warning in report.warnings():
+        logger.warning("%s", warning)
+
+
+# ---- one part ----
+
+
+class _Pictures:
+    """Undecoded pictures of a part."""
+
+    def __init__(self, rows: datasets.Dataset, column: str):
+        rows = rows.with_format(None).select_columns([column])
+        is_image = isinstance(rows.features[column], datasets.Image)
+        self._rows = rows.cast_column(column, datasets.Image(decode=False)) if is_image else rows
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def spaced(self, num: int) -> Iterator[tuple[bytes | None, str | None]]:
+        """(bytes, path) of so many rows at most, evenly spaced; one of them, or both, may be None."""
+        indices = np.linspace(0, len(self) - 1, min(num, len(self)), dtype=np.int64).tolist()
+        for start in range(0, len(indices), ROWS_AT_A_TIME):
+            for source in self._rows.select(indices[start : start + ROWS_AT_A_TIME])[:][self._column]:
+                if isinstance(source, dict):
+                    yield source.get("bytes"), source.get("path")
+                else:
+                    yield None, source if isinstance(source, str) else None
+
+
+def _count_classes(rows: datasets.Dataset, column: str) -> dict[str, int]:
+    if column not in rows.column_names:
+        return {}
+    names = class_names(rows, column)
+    labels = rows.with_format(None).select_columns([column])[:][column]
+    if any(isinstance(label, list) for label in labels):
+        return {}
+    counts = Counter(labels)
+    if names is None:
+        return {str(label): count for label, count in sorted(counts.items(), key=str)}
+    return {name: counts[index] for index, name in enumerate(names)}
+
+
+def _look_at_some(pictures: _Pictures, report: PartReport) -> None:
+    """Adds sizes and modes of some pictures to the report."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(NUM_THREADS) as pool:
+        warnings.simplefilter("ignore")  # of a picture that is too large: decoding.py refuses it
+        headers = list(pool.map(_header, pictures.spaced(NUM_SAMPLED)))
+    for header in headers:
+        if isinstance(header, str):
+            report.unreadable.append(header)
+        elif header is not None:
+            report.sizes.append(header[0])
+            report.modes[header[1]] += 1
+    report.num_sampled = len(report.sizes) + len(report.unreadable)
+
+
+def _header(source: tuple[bytes | None, str | None]) -> tuple[tuple[int, int], str] | str | None:
+    """Size and mode of a picture, the name of one that cannot be opened, None for one that is elsewhere."""
+    content, path = source
+    if content is None and (path is None or path.startswith(("http://", "https://"))):
+        return None
+    try:
+        if content is None and not os.path.isfile(str(path)):
+            return str(path)  # to open a pipe waits for ever
+        with PIL.Image.open(str(path) if content is None else io.BytesIO(content)) as image:
+            return image.size, image.mode
+    except Exception:  # Pillow's readers raise whatever they stumble on
+        return path or NO_NAME
+
+
+# ---- duplicates ----
+
+
+class _Compared(NamedTuple):
+    """A picture to compare: its number of bytes, and their digest or the file to make it of."""
+
+    name: str
+    num_bytes: int
+    digest: bytes | None
+    path: str | None
+
+
+def _find_duplicates(pictures: dict[str, _Pictures], report: DataReport) -> None:
+    """Compares the parts by content: first the number of bytes, which few photos share, then the bytes."""
+    report.num_compared = {part: NUM_COMPARED for part, each in pictures.items() if len(each) > NUM_COMPARED}
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        compared = {
+            part: [row for row in pool.map(_to_compare, each.spaced(NUM_COMPARED)) if row is not None]
+            for part, each in pictures.items()
+        }
+        parts_of = Counter(num for rows in compared.values() for num in {row.num_bytes for row in rows})
+        contents = {}
+        for part, rows in compared.items():
+            alike = [row for row in rows if parts_of[row.num_bytes] > 1]
+            contents[part] = list(zip(pool.map(_digest_of, alike), (row.name for row in alike), strict=True))
+    for first, second in itertools.combinations(contents, 2):
+        known = dict(contents[first])
+        both = [(known[digest], name) for digest, name in contents[second] if digest in known]
+        if both:
+            report.duplicates[first, second] = both
+
+
+def _to_compare(source: tuple[bytes | None, str | None]) -> _Compared | None:
+    content, path = source
+    if content is not None:
+        return _Compared(path or NO_NAME, len(content), _digest(io.BytesIO(content)), None)
+    return _Compared(path, os.path.getsize(path), None, path) if path and os.path.isfile(path) else None
+
+
+def _digest_of(row: _Compared) -> bytes:
+    if row.path is None:
+        assert row.digest is not None
+        return row.digest
+    with open(row.path, "rb") as file:
+        return _digest(file)
+
+
+def _digest(file: BinaryIO) -> bytes:
+    """Of the number of bytes and the bytes; of a large file those of a few places."""
+    size = file.seek(0, os.SEEK_END)
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    num_blocks = -(-size // BLOCK)
+    for block in np.unique(np.linspace(0, num_blocks - 1, min(NUM_BLOCKS, num_blocks), dtype=np.int64)):
+        file.seek(int(block) * BLOCK)
+        digest.update(file.read(BLOCK))
+    return digest.digest()
+
+
+# ---- for people ----
+
+
+def _in_words(part: PartReport) -> str:
+    text = "a stream" if part.num_pictures is None else f"{part.num_pictures:,} pictures"
+    present = {name: count for name, count in part.classes.items() if count}
+    if present:
+        counts = ", ".join(f"{name} {count}" for name, count in present.items())
+        each = counts if len(present) <= MAX_NAMES else f"{_range(present.values())} each"
+        of = f" of the {len(part.classes)}" if len(present) < len(part.classes) else ""
+        text += f" of {len(present)}{of} classes ({each})"
+    if part.sizes:
+        widths, heights = zip(*part.sizes, strict=True)
+        modes = ", ".join(f"{mode} {count}" for mode, count in part.modes.most_common())
+        text += f"; {part.num_sampled} looked at: {_range(widths)} pixels wide, {_range(heights)} high, {modes}"
+    return text
+
+
+def _range(values: Collection[int]) -> str:
+    fewest, most = min(values), max(values)
+    return f"{fewest} to {most}" if fewest < most else str(most)
+
+
+def _warnings(part: PartReport) -> list[str]:
+    found = []
+    if part.unreadable:
+        found.append(
+            f"pictures of the {part.part} part that cannot be opened: {len(part.unreadable)} of {part.num_sampled} "
+            f"looked at, such as {part.unreadable[0]}; mend or remove them"
+        )
+    if part.part == "train":
+        lacking = [name for name, count in part.classes.items() if not count]
+        if lacking:
+            found.append(f"classes without a picture in the train part: {len(lacking)} ({_some(lacking)})")
+        alike = Counter(letters_of(name) for name in part.classes)
+        same = [repr(name) for name in part.classes if alike[letters_of(name)] > 1]
+        if same:
+            found.append(f"classes whose names hardly differ: {_some(same)}; put them together if they are the same")
+    return found + ([] if part.folders is None else _folder_warnings(part.part, part.folders))
+
+
+def _folder_warnings(part: str, folders: ClassFolders) -> list[str]:
+    found = []
+    empty = [f"{folders.folder / name} ({in_words(held) or 'empty'})" for name, held in folders.empty.items()]
+    if empty:
+        found.append(f"class folders of the {part} part without pictures, which are no classes: {_some(empty)}")
+    unread = {ending: count for ending, count in folders.left_out.items() if ending in UNREAD_PICTURES}
+    if unread:
+        found.append(
+            f"pictures of the {part} part are left out, as the installed Pillow does not read them: "
+            f"{in_words(unread)}; convert them, such as to JPEG"
+        )
+    lost = {reason: count for reason, count in folders.left_out.items() if reason in (BROKEN, NOT_UTF8)}
+    return found + ([f"left out of the {part} part: {in_words(lost)}"] if lost else [])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")

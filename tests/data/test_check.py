@@ -1,0 +1,176 @@
+"""The report of what the data holds."""
+
+import logging
+import random
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deit_hf.data import check
+from deit_hf.data.check import check_data, log_data_report
+from deit_hf.data.sources.arguments import DataArguments
+from deit_hf.data.sources.load import ImageParts, load_image_parts
+from deit_hf.data.sources.shards import ShardedRows
+
+
+def write(root: Path, **pictures: list[Image.Image]) -> str:
+    """Files 0.png, 1.png, ... in the folder that each name says, `part__class`."""
+    for name, images in pictures.items():
+        folder = root.joinpath(*name.split("__"))
+        folder.mkdir(parents=True)
+        for i, image in enumerate(images):
+            image.save(folder / f"{i}.png")
+    return str(root)
+
+
+def noise(seed: int, width: int = 6, height: int = 5, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def report_of(root: str, **options) -> check.DataReport:
+    return check_data(load_image_parts(DataArguments(dataset_name=root, **options)))
+
+
+def test_report_says_classes_sizes_modes_and_what_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", logger="deit_hf")
+    root = write(
+        tmp_path / "d",
+        train__cat=[noise(0), noise(1, 9), noise(2, mode="L")],
+        train__dog=[noise(3, 7, 8)],
+        train__empty=[],
+        val__cat=[noise(4)],
+        test__dog=[noise(5)],
+    )
+    for name in ("a.heic", "b.HEIC", "c.txt"):
+        (tmp_path / "d" / "train" / "cat" / name).write_bytes(b"x")
+    (tmp_path / "d" / "val" / "cat" / "gone.png").symlink_to("nowhere.png")
+    log_data_report(report_of(root))
+    said = {record.getMessage() for record in caplog.records if record.levelno == logging.INFO}
+    assert said == {
+        "The data:\n"
+        "train             4 pictures of 2 classes (cat 3, dog 1); 4 looked at: 6 to 9 pixels wide, 5 to 8 high, RGB 3, "
+        "L 1\n"
+        "evaluation (val)  1 pictures of 1 of the 2 classes (cat 1); 1 looked at: 6 pixels wide, 5 high, RGB 1\n"
+        "test              1 pictures of 1 of the 2 classes (dog 1); 1 looked at: 6 pixels wide, 5 high, RGB 1\n"
+        "train             left out: .heic 2, .txt 1\n"
+        "evaluation (val)  left out: broken links and other entries that are no files 1"
+    }
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warned == [
+        f"class folders of the train part without pictures, which are no classes: {root}/train/empty (empty)",
+        "pictures of the train part are left out, as the installed Pillow does not read them: .heic 2; convert them, "
+        "such as to JPEG",
+        "left out of the evaluation part: broken links and other entries that are no files 1",
+    ]
+
+
+def test_pictures_of_two_parts_are_found_by_content_and_named(tmp_path: Path):
+    same = noise(0)
+    root = write(
+        tmp_path / "d",
+        train__cat=[noise(1), same],
+        train__dog=[noise(2)],
+        val__cat=[same, noise(3), same],
+        test__cat=[noise(3)],
+    )
+    report = report_of(root)
+    train, val, test = (f"{root}/{part}/cat" for part in ("train", "val", "test"))
+    assert report.duplicates == {
+        ("train", "evaluation"): [(f"{train}/1.png", f"{val}/0.png"), (f"{train}/1.png", f"{val}/2.png")],
+        ("evaluation", "test"): [(f"{val}/1.png", f"{test}/0.png")],
+    }
+    assert (
+        "pictures of the evaluation part whose content the train part has, too: 2, such as "
+        f"{val}/0.png and {train}/1.png; accuracy on them says little, so remove them from one part"
+    ) in report.warnings()
+
+
+def test_duplicates_among_rows_that_hold_their_pictures_are_found(toy_rows: datasets.Dataset):
+    train, evaluation = toy_rows.select(range(15)), toy_rows.select(range(10, 20))  # rows 20 to 39 repeat the first 20
+    report = check_data(ImageParts(train=train, evaluation=evaluation))
+    assert len(report.duplicates["train", "evaluation"]) == 5
+    report = check_data(ImageParts(train=train, evaluation=toy_rows.select(range(15, 20))))
+    assert report.duplicates == {}
+
+
+@pytest.mark.parametrize("place", [0, 100_000, 150_000, 399_999])
+def test_large_files_of_one_length_are_told_apart_by_their_bytes(tmp_path: Path, place: int):
+    """Of a large file some blocks are read: the first, the last and two between."""
+    content = bytearray(400_000)
+    contents = [bytes(content), bytes(content)]
+    content[place] = 1
+    contents.append(bytes(content))
+    digests = []
+    for i, each in enumerate(contents):
+        (tmp_path / str(i)).write_bytes(each)
+        with open(tmp_path / str(i), "rb") as file:
+            digests.append(check._digest(file))
+    assert digests[0] == digests[1]
+    assert (digests[0] == digests[2]) == (place == 100_000)
+
+
+def test_work_is_bounded_and_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(check, "NUM_SAMPLED", 3)
+    monkeypatch.setattr(check, "NUM_COMPARED", 4)
+    pictures = [noise(i) for i in range(10)]
+    root = write(tmp_path / "d", train__cat=pictures, train__dog=[noise(11)], val__cat=pictures[:1])
+    opened = []
+    open_picture = Image.open
+    monkeypatch.setattr(check.PIL.Image, "open", lambda file: opened.append(file) or open_picture(file))
+    report = report_of(root)
+    assert len(opened) == 4
+    assert [part.num_sampled for part in report.parts] == [3, 1]
+    assert {Path(file).parent.name for file in opened[:3]} == {"cat", "dog"}  # spread over the rows
+    assert report.num_compared == {"train": 4}
+    assert "has, too (among 4 of train): 1, such as" in report.warnings()[-1]
+
+
+def test_report_draws_no_random_numbers_and_leaves_the_rows_as_they_are(tmp_path: Path):
+    root = write(tmp_path / "d", train__cat=[noise(0)], train__dog=[noise(1)], val__cat=[noise(2)])
+    parts = load_image_parts(DataArguments(dataset_name=root))
+    before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    fingerprint = parts.train._fingerprint
+    check_data(parts)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    assert parts.train._fingerprint == fingerprint
+    assert parts.train[0]["image"].size == (6, 5)
+
+
+def test_pictures_that_cannot_be_opened_and_names_that_hardly_differ_are_said(tmp_path: Path):
+    root = write(tmp_path / "d", train__Cat=[noise(0)], train__cat=[noise(1)])
+    (tmp_path / "d" / "train" / "cat" / "1.png").write_bytes(b"no picture")
+    assert report_of(root).warnings() == [
+        f"pictures of the train part that cannot be opened: 1 of 3 looked at, such as {root}/train/cat/1.png; mend or "
+        "remove them",
+        "classes whose names hardly differ: 'Cat', 'cat'; put them together if they are the same",
+    ]
+
+
+def test_other_sources_are_reported_too(toy_rows: datasets.Dataset):
+    stream = ShardedRows(toy_rows.to_iterable_dataset(2), lengths=[20, 20])
+    numbers = toy_rows.cast_column("label", datasets.Value("int64")).select(range(3))
+    several = numbers.remove_columns("label").add_column("label", [[0, 1], [2], [3]])
+    urls = datasets.Dataset.from_dict({"image": ["http://127.0.0.1:9/x.png"], "label": [0]})  # nobody is called
+    lines = [
+        check_data(ImageParts(train=rows, evaluation=evaluation)).lines()
+        for rows, evaluation in ((stream, numbers), (ShardedRows(stream.rows), several), (None, urls))
+    ]
+    assert lines[0][0] == "train       40 pictures"
+    assert lines[0][1].startswith("evaluation  3 pictures of 3 classes (0 1, 1 1, 2 1); 3 looked at: ")
+    assert lines[1][0] == "train       a stream"
+    assert lines[1][1].startswith("evaluation  3 pictures; 3 looked at: ")
+    assert lines[2] == ["evaluation  1 pictures of 1 classes (0 1)"]
+
+
+def test_many_classes_are_counted_and_those_without_pictures_are_said():
+    names = [str(i) for i in range(20)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    rows = {"image": [np.zeros((4, 4, 3), np.uint8)] * 19, "label": [*range(18), 0]}
+    report = check_data(ImageParts(train=datasets.Dataset.from_dict(rows, features=features)))
+    assert report.lines()[0].startswith("train  19 pictures of 18 of the 20 classes (1 to 2 each); 19 looked at: ")
+    assert report.warnings() == ["classes without a picture in the train part: 2 (18, 19)"]
