@@ -125,7 +125,7 @@ def refusal(place: str | Path, refused: Collection[Difference], fixed: Collectio
     last_way = f"pass --allow_changes {' '.join(each.name for each in refused)} to continue it with these changes"
     if fixed:
         names = ", ".join(f"`{each.name}`" for each in fixed)
-        last_way = f"start a new run from its weights, as {names} cannot change within one: `model_name_or_path` {place}"
+        last_way = f"as {names} cannot change within a run, start one from its weights: `model_name_or_path` {place}"
     return ValueError(
         f"`{place}` holds another run: {listed}. Give the stored values to continue it, name another `output_dir` or "
         f"pass --overwrite_output_dir true to start over, or {last_way}"
