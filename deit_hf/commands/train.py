@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +22,44 @@ from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts, load_image_parts
 from ..data.sources.shards import ShardedRows
 from ..distillation.teacher import Teacher
+from ..hub.push import push_or_warn
+from ..hub.run_files import read_json
 from ..model.arguments import ModelArguments
 from ..model.build import build_student
 from ..model.labels import label_config
-from ..reliability.checkpoints import begin_run, end_run, find_checkpoint
+from ..reliability.checkpoints import begin_run, end_run, find_checkpoint, is_finished, remembered_places
 from ..reliability.numerical_faults import NonFiniteLossError
+from ..reliability.run_identity import Difference, write_identity
+from ..reliability.run_lock import run_lock
 from ..reliability.stop_signals import LeaveOnSignal
 from ..training.arguments import DistillationArguments
+from ..training.changeable_options import RATES
 from ..training.ema import EMA_FOLDER
 from ..training.recipe_file import parse_recipe, write_recipe
 from ..training.trainer import DistillationTrainer
 from .errors import one_line_errors
 from .evaluate import evaluate_trainer
 
+logger = logging.getLogger(__name__)
+
 
 def train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
     """Trains a student and leaves model, processor, recipe, metrics and trainer state in `args.output_dir`.
 
-    Goes on from the last complete checkpoint there, if there is one.
+    Continues from the last complete checkpoint there, if there is one and it is of the same run. A run that has
+    finished stays as it is.
 
     Returns:
         The metrics of the last evaluation, or of the training where there is nothing to evaluate on.
 
     Raises:
-        ValueError: options, data, student and teacher do not fit each other.
+        ValueError: options, data, student and teacher do not fit each other, or what was trained in the directory; or
+            another run has it.
         OSError: a source is not found, or the disk is full.
         FileExistsError: `args.output_dir` holds something else.
         TrainingStopped: SIGTERM or SIGINT came; what was trained is in a checkpoint.
     """
-    with LeaveOnSignal():
+    with LeaveOnSignal(), run_lock(args.output_dir, args.distributed_state):
         return _train(model_args, data_args, args)
 
 
@@ -57,6 +67,24 @@ def _train(model_args: ModelArguments, data_args: DataArguments, args: Distillat
     _check_teacher_options(model_args, args)
     _check_stream_options(data_args, args)
     checkpoint = find_checkpoint(args)
+    trainer, test_rows = _trainer(model_args, data_args, args)
+    trainer.same_run.groups = {"model": model_args, "data": data_args}
+    changes = trainer.same_run.settle(*remembered_places(args, checkpoint))
+    if is_finished(args.output_dir) and not args.overwrite_output_dir:
+        if not _trains_on(changes, checkpoint, args):
+            return _leave_finished(args, changes)
+        logger.warning("the finished run in %s continues from %s", args.output_dir, checkpoint)
+    begin_run(args)  # not before everything fits, so that a refused run leaves no trace
+    if args.should_save:
+        write_identity(args.output_dir, trainer.same_run.record())
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    return _save(trainer, result.metrics, model_args, data_args, test_rows)
+
+
+def _trainer(
+    model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments
+) -> tuple[DistillationTrainer, datasets.Dataset | None]:
+    """The trainer that the options describe, before anything is written; and rows to test the finished run on."""
     set_seed(args.seed)
     parts = load_image_parts(data_args)
     _check_evaluation(parts, args)
@@ -85,9 +113,37 @@ def _train(model_args: ModelArguments, data_args: DataArguments, args: Distillat
         processing_class=processor,
         **columns,
     )
-    begin_run(args)  # not before everything fits, so that a refused run leaves no trace
-    result = trainer.train(resume_from_checkpoint=checkpoint)
-    return _save(trainer, result.metrics, model_args, data_args, parts.test)
+    return trainer, parts.test
+
+
+def _trains_on(changes: Sequence[Difference], checkpoint: str | None, args: DistillationArguments) -> bool:
+    """Whether a finished run has steps left, now that its options have changed; a rate has no steps to act on."""
+    if {change.name for change in changes} <= {*RATES, "libraries"}:
+        return False
+    if checkpoint is None:
+        raise ValueError(
+            f"`output_dir` {args.output_dir} holds a finished run without a checkpoint to continue from "
+            f"({'; '.join(map(str, changes))}); name another one and start from its weights with "
+            f"`model_name_or_path` {args.output_dir}, or pass --overwrite_output_dir true to start over"
+        )
+    return True
+
+
+def _leave_finished(args: DistillationArguments, changes: Sequence[Difference]) -> dict[str, Any]:
+    """The metrics of a run that has finished, whose files stay as they are; pushes them if the options say so."""
+    directory = Path(args.output_dir)
+    if args.process_index == 0:
+        unused = f" ({'; '.join(map(str, changes))}: no step is left to use it)" if changes else ""
+        logger.warning("already finished: %s; nothing to do%s", directory, unused)
+        if args.push_to_hub:
+            push_or_warn(
+                directory,
+                args.hub_model_id or directory.name,
+                private=args.hub_private_repo,
+                revision=args.hub_revision,
+                token=args.hub_token,
+            )
+    return read_json(directory / "eval_results.json") or read_json(directory / "train_results.json")
 
 
 def _check_teacher_options(model_args: ModelArguments, args: DistillationArguments) -> None:

@@ -94,17 +94,18 @@ class ImageDataset:
             OSError: the disk or the machine is at fault.
         """
         self.worker_notes.take_up(index)  # before reading: a decoder may take the whole process down
-        return decode_image(self._source(index), f"row {index} of the dataset")
+        return decode_image(self.source(index), f"row {index} of the dataset")
 
     def file(self, index: int) -> str | None:
         """The file or URL that row `index` names, None where it names none."""
-        return path_of(self._source(index))
+        return path_of(self.source(index))
 
     def place(self, index: int) -> str:
         """Row `index` in words."""
         return f"row {index} of the dataset ({self.file(index) or 'of no file name'})"
 
-    def _source(self, index: int) -> Any:
+    def source(self, index: int) -> Any:
+        """What row `index` holds, not decoded: see `decode_image`."""
         # straight from the Arrow table: `datasets` takes a twentieth of the time of a view to look up a row
         order = self._image_column._indices  # of rows that were selected or shuffled
         place = index if order is None else order.column(0)[index].as_py()

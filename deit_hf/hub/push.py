@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 # Pickles run code when they are read; the rest is of no use to others.
 NEVER_PUSHED = ["training_args.bin", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib"]
 NEVER_PUSHED += ["checkpoint-*/", "*/checkpoint-*/", ".unfinished-*", ".unfinished-*/", "runs/", ".cache/"]
-NEVER_PUSHED += ["bad_images*.jsonl"]  # paths of this machine
+NEVER_PUSHED += ["bad_images*.jsonl", "run_identity.json", ".run-*"]  # paths of this machine
 
 
 class HubPushError(RuntimeError):

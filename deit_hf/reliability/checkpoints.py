@@ -10,6 +10,9 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .run_identity import RUN_IDENTITY
+from .run_lock import HOLDER, LOCK
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"  # the last file of a checkpoint: names and sizes of all others
@@ -36,11 +39,13 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
         return str(checked_checkpoint(args.resume_from_checkpoint))
     output_dir = Path(args.output_dir)
     last = last_complete_checkpoint(output_dir)
+    if is_finished(output_dir):
+        return None if last is None else str(last)  # whether it continues is known once it is compared
     if last is not None:
         logger.warning("going on from %s; start anew with --overwrite_output_dir", last)
     elif (output_dir / UNFINISHED_RUN).exists():
         logger.warning("%s holds a run that stopped before its first checkpoint; it starts again", output_dir)
-    elif output_dir.is_dir() and any(output_dir.iterdir()):
+    elif output_dir.is_dir() and {path.name for path in output_dir.iterdir()} - {LOCK, HOLDER}:
         raise FileExistsError(
             f"`output_dir` {output_dir} is not empty and holds no checkpoint to go on from; name another one, or pass "
             "--overwrite_output_dir"
@@ -60,6 +65,23 @@ def begin_run(args: TrainingArguments) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / UNFINISHED_RUN).touch()
     args.distributed_state.wait_for_everyone()
+
+
+def is_finished(output_dir: str | Path) -> bool:
+    """Whether a directory holds a run whose files are all there."""
+    return (Path(output_dir) / RUN_IDENTITY).is_file() and not (Path(output_dir) / UNFINISHED_RUN).exists()
+
+
+def remembered_places(args: TrainingArguments, checkpoint: str | None) -> list[Path]:
+    """Where records are that a run must agree with: its checkpoint, and `output_dir` if it holds another's files."""
+    output_dir = Path(args.output_dir)
+    if args.overwrite_output_dir:
+        return []
+    places = [] if checkpoint is None else [Path(checkpoint)]
+    comes_from_elsewhere = checkpoint is not None and Path(checkpoint).resolve().parent != output_dir.resolve()
+    if is_finished(output_dir) or (comes_from_elsewhere and _checkpoints(output_dir)):
+        places.append(output_dir)
+    return places
 
 
 def end_run(args: TrainingArguments) -> None:

@@ -26,6 +26,8 @@ from .checkpoints import (
     rotate,
     running_state_files,
 )
+from .run_identity import write_identity
+from .run_lock import run_lock
 from .stop_signals import StopSignals, TrainingStopped, leaves_signals_to_the_main_process
 
 logger = logging.getLogger(__name__)
@@ -46,15 +48,18 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.stop_signals = StopSignals()
         self.resume_from: Path | None = None
+        self.same_run: Any = None  # compares a resumed run with its checkpoint; of a child class
         self._was_stopped_early = False
         self._aside: Path | None = None
+        self._began_at_step = 0
         self.add_callback(_CheckpointEvents(self))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """As the parent's; `True` goes on from the last complete checkpoint in `args.output_dir`.
 
         Raises:
-            ValueError: there is none, or the named one is not complete or holds more than tensors.
+            ValueError: there is none, or the named one is not complete, holds more than tensors or is of another run;
+                or another run has `args.output_dir`.
             TrainingStopped: a signal came, and a checkpoint was saved.
         """
         self.resume_from = None
@@ -69,13 +74,16 @@ class ResumableTrainer(Trainer):
             self.resume_from = checked_checkpoint(resume_from_checkpoint)
         checkpoint = None if self.resume_from is None else str(self.resume_from)
         try:
-            with self.stop_signals:
+            with run_lock(self.args.output_dir, self.args.distributed_state), self.stop_signals:
+                self.same_run.settle(*([] if self.resume_from is None else [self.resume_from]))
                 return super().train(checkpoint, **kwargs)
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"a file of `{checkpoint}` could run code, or is damaged, so it was not opened; go on from another "
                 "checkpoint"
             ) from error
+        finally:
+            self.same_run.forget()
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """The parent would train on when the checkpoint is of the last step, within an epoch or stopped early."""
@@ -112,9 +120,15 @@ class ResumableTrainer(Trainer):
         return loader
 
     def complete_report(self, logs: dict[str, float]) -> None:
-        """Makes the last report's loss that of the whole training; the parent's is of the steps since the restart."""
+        """Makes the last report's loss that of the whole training; the parent's is of the steps since the restart.
+
+        Its speeds are of those steps, too; where there were none, they are left out.
+        """
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+            if self.state.global_step == self._began_at_step:
+                for name in ("train_samples_per_second", "train_steps_per_second"):
+                    logs.pop(name, None)
 
     # ---- writing ----
 
@@ -156,6 +170,8 @@ class ResumableTrainer(Trainer):
         finally:
             self._aside = None
         folder = aside / checkpoint.name
+        if self.args.should_save:
+            write_identity(folder, self.same_run.record())
         if self.state.best_model_checkpoint == str(folder):
             self.state.best_model_checkpoint = str(checkpoint)
             if self.args.should_save:
@@ -233,6 +249,13 @@ class _CheckpointEvents(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.is_due_at_epoch_end = False
         checkpoint = self.trainer.resume_from
+        self.trainer._began_at_step = state.global_step
+        if state.global_step > state.max_steps:
+            raise ValueError(
+                f"`{checkpoint}` is at step {state.global_step}, but the training has {state.max_steps}; raise "
+                "`num_train_epochs` or `max_steps`, or resume from an earlier checkpoint"
+            )
+        state.compute_steps(args, state.max_steps)  # the parent keeps those of the checkpoint
         self.trainer.restore_running_state(None if checkpoint is None else self.trainer._stored_state(checkpoint))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

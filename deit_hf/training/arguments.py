@@ -15,6 +15,7 @@ from ..data.transforms import PAPER_CROP_MIN_SCALE, CropMode, check_view_options
 from ..distillation.losses import DistillationType, LabelLoss, Reduction
 from ..evaluation.fusion import FUSIONS, Fusion
 from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
+from .changeable_options import check_allowed_changes
 from .global_batch import scaled_learning_rate
 from .refused_arguments import check_supported
 from .timm_optimizers import check_timm_optimizer
@@ -196,10 +197,14 @@ class DistillationArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start anew in an output_dir that holds a run; its checkpoints are deleted."}
     )
+    allow_changes: list[str] = field(
+        default_factory=list, metadata={"help": "Options that a resumed run may change, or data, classes, teacher."}
+    )
 
     def __post_init__(self) -> None:
         self._check_ranges()
         check_supported(self)
+        check_allowed_changes(self.allow_changes, type(self))
         self._check_contradictions()
         self._check_optimization()
         check_view_options(self.random_augment, self.crop_mode, self.crop_min_scale)

@@ -3,17 +3,24 @@
 How the learning rate moves is in schedule.py.
 """
 
+import contextlib
+import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from .arguments import DistillationArguments
 from .timm_optimizers import create_timm_optimizer
 
+logger = logging.getLogger(__name__)
+
+# Of an optimizer's groups: what options say. Others of its entries can be state that the optimizer keeps there.
+GROUP_OPTIONS = ("weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "alpha", "amsgrad")
 TOKEN_NAMES = ("cls_token", "distillation_token", "position_embeddings", "pos_embed", "dist_token")
 # names of this package and its checkpoints, and those of transformers' own ViT and DeiT
 _BLOCK = re.compile(r"(?:^|\.)(?:encoder\.layer|(?:deit|vit)\.layers)\.(\d+)\.")
@@ -166,3 +173,35 @@ def create_own_optimizer(
         return create_timm_optimizer(args.timm_optimizer, groups, betas=betas, eps=args.adam_epsilon)
     optimizer_class, options = transformers_own()
     return optimizer_class(groups, **options)
+
+
+@contextlib.contextmanager
+def keeps_options(optimizer: Optimizer, scheduler: Any) -> Iterator[None]:
+    """An optimizer keeps this run's options while the state of a checkpoint, which has its own, is loaded.
+
+    transformers would continue with the checkpoint's, whatever `weight_decay` or `adam_beta1` say now.
+
+    Args:
+        optimizer: of the run that is to continue.
+        scheduler: its schedule; one that moves momentum as well keeps the checkpoint's.
+
+    Raises:
+        ValueError: the state is that of another optimizer.
+    """
+    own = [dict(group) for group in optimizer.param_groups]
+    yield
+    changed = {}
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        missing = sorted(options.keys() - group.keys())
+        if missing:
+            raise ValueError(
+                f"the checkpoint holds the state of another optimizer than this run's: it lacks {', '.join(missing)}; "
+                "use the same one (`optim`, `timm_optimizer`), or start a new run from the checkpoint's weights with "
+                "`model_name_or_path`"
+            )
+        for name in GROUP_OPTIONS if not isinstance(scheduler, CyclicLR | OneCycleLR) else ():
+            if name in options and group[name] != options[name]:
+                changed[name] = f"`{name}` of the optimizer is {options[name]} from here on; it was {group[name]}"
+                group[name] = options[name]
+    if changed:
+        logger.warning("%s", "; ".join(changed.values()))

@@ -17,9 +17,11 @@ from transformers.hf_argparser import string_to_bool
 
 RECIPES = Path(__file__).parents[1] / "recipes"  # of this package
 MAX_VALUES = 10_000  # in a recipe
+CHANGED = "changed at step"  # begins what is in force of a run that was changed on its way
 
 # Options that a repeated run must not take over: secrets, what depends on the machine, and what deletes or resumes.
 NOT_REPEATED = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint", "dataloader_pin_memory", "local_rank"}
+NOT_REPEATED |= {"allow_changes"}
 # Old names of transformers that only mirror new ones, and an object that is no option of a file.
 NOT_REPEATED |= {"gradient_checkpointing", "gradient_checkpointing_kwargs", "accelerator_config"}
 
@@ -127,6 +129,8 @@ def write_recipe(path: str | Path, *options: Any, in_force: Mapping[str, str] | 
         recipe.update(_options_in_force(group))
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     head = [f"Repeat with: python scripts/train.py {path} --output_dir ANOTHER"]
+    if any(name.startswith(CHANGED) for name in in_force or ()):
+        head = ["The options at the end of the run, which does not repeat with them: some changed on the way."]
     head += ["In force, with what followed from the options:", *as_block(in_force).splitlines()] if in_force else []
     comments = "".join(f"# {line}\n" for line in head)
     Path(path).write_text(f"{comments}{text}", encoding="utf-8")

@@ -192,6 +192,6 @@ class LogRunSummary(TrainerCallback):
             teacher_top1=trainer.evaluate_teacher()["top1"] if measures else None,
             **_first_part(trainer.eval_dataset),
         )
-        self.recipe = effective_recipe(run)
+        self.recipe = {**effective_recipe(run), **trainer.same_run.changes_in_words()}
         if trainer.is_world_process_zero():
             logger.info("The recipe in force:\n%s", as_block(self.recipe))

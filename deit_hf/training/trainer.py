@@ -29,9 +29,10 @@ from .ema import averages_for, evaluate_averages
 from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews, InputPipeline
 from .loss_log import LossLog
-from .optimizer import check_optimizer, create_own_optimizer, decay_parameter_names, train_only
+from .optimizer import check_optimizer, create_own_optimizer, decay_parameter_names, keeps_options, train_only
 from .recipe_file import write_recipe
 from .run_summary import LogRunSummary
+from .same_run import SameRun
 from .schedule import keeps_rates, num_warmup_steps, paper_schedule
 
 
@@ -116,16 +117,14 @@ class DistillationTrainer(PushingTrainer):
         # It would not for a model whose forward takes **kwargs.
         self.model_accepts_loss_kwargs = False
         self.label_names = ["labels"]
+        self.same_run = SameRun(self)
         self.faults, self.bad_images, self._said = NumericalFaults(self), BadImageList(self), LogRunSummary(self)
         for callback in (EpochOfViews(self), SettleGradientLayout(self), self.faults, self.bad_images):
             self.add_callback(callback)
         self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
         check_optimizer(self.model, self.optimizer, self.args)
-        if (
-            self.train_dataset is not None
-            and self.args.base_learning_rate is not None
-            and self.args.process_index == 0
-        ):
+        is_scaled = self.train_dataset is not None and self.args.base_learning_rate is not None
+        if is_scaled and self.args.process_index == 0:
             warn_of_global_batch(
                 self.model.config,
                 global_batch_size=self.args.global_batch_size,
@@ -336,8 +335,8 @@ class DistillationTrainer(PushingTrainer):
         self.faults.bad_steps = [] if state is None else state["bad_steps"]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As the parent's, with the rates of this run; the averaged weights go on from the same checkpoint."""
-        with keeps_rates(self.lr_scheduler):
+        """As the parent's, with the rates and options of this run; the averages go on from the same checkpoint."""
+        with keeps_rates(self.lr_scheduler), keeps_options(self.optimizer, self.lr_scheduler):
             super()._load_optimizer_and_scheduler(checkpoint)
         if self.ema is not None:
             self.ema.resume_from = checkpoint

@@ -23,6 +23,7 @@ from deit_hf.reliability.checkpoints import (
     rotate,
 )
 from deit_hf.reliability.gradient_layout import settle_gradient_layout
+from deit_hf.reliability.run_lock import LOCK
 
 OPTIONS = {
     "per_device_train_batch_size": 8,
@@ -56,7 +57,7 @@ def write_checkpoint(directory: Path, step: int) -> Path:
 
 
 def names(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()}
+    return {path.name for path in directory.iterdir()} - {LOCK}
 
 
 # ---- the output directory of a run ----

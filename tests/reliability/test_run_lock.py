@@ -1,0 +1,77 @@
+"""One run in a directory at a time, and a dead one does not count."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from accelerate import PartialState
+
+from deit_hf.reliability.run_lock import HOLDER, LOCK, run_lock
+
+# a process that trains here, with a data worker that outlives it for two seconds, as torch's do
+HOLDER_PROCESS = """
+import os, sys, time
+from accelerate import PartialState
+from deit_hf.reliability.run_lock import run_lock
+with run_lock(sys.argv[1], PartialState(cpu=True)):
+    if os.fork() == 0:
+        time.sleep(2)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def state() -> PartialState:
+    return PartialState(cpu=True)
+
+
+def start_holder(directory: Path) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER_PROCESS, str(directory)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_second_run_is_refused_with_its_holder_and_gets_the_directory_once_that_is_killed(tmp_path: Path, state):
+    process = start_holder(tmp_path)
+    message = rf"`output_dir` {tmp_path} is in use by another run: process {process.pid} on \S+, since 20\d\d-.*; wait"
+    with pytest.raises(ValueError, match=message), run_lock(tmp_path, state):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / HOLDER).is_file()  # nobody has tidied up
+    began = time.monotonic()
+    with run_lock(tmp_path, state):
+        assert json.loads((tmp_path / HOLDER).read_text())["pid"] == os.getpid()
+    assert time.monotonic() - began < 10
+
+
+def test_a_process_may_take_it_twice_and_gives_it_back_at_the_end(tmp_path: Path, state):
+    with run_lock(tmp_path, state):
+        with run_lock(tmp_path, state):
+            pass
+        assert (tmp_path / HOLDER).is_file()  # still held
+    assert {path.name for path in tmp_path.iterdir()} == {LOCK}
+    with run_lock(tmp_path, state):
+        pass
+
+
+def test_a_refused_run_leaves_no_new_directory(tmp_path: Path, state):
+    with pytest.raises(ValueError, match="does not fit"), run_lock(tmp_path / "new" / "run", state):
+        raise ValueError("does not fit")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_a_run_has_written_stays(tmp_path: Path, state):
+    with run_lock(tmp_path / "run", state):
+        (tmp_path / "run" / "model").touch()
+    assert (tmp_path / "run" / "model").exists()
