@@ -30,7 +30,9 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | P
     for axis, (label, shown) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         for name in filter(shown.fullmatch, logged):
             points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
-            axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=name)
+            axis.plot(
+                *zip(*points, strict=True), marker="." if len(points) < 40 else None, label=name.replace("$", r"\$")
+            )
         axis.set_xlabel("optimizer step")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)

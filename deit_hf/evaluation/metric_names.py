@@ -3,8 +3,10 @@
 PART is the name of an evaluation set where there are several, `ema` stands for averaged weights.
 """
 
+import difflib
 import re
 from collections.abc import Collection, Iterable
+from typing import Any
 
 HEADS = ("average", "cls", "distillation")
 _TOP1 = re.compile(rf"eval_(?:ema_)?(?:(?P<part>.+)_)?top1(?:_(?:{'|'.join(HEADS)}))?")
@@ -28,28 +30,57 @@ def evaluation_parts(metric_names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(match["part"] or "" for match in matches if match))
 
 
-def check_best_metric(metric: str | None, parts: Collection[str]) -> None:
-    """Refuses a `metric_for_best_model` that an evaluation on several sets does not report.
+def check_best_metric(metric: str, parts: Collection[str], *, two_heads: bool, averaged: bool) -> None:
+    """Refuses a `metric_for_best_model` that an evaluation does not report.
+
+    Args:
+        metric: with or without `eval_`.
+        parts: names of several evaluation sets; of the only one an empty name.
+        two_heads: whether the model has a distillation head.
+        averaged: whether averaged weights are measured, too.
 
     Raises:
         ValueError: names the metric, and ones that there are.
     """
-    parts_of = tuple(f"{prefix}{part}_" for part in parts for prefix in ("", "ema_"))
-    if metric is not None and not metric.removeprefix("eval_").startswith(parts_of):
+    known = [
+        accuracy_name(name, part=part, head=head, averaged=of_averages)
+        for of_averages in ((False, True) if averaged else (False,))
+        for part in parts
+        for name, heads in (
+            ("loss", ("",)),
+            ("top1", HEADS if two_heads else ("",)),
+            ("top5", HEADS if two_heads else ("",)),
+        )
+        for head in heads
+    ]
+    if f"eval_{metric.removeprefix('eval_')}" not in known:
+        close = difflib.get_close_matches(f"eval_{metric.removeprefix('eval_')}", known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"`metric_for_best_model` is {metric!r}, but `eval_dataset` has the parts {', '.join(parts)}, whose "
-            f"metrics have their name in them; set it to one such as 'eval_{next(iter(parts))}_loss'"
+            f"`metric_for_best_model` is {metric!r}, but an evaluation here reports {', '.join(known[:8])}"
+            f"{', ...' if len(known) > 8 else ''}{hint}"
         )
 
 
-def check_part_name(name: str) -> None:
-    """Refuses a name that makes the names of metrics ambiguous.
+def are_parts(data: Any) -> bool:
+    """Whether evaluation data are several sets, whose names the names of metrics can carry.
 
     Raises:
-        ValueError: names it.
+        TypeError: a name is not a text.
+        ValueError: there are none, or a name is empty, has several lines, or reads as averaged weights.
     """
-    if not name or name == "ema" or name.startswith("ema_"):
-        raise ValueError(
-            f"`eval_dataset` has a part named {name!r}, which the names of the averaged weights' metrics "
-            "(`eval_ema_top1`) would be mistaken for; give it another name"
-        )
+    if not isinstance(data, dict):
+        return False
+    if not data:
+        raise ValueError("`eval_dataset` is a dict without parts; leave it out, or name at least one")
+    for name in data:
+        if not isinstance(name, str):
+            raise TypeError(f"`eval_dataset` has a part named {name!r}, but names must be of type str")
+        if not name.strip() or len(name.splitlines()) > 1:
+            raise ValueError(f"`eval_dataset` has a part named {name!r}, but a name must be one line and not empty")
+        if name == "ema" or name.startswith("ema_"):
+            raise ValueError(
+                f"`eval_dataset` has a part named {name!r}, which the names of the averaged weights' metrics "
+                "(`eval_ema_top1`) would be mistaken for; give it another name"
+            )
+    return True

@@ -96,7 +96,8 @@ def _measured_rows(facts: ModelFacts) -> list[dict[str, str]]:
     for part, averaged, (head, answer) in choices:
         names = {name: accuracy_name(name, part=part, head=head, averaged=averaged) for name in ("top1", "top5")}
         if names["top1"] in facts.metrics:
-            words = f"{answer}{', averaged weights' if averaged else ''}{f', on {part}' if part else ''}"
+            on = f", on {part}".replace("|", r"\|") if part else ""
+            words = f"{answer}{', averaged weights' if averaged else ''}{on}"
             percents = {name: _percent(facts.metrics.get(metric)) for name, metric in names.items()}
             rows.append({"answer": words, **percents})
     return rows
@@ -147,7 +148,7 @@ def _results(facts: ModelFacts) -> list[EvalResult]:
             task_type="image-classification",
             dataset_type=_hub_id(facts.dataset) or "other",
             dataset_name=f"{data}: {part}" if part else data,
-            dataset_config=part or None,  # results of one type and configuration become those of one data set
+            dataset_split=part or None,  # the Hub's client joins results of the same type and split
             metric_type="accuracy",
             metric_name=f"{name.replace('top', 'top-')}, {answer}",
             metric_value=round(values[metric], 6),

@@ -22,7 +22,7 @@ class PushingTrainer(ResumableTrainer):
         """Writes README.md from the run's files; an edited one stays.
 
         Args:
-            facts: fields of `deit_hf.model_card.ModelFacts` that the files do not tell.
+            facts: fields of `deit_hf.hub.model_facts.ModelFacts` that the files do not tell.
         """
         if self.is_world_process_zero():
             directory = Path(self.args.output_dir)

@@ -137,7 +137,7 @@ def crop_size(processor: Any) -> tuple[int, int]:
         return size["height"], size["width"]
     raise ValueError(
         f"the image processor's size is {dict(size)}, which does not fix height and width; "
-        "use `deit_hf.image_processing_deit.make_processor(image_size)`"
+        "use `deit_hf.model.image_processing_deit.make_processor(image_size)`"
     )
 
 
@@ -152,14 +152,15 @@ def checked_processor(processor: Any, model: PreTrainedModel) -> Any:
         if image_size is None:
             raise ValueError(
                 f"{type(model).__name__} does not say its image size; pass "
-                "`processing_class=deit_hf.image_processing_deit.make_processor(image_size)`"
+                "`processing_class=deit_hf.model.image_processing_deit.make_processor(image_size)`"
             )
         return make_processor(image_size)
     given = crop_size(processor)
     if image_size is not None and given != to_pair(image_size):
         raise ValueError(
             f"the image processor gives {given[0]}x{given[1]} pixels but the model expects {image_size}; load the "
-            f"model with `image_size={given[0]}`, or use `deit_hf.image_processing_deit.make_processor({image_size})`"
+            f"model with `image_size={given[0]}`, or use "
+            f"`deit_hf.model.image_processing_deit.make_processor({image_size})`"
         )
     return processor
 
@@ -186,8 +187,9 @@ def warn_of_known_faults(source: Any, settings: Mapping[str, Any], image_size: i
         faults.append("squashes pictures to a square instead of keeping their aspect ratio")
     if faults:
         logger.warning(
-            "%s of `%s` %s; if these are the weights of a DeiT, accuracy suffers: use `deit_hf.image_processing_deit."
-            "make_processor(%s)`, and save it beside them with its `save_pretrained`",
+            "%s of `%s` %s; if these are the weights of a DeiT, accuracy suffers: use "
+            "`deit_hf.model.image_processing_deit.make_processor(%s)`, and save it beside them with its "
+            "`save_pretrained`",
             FILE_NAME,
             source,
             " and ".join(faults),

@@ -297,7 +297,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.is_floating_point():
         raise ValueError(
             f"`labels` are {labels.dtype}, but must be class indices (torch.int64); for mixed or softened targets "
-            "call the model without labels and use `deit_hf.losses.soft_target_cross_entropy`"
+            "call the model without labels and use `deit_hf.distillation.losses.soft_target_cross_entropy`"
         )
     return F.cross_entropy(at_least_float32(logits), labels.view(-1))
 

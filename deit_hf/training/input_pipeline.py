@@ -1,11 +1,13 @@
 """The views of one run: its rows, what is done to each image, their order, and their batches."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
-from transformers import PreTrainedConfig, TrainerCallback
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 from ..data.dataset import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
 from ..data.mixing import MAX_BLOCK_SIZE, Mixing
@@ -13,7 +15,7 @@ from ..data.sampling import ViewSampler
 from ..data.sources.shards import ShardedRows
 from ..data.streaming import ImageStream, StreamSampler, StreamViews
 from ..data.transforms import VIEW_OPTIONS, evaluation_view, training_view
-from ..evaluation.metric_names import check_best_metric, check_part_name
+from ..evaluation.metric_names import are_parts, check_best_metric
 from ..model.image_processing_deit import crop_size
 from ..model.labels import class_names, match_labels, real_names, take_names
 from .arguments import DistillationArguments
@@ -124,21 +126,49 @@ class InputPipeline:
         """`evaluation` of a dataset, of each value of a dict, or None for None; of anything else its own error.
 
         Raises:
-            ValueError: a dict has no parts, or one whose name the metrics cannot carry; the best model is to be chosen
-                by a metric that there will not be.
+            TypeError: a name in a dict is not a text.
+            ValueError: a dict has no parts, or one whose name the metrics cannot carry.
         """
-        if not isinstance(data, dict):
+        if not are_parts(data):
             return None if data is None else self.evaluation(data)
-        if not data:
-            raise ValueError("`eval_dataset` is a dict without parts; leave it out, or name at least one")
-        for name in data:
-            check_part_name(name)
-        check_best_metric(self.args.metric_for_best_model, data)
         return {name: self.evaluation(rows) for name, rows in data.items()}
 
     def of_plain_rows(self, data: Any) -> Any:
         """`evaluation` of a plain dataset; anything else, such as views or a name, as it is."""
         return self.evaluation(data) if isinstance(data, datasets.Dataset) else data
+
+    @contextlib.contextmanager
+    def named_loaders(self, data: Any, own: Any) -> Iterator[Any]:
+        """As a context: the parent keeps the persistent workers of the trainer's own evaluation sets, and no others.
+
+        It finds them by a name, which is the same for all sets that are given directly.
+
+        Args:
+            data: as for `Trainer.get_eval_dataloader`.
+            own: the evaluation set of the trainer, or several by name.
+
+        Yields:
+            Views of `data`, or its name.
+        """
+        is_own = isinstance(data, str) or data is None or data is own
+        if isinstance(data, str) and isinstance(own[data], datasets.Dataset):
+            is_own, data = False, own[data]  # plain rows that were assigned to the trainer
+        persistent = self.args.dataloader_persistent_workers
+        self.args.dataloader_persistent_workers = persistent and is_own
+        try:
+            yield self.of_plain_rows(data)
+        finally:
+            self.args.dataloader_persistent_workers = persistent
+
+    def check_best_metric(self, eval_dataset: Any, model: PreTrainedModel) -> None:
+        """Refuses a best model by a metric that the evaluations of a training will not report."""
+        if self.args.metric_for_best_model is not None and self.args.eval_strategy != "no":
+            check_best_metric(
+                self.args.metric_for_best_model,
+                eval_dataset if isinstance(eval_dataset, dict) else [""],
+                two_heads=hasattr(model, "distillation_classifier"),
+                averaged=self.args.ema_decay > 0,
+            )
 
     def collator(self) -> ViewCollator:
         """Views -> a batch of the model, mixed as the options say."""

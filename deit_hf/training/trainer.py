@@ -17,6 +17,7 @@ from ..data.sources.shards import ShardedRows
 from ..data.worker_crashes import named_crashes
 from ..distillation.losses import distillation_objective
 from ..distillation.teacher import Teacher, fitting_teacher
+from ..evaluation.metric_names import are_parts
 from ..evaluation.metrics import HeadAccuracy, head_logits, negative_log_likelihood
 from ..evaluation.teacher_accuracy import teacher_accuracy
 from ..hub.pushing_trainer import PushingTrainer
@@ -123,13 +124,13 @@ class DistillationTrainer(PushingTrainer):
             self.add_callback(callback)
         self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
         check_optimizer(self.model, self.optimizer, self.args)
+        if isinstance(self.compute_metrics, HeadAccuracy):
+            self._views.check_best_metric(self.eval_dataset, self.model)
         is_scaled = self.train_dataset is not None and self.args.base_learning_rate is not None
         if is_scaled and self.args.process_index == 0:
-            warn_of_global_batch(
-                self.model.config,
-                global_batch_size=self.args.global_batch_size,
-                num_accumulation_steps=self.args.gradient_accumulation_steps,
-            )
+            accumulation = self.args.gradient_accumulation_steps
+            batch = {"global_batch_size": self.args.global_batch_size, "num_accumulation_steps": accumulation}
+            warn_of_global_batch(self.model.config, **batch)
         self.ema = averages_for(self)
         self._ema_metrics: dict[str, float] = {}
         if self.teacher is not None:
@@ -223,7 +224,7 @@ class DistillationTrainer(PushingTrainer):
     ) -> dict[str, float]:
         """As the parent's, with the metrics of the averaged weights in the same report; speeds are the live pass's."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if not isinstance(dataset, dict):  # the parent comes back with each part
+        if not are_parts(dataset):  # the parent comes back with each part
             self._ema_metrics = evaluate_averages(self, self.ema, eval_dataset, metric_key_prefix, ignore_keys)
         try:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -300,7 +301,8 @@ class DistillationTrainer(PushingTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As the parent's, for plain `datasets` too."""
-        return super().get_eval_dataloader(self._views.of_plain_rows(eval_dataset))
+        with self._views.named_loaders(eval_dataset, self.eval_dataset) as views:
+            return super().get_eval_dataloader(views)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """As the parent's, for plain `datasets` too."""

@@ -353,9 +353,9 @@ FINE_TUNING = {
 PROCESSOR_NOTE = (
     "The accuracies belong to the paper's view of an image: short side resized to {short_side} pixels (bicubic), "
     "centre crop of {size}x{size}, ImageNet mean and standard deviation. "
-    "`deit_hf.image_processing_deit.make_processor({size})` gives it. Earlier revisions of `preprocessor_config.json` "
-    "in the facebook/deit repositories prepare images in other ways (square resize, no margin around the crop, or "
-    "mean and standard deviation 0.5); the present ones were not checked."
+    "`deit_hf.model.image_processing_deit.make_processor({size})` gives it. Earlier revisions of "
+    "`preprocessor_config.json` in the facebook/deit repositories prepare images in other ways (square resize, no "
+    "margin around the crop, or mean and standard deviation 0.5); the present ones were not checked."
 )
 
 

@@ -10,7 +10,9 @@ from support.trainers import make_args
 from deit_hf import DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DistillationTrainer
 from deit_hf.analysis.curves import PANELS, plot_training_curves
 from deit_hf.evaluation.compare import comparison_table
-from deit_hf.evaluation.metric_names import accuracy_name, check_part_name, evaluation_parts
+from deit_hf.evaluation.metric_names import accuracy_name, evaluation_parts
+from deit_hf.hub.model_card import render_model_card
+from deit_hf.hub.model_facts import ModelFacts
 from deit_hf.training.ema import AveragedWeights
 
 
@@ -88,11 +90,27 @@ def test_sets_can_be_given_to_one_evaluation_alone(tmp_path, tiny_student, toy_r
     assert metrics["eval_first_top1_cls"] == trainer.evaluate(parts["first"])["eval_top1_cls"]
 
 
-@pytest.mark.parametrize("name", ["ema", "ema_2024", ""])
-def test_a_name_that_reads_as_averaged_weights_is_refused(tmp_path, tiny_student, toy_rows, name: str):
-    with pytest.raises(ValueError, match=rf"`eval_dataset` has a part named '{name}'.*; give it another name"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ema", "a part named 'ema', which the names of the averaged weights' .*; give it another name"),
+        ("ema_2024", "a part named 'ema_2024', which"),
+        ("", "a part named '', but a name must be one line and not empty"),
+        ("a\nb", r"a part named 'a\\nb', but a name must be one line"),
+    ],
+)
+def test_a_name_that_metrics_cannot_carry_is_refused(tmp_path, tiny_student, toy_rows, name: str, message: str):
+    with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, tiny_student, toy_rows, {name: toy_rows})
-    check_part_name("emanuel")
+    trainer = make_trainer(tmp_path, tiny_student, toy_rows, toy_rows)
+    with pytest.raises(ValueError, match=message):
+        trainer.evaluate({name: toy_rows})
+
+
+@pytest.mark.parametrize("name", [1, True, None, b"x", ("a",)])
+def test_a_name_that_is_not_a_text_is_refused(tmp_path, tiny_student, toy_rows, name):
+    with pytest.raises(TypeError, match="`eval_dataset` has a part named .*, but names must be of type str"):
+        make_trainer(tmp_path, tiny_student, toy_rows, {name: toy_rows})
 
 
 def test_an_empty_dict_is_refused(tmp_path, tiny_student, toy_rows):
@@ -100,14 +118,50 @@ def test_an_empty_dict_is_refused(tmp_path, tiny_student, toy_rows):
         make_trainer(tmp_path, tiny_student, toy_rows, {})
 
 
-@pytest.mark.parametrize("metric", [None, "eval_top1_average", "loss"])
+@pytest.mark.parametrize("metric", [None, "eval_top1_average", "first_top1", "eval_ema_first_loss", "first_lost"])
 def test_a_best_model_by_a_metric_of_no_set_is_refused_at_once(tmp_path, tiny_student, toy_rows, parts, metric):
     options = {"load_best_model_at_end": True, "save_strategy": "epoch", "metric_for_best_model": metric}
-    message = (
-        "parts first, mixed.set_2, whose metrics have their name in them; set it to one such as 'eval_first_loss'"
-    )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(
+        ValueError, match="is '.*', but an evaluation here reports eval_first_loss, eval_first_top1_av"
+    ):
         make_trainer(tmp_path, tiny_student, toy_rows, parts, **options)
+
+
+def test_a_best_model_by_a_metric_of_the_only_set_is_checked_too(tmp_path, tiny_student, toy_rows):
+    options = {"load_best_model_at_end": True, "save_strategy": "epoch", "metric_for_best_model": "accuracy"}
+    with pytest.raises(
+        ValueError, match="`metric_for_best_model` is 'accuracy', but an evaluation here reports eval_loss"
+    ):
+        make_trainer(tmp_path, tiny_student, toy_rows, toy_rows, **options)
+    options["metric_for_best_model"] = "top1_average"
+    make_trainer(tmp_path, tiny_student, toy_rows, toy_rows, **options)
+
+
+def test_persistent_workers_serve_the_set_they_were_made_for(tmp_path, tiny_student, tiny_teacher, toy_rows, parts):
+    # transformers finds their loaders by the name of a set, which is `eval` for all that are given directly
+    parts = {"first": parts["first"], "eval": parts["mixed.set_2"]}
+    options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "distillation_type": "hard"}
+    trainer = make_trainer(tmp_path, tiny_student, toy_rows, parts, tiny_teacher, **options)
+    trainer.evaluate_teacher()
+    first, second = (trainer.evaluate(rows)["eval_loss"] for rows in parts.values())
+    assert first != second
+    for metrics in (trainer.evaluate(), trainer.evaluate(dict(parts)), trainer.evaluate()):
+        assert (metrics["eval_first_loss"], metrics["eval_eval_loss"]) == (first, second)
+    assert trainer.args.dataloader_persistent_workers
+
+
+def test_plain_rows_assigned_to_the_trainer_are_evaluated(tmp_path, tiny_student, toy_rows, parts):
+    trainer = make_trainer(tmp_path, tiny_student, toy_rows, toy_rows)
+    expected = trainer.evaluate(parts["first"])["eval_loss"]
+    trainer.eval_dataset = parts
+    assert trainer.evaluate()["eval_first_loss"] == expected
+
+
+def test_a_card_and_curves_take_any_name(tmp_path):
+    metrics = {"eval_a|b $x_{_top1": 0.5}
+    facts = ModelFacts("tiny", (32, 32), 5, two_heads=False, metrics=metrics)
+    assert r"| class head (the model's answer), on a\|b $x_{ | 50.00 | – |" in render_model_card(facts)
+    plot_training_curves([{"step": 1, **metrics}, {"step": 2, **metrics}], tmp_path / "curves.png")
 
 
 def test_a_best_model_by_the_averages_of_a_set_is_taken(tmp_path, tiny_config, toy_rows, parts):
