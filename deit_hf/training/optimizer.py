@@ -195,8 +195,9 @@ def keeps_options(optimizer: Optimizer, scheduler: Any) -> Iterator[None]:
         missing = sorted(options.keys() - group.keys())
         if missing:
             raise ValueError(
-                f"the checkpoint holds the state of another optimizer than this run's: it lacks {', '.join(missing)}; use the same one (`optim`, `timm_optimizer`), or start a new run from the "
-                "checkpoint's weights with `model_name_or_path`"
+                f"the checkpoint holds the state of another optimizer than this run's: it lacks {', '.join(missing)}; "
+                "use the same one (`optim`, `timm_optimizer`), or start a new run from the checkpoint's weights with "
+                "`model_name_or_path`"
             )
         for name in GROUP_OPTIONS if not isinstance(scheduler, CyclicLR | OneCycleLR) else ():
             if name in options and group[name] != options[name]:
