@@ -127,7 +127,7 @@ class NumericalFaults(TrainerCallback):
         return NonFiniteLossError(
             f"not finite: {faults}{skipped}; {kept}. Lower `learning_rate` (now {args.learning_rate}) or set "
             "`max_grad_norm`, use bf16 where you use fp16, or skip more such steps with `max_bad_steps` (now "
-            f"{args.max_bad_steps})"
+            f"{args.max_bad_steps}); to resume with another gradient norm or precision pass `allow_changes`, too"
         )
 
     def _skip(self, step: int, model: nn.Module) -> None:

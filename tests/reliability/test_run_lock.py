@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from accelerate import PartialState
+from filelock import FileLock
 
 from deit_hf.reliability.run_lock import HOLDER, LOCK, run_lock
 
@@ -75,3 +77,39 @@ def test_what_a_run_has_written_stays(tmp_path: Path, state):
     with run_lock(tmp_path / "run", state):
         (tmp_path / "run" / "model").touch()
     assert (tmp_path / "run" / "model").exists()
+
+
+# the second process must not wait for the first, which is refused
+RANK = """
+import sys, time
+from accelerate import PartialState
+from deit_hf.reliability.run_lock import decided_by_first, run_lock
+state = PartialState(cpu=True)
+print("shared", decided_by_first(lambda: f"by {state.process_index}", state))
+try:
+    with run_lock(sys.argv[1], state):
+        print("took it")
+except ValueError as error:
+    print(state.process_index, error)
+"""
+
+
+def test_all_processes_of_a_run_learn_of_a_refusal(tmp_path: Path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with FileLock(tmp_path / LOCK):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", RANK, str(tmp_path)],
+                env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in "01"
+        ]
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    for rank, output in enumerate(outputs):
+        assert output.startswith("shared by 0\n")
+        assert f"{rank} `output_dir` {tmp_path} is in use by another run: a process that has just begun" in output

@@ -61,7 +61,7 @@ def test_training_saves_one_checkpoint_and_raises_with_its_own_code(tmp_path, ti
     with pytest.raises(TrainingStopped, match="stopped after step 2; start the same command again") as stopped:
         make_trainer(tmp_path, tiny_config, toy_rows, signal_at=2).train()
     assert stopped.value.code == EXIT_CODE == 75
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["checkpoint-2"]
     assert last_complete_checkpoint(tmp_path) is not None
     assert signal.getsignal(signal.SIGTERM) == handler
 

@@ -333,7 +333,7 @@ def test_best_checkpoint_gives_student_and_averages(tmp_path, tiny_config, toy_r
 def test_checkpoint_without_averages_is_refused_with_the_choice(tmp_path, tiny_config, toy_rows):
     options = {"save_strategy": "steps", "save_steps": 3}
     make_trainer(tmp_path, tiny_config, toy_rows, **options, ema_decay=0.0).train()
-    trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options)
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options, allow_changes=["ema_decay"])
     message = r"checkpoint-3.ema` holds no averaged weights, but `ema_decay` is 0.9; resume from .*`ema_decay` 0"
     with pytest.raises(FileNotFoundError, match=message):
         trainer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-3")

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer, Teacher
@@ -142,6 +143,16 @@ def test_restart_after_the_last_step_reports_no_speed_of_steps_that_it_did_not_t
     results = json.loads((finished / "run" / "train_results.json").read_text())
     assert not [name for name in results if "per_second" in name]
     assert results["train_loss"] > 0
+
+
+def test_directory_in_use_is_refused_and_left_alone(stopped: Path, tiny_config, toy_rows):
+    before = files_of(stopped)
+    with FileLock(stopped / "run" / LOCK):
+        with pytest.raises(ValueError, match=f"`output_dir` {stopped / 'run'} is in use by another run"):
+            run(stopped)
+        with pytest.raises(ValueError, match=f"`output_dir` {stopped / 'run'} is in use by another run"):
+            make_trainer(stopped / "run", tiny_config, toy_rows).train()
+    assert files_of(stopped) == before
 
 
 # ---- another run ----
