@@ -6,7 +6,7 @@ It knows no trainer and no model, only the directory that a run left.
 import logging
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from huggingface_hub.utils import validate_repo_id
 from ..argument_checks import without_tokens
 from .public_text import public_texts
 from .run_files import files_to_leave, files_to_push
-from .upload import BASE_SECONDS, BYTES_PER_SECOND, SILENT_SECONDS, one_line, upload
+from .upload import SILENT_SECONDS, one_line, upload
 
 logger = logging.getLogger(__name__)
 
 MAX_NAMES = 20  # in a line of the log
+BASE_SECONDS, BYTES_PER_SECOND = 600.0, 1e6  # a push takes no longer than the first and its bytes at the second
 
 
 class HubPushError(RuntimeError):
@@ -68,8 +69,7 @@ def push_directory(
     check_repository_name(repo_id)
     files = {name: str(directory / name) for name in files_to_push(directory, include)}
     texts = public_texts(directory, repo_id)
-    if time_limit is None:
-        time_limit = BASE_SECONDS + sum(Path(path).stat().st_size for path in files.values()) / BYTES_PER_SECOND
+    time_limit = default_time_limit(files.values()) if time_limit is None else time_limit
     _log_names(f"pushes to {repo_id}", list(files))
     _log_names("leaves here (`include` pushes more, by name)", files_to_leave(directory, list(files)))
     token = token or get_token()
@@ -109,6 +109,11 @@ def push_or_warn(directory: str | Path, repo_id: str, **options: Any) -> str | N
     except (HubPushError, ValueError, OSError) as error:
         logger.warning("%s", error)
         return None
+
+
+def default_time_limit(paths: Iterable[str]) -> float:
+    """Seconds that a push of these files may take."""
+    return BASE_SECONDS + sum(Path(path).stat().st_size for path in paths) / BYTES_PER_SECOND
 
 
 def _check_no_token(files: Mapping[str, str], token: str | None) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi, get_session, set_client_factory
 
 SILENT_SECONDS = 60.0  # without a byte from the Hub, after which a request has failed; the client repeats some
-BASE_SECONDS, BYTES_PER_SECOND = 600.0, 1e6  # a whole push takes no longer than the first and its bytes at the second
 
 
 def upload(job: dict[str, Any], time_limit: float) -> str:

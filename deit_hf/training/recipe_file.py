@@ -49,7 +49,8 @@ def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], desc
         _set_defaults(parser, read_recipe(recipe[0], known))
     parsed, rest = parser.parse_known_args(list(arguments))
     if rest:
-        raise ValueError(f"unknown option {unknown_options(rest)}{_hint(rest[0], known)}")
+        fault = "unknown option" if any(each.startswith("-") for each in rest) else "no option takes"
+        raise ValueError(f"{fault} {unknown_options(rest)}{_hint(rest[0], known)}")
     misplaced = parsed.recipe
     if misplaced is not None and not recipe:
         raise ValueError(f"`{misplaced}` comes after flags; name the recipe first")
@@ -120,7 +121,7 @@ def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(str(error).split())
     line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
-    return f"{error.problem}{line}"
+    return ", ".join(part for part in (error.context, error.problem) if part) + line
 
 
 def _num_values(value: Any, known: dict[int, int]) -> int:
