@@ -10,10 +10,11 @@ from ..benchmarks.input import generate_jpegs, measure_input
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import load_image_datasets
 from .errors import one_line_errors
+from .parser import CommandParser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["input"], help="what to measure")
     parser.add_argument("--dataset_name", help="Hub id or local directory of a dataset of images and labels")
     parser.add_argument("--train_split", default="train", help="name of its split")

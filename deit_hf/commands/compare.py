@@ -7,10 +7,11 @@ import argparse
 
 from ..evaluation.compare import comparison_table
 from .errors import one_line_errors
+from .parser import CommandParser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_dirs", nargs="+", metavar="OUTPUT_DIR", help="what a run of train.py left")
     with one_line_errors():
         print(comparison_table(parser.parse_args().output_dirs))

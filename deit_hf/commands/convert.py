@@ -12,11 +12,12 @@ from ..model.configuration_deit import to_pair
 from ..model.conversion import convert_checkpoint, export_checkpoint, read_labels
 from ..model.image_processing_deit import make_processor
 from .errors import one_line_errors
+from .parser import CommandParser
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", help="checkpoint (.pth, .safetensors); with --to_timm a model directory")
     parser.add_argument("output", type=Path, help="directory for model and processor; with --to_timm a file")
     parser.add_argument("--to_timm", action="store_true", help="write one safetensors file with timm's names")

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 
 import datasets
 
+from ..argument_checks import without_tokens
+
 logger = logging.getLogger(__name__)
 
 MENDABLE = (ValueError, TypeError, OSError, ImportError, datasets.exceptions.DatasetsError)
@@ -32,7 +34,7 @@ def one_line_errors() -> Iterator[None]:
         if exit_code is None:
             raise
         logger.debug("the error in full", exc_info=True)
-        sys.stderr.write(f"error: {_one_line(error)}\n")
+        sys.stderr.write(f"error: {without_tokens(_one_line(error))}\n")
         raise SystemExit(exit_code) from None
 
 

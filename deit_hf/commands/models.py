@@ -7,11 +7,12 @@ Parameters in millions (heads for 1000 classes included), and FLOPs: multiply-ad
 import argparse
 
 from ..analysis.model_cost import model_table
+from .parser import CommandParser
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m deit_hf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()

@@ -10,11 +10,12 @@ from tqdm import tqdm
 
 from ..evaluation.predict import predict
 from .errors import one_line_errors
+from .parser import CommandParser
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="path or URL")
     parser.add_argument("--model", required=True, help="Hub id or directory of any image classifier")
     parser.add_argument("--top_k", type=int, default=5, help="classes to show for each picture")

@@ -211,11 +211,10 @@ def _save(
         trainer.save_metrics("test", test_metrics)
     if trainer.is_world_process_zero() and importlib.util.find_spec("matplotlib") is not None:
         plot_training_curves(trainer.state.log_history, Path(args.output_dir) / "training_curves.png")
-    if args.push_to_hub:
-        trainer.push_to_hub()  # writes the card, too
-    else:
-        trainer.create_model_card()
+    trainer.create_model_card()
     end_run(args)
+    if args.push_to_hub:
+        trainer.push_saved_files()  # of a finished run, whatever the Hub does
     return metrics
 
 

@@ -19,7 +19,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from ..model.configuration_deit import to_pair
 from ..model.image_processing_deit import crop_size, warn_of_known_faults
 from ..model.labels import match_labels, real_names
-from ..model.safe_loading import named_errors
+from ..model.safe_loading import check_recorded_weights, named_errors
 from ..model.timm_models import create_timm_model, is_timm_source
 
 logger = logging.getLogger(__name__)
@@ -257,6 +257,7 @@ def _load_timm(source: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _load_transformers(source: str) -> tuple[nn.Module, dict[str, Any]]:
+    check_recorded_weights(source)
     with named_errors(source):
         module, info = AutoModelForImageClassification.from_pretrained(
             source, output_loading_info=True, trust_remote_code=False

@@ -1,6 +1,5 @@
 """Renders a model card from its facts (model_facts.py) and templates/model_card.md, and writes it."""
 
-import hashlib
 import itertools
 import logging
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..evaluation.fusion import FUSIONS
 from ..evaluation.metric_names import accuracy_name, evaluation_parts
 from .model_facts import ModelFacts, shown
+from .run_files import sealed, unsealed
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,6 @@ ANSWERS = {
     "cls": "class head",
     "distillation": "distillation head",
 }
-
-_MARK = "<!-- written by deit_hf from the run's files; once edited it is not overwritten. Checksum: "
 
 
 def render_model_card(facts: ModelFacts) -> str:
@@ -188,18 +186,8 @@ def write_model_card(directory: str | Path, facts: ModelFacts, *, overwrite: boo
         Whether the card was written.
     """
     path = Path(directory) / "README.md"
-    if path.exists() and not overwrite and not _is_untouched(path.read_text(encoding="utf-8")):
+    if path.exists() and not overwrite and unsealed(path.read_text(encoding="utf-8")) is None:
         logger.warning("%s was edited by hand and stays as it is; move it away to get a new one", path)
         return False
-    card = render_model_card(facts)
-    path.write_text(f"{card}\n{_MARK}{_checksum(card)} -->\n", encoding="utf-8")
+    path.write_text(sealed(render_model_card(facts)), encoding="utf-8")
     return True
-
-
-def _is_untouched(text: str) -> bool:
-    card, _, checksum = text.rpartition(f"\n{_MARK}")
-    return checksum == f"{_checksum(card)} -->\n"
-
-
-def _checksum(card: str) -> str:
-    return hashlib.sha256(card.encode()).hexdigest()[:16]

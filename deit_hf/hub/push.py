@@ -1,24 +1,28 @@
-"""Pushing a finished run to the Hub, without its pickles (what the card says is in model_card.py).
+"""Pushing a finished run to the Hub: what a run writes, without pickles (what the card says is in model_card.py).
 
 It knows no trainer and no model, only the directory that a run left.
 """
 
 import logging
 import shlex
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import get_token
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .run_files import read_json, require_files
+from ..argument_checks import without_tokens
+from .public_text import public_texts
+from .run_files import files_to_leave, files_to_push
+from .upload import SILENT_SECONDS, one_line, upload
 
 logger = logging.getLogger(__name__)
 
-# Pickles run code when they are read; the rest is of no use to others.
-NEVER_PUSHED = ["training_args.bin", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib"]
-NEVER_PUSHED += ["checkpoint-*/", "*/checkpoint-*/", ".unfinished-*", ".unfinished-*/", "runs/", ".cache/"]
-NEVER_PUSHED += ["bad_images*.jsonl", "run_identity.json", ".run-*"]  # paths of this machine
+MAX_NAMES = 20  # in a line of the log
+BASE_SECONDS, BYTES_PER_SECOND = 600.0, 1e6  # a push takes no longer than the first and its bytes at the second
 
 
 class HubPushError(RuntimeError):
@@ -35,10 +39,13 @@ def push_directory(
     revision: str | None = None,
     commit_message: str | None = None,
     token: str | None = None,
+    include: Sequence[str] = (),
+    time_limit: float | None = None,
 ) -> str:
-    """Uploads a run's directory in one commit; creates the repository, and the branch, if they are not there.
+    """Uploads a run in one commit; creates the repository, and the branch, if they are not there.
 
-    Checkpoints and pickles (`NEVER_PUSHED`) stay here.
+    Uploads the files that a run writes (run_files.py) and no others; both are logged. recipe.yaml, trainer_state.json
+    and README.md go without absolute paths; the files here stay as they are.
 
     Args:
         directory: with config.json, preprocessor_config.json and weights as safetensors.
@@ -47,84 +54,93 @@ def push_directory(
         revision: branch, main by default.
         commit_message: the commit's first line.
         token: of the Hub; by default the one of `hf auth login` or of `HF_TOKEN`.
+        include: further files to upload, by their names relative to `directory`; never pickles or checkpoints.
+        time_limit: seconds after which the push is given up; by default 600 and one for each MB.
 
     Returns:
         The commit's address.
 
     Raises:
-        ValueError: `repo_id` is not a name that the Hub allows.
+        ValueError: `repo_id` is not a name that the Hub allows, or a file may not be pushed.
         FileNotFoundError: the directory lacks a needed file; names all that it lacks.
-        HubPushError: the Hub was not reached or refused; nothing of the commit is visible there.
+        HubPushError: the Hub was not reached, refused or did not answer; nothing of the commit is visible there.
     """
     directory = Path(directory)
-    validate_repo_id(repo_id)
-    require_files(directory, ["config.json", "preprocessor_config.json", *_weight_files(directory)])
+    check_repository_name(repo_id)
+    files = {name: str(directory / name) for name in files_to_push(directory, include)}
+    texts = public_texts(directory, repo_id)
+    time_limit = default_time_limit(files.values()) if time_limit is None else time_limit
+    _log_names(f"pushes to {repo_id}", list(files))
+    _log_names("leaves here (`include` pushes more, by name)", files_to_leave(directory, list(files)))
+    token = token or get_token()
+    _check_no_token(files, token)
     try:
-        return _push(HfApi(token=token, library_name="deit_hf"), directory, repo_id, private, revision, commit_message)
+        if token is None:
+            raise PermissionError("there is no token; log in with `hf auth login`, or set HF_TOKEN")
+        with tempfile.TemporaryDirectory() as folder:
+            for name in texts.keys() & files.keys():
+                files[name] = str(Path(folder) / name)
+                Path(files[name]).write_text(texts[name], encoding="utf-8")
+            options = {"private": private, "revision": revision, "commit_message": commit_message, "token": token}
+            job = {"repo_id": repo_id, "files": files, **options}
+            return upload({**job, "silent_seconds": min(SILENT_SECONDS, time_limit)}, time_limit)
     except Exception as error:  # the client raises many unrelated types, and none of them may end a training
-        retry = _retry_command(directory, repo_id, private, revision, commit_message)
-        reason = _without_token(_one_line(error), token or get_token())
+        retry = _retry_command(directory, repo_id, private, revision, commit_message, include)
+        reason = _without_token(one_line(error), token)
         raise HubPushError(
             f"`{directory}` was not pushed to `{repo_id}`: {reason}; try again with: {retry}"
         ) from error
 
 
+def check_repository_name(repo_id: str) -> None:
+    """Raises ValueError for a name that no repository can have, or that is a token."""
+    if without_tokens(repo_id) != repo_id:
+        raise ValueError("the repository's name (`hub_model_id`) is a token of the Hub; name it user/name")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"no repository can have the name `{repo_id}` (`hub_model_id`): {error}") from error
+
+
 def push_or_warn(directory: str | Path, repo_id: str, **options: Any) -> str | None:
-    """As `push_directory`; a Hub that fails is a warning with the command that tries again, and gives None."""
+    """As `push_directory`; what goes wrong is a warning, and gives None, as no training may end by it."""
     try:
         return push_directory(directory, repo_id, **options)
-    except HubPushError as error:
+    except (HubPushError, ValueError, OSError) as error:
         logger.warning("%s", error)
         return None
 
 
-def _push(
-    api: HfApi,
+def default_time_limit(paths: Iterable[str]) -> float:
+    """Seconds that a push of these files may take."""
+    return BASE_SECONDS + sum(Path(path).stat().st_size for path in paths) / BYTES_PER_SECOND
+
+
+def _check_no_token(files: Mapping[str, str], token: str | None) -> None:
+    for name, path in files.items():
+        if token and not name.endswith(".safetensors") and token.encode() in Path(path).read_bytes():
+            raise ValueError(f"`{name}` holds your Hub token, so nothing is pushed; take it out, and make a new token")
+
+
+def _log_names(words: str, names: Sequence[str]) -> None:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    logger.info("%s, %d: %s%s", words, len(names), ", ".join(names[:MAX_NAMES]) or "nothing", more)
+
+
+def _retry_command(
     directory: Path,
     repo_id: str,
     private: bool | None,
     revision: str | None,
     commit_message: str | None,
-) -> str:
-    if (api.token or get_token()) is None:
-        raise PermissionError("there is no token; log in with `hf auth login`, or set HF_TOKEN")
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None and not revision.startswith("refs/"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    info = api.model_info(repo_id, revision=revision)
-    if private and info.private is False:  # some servers do not tell
-        raise PermissionError(f"`{repo_id}` is public; make it private in its settings, or push without `private`")
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=directory,
-        revision=revision,
-        commit_message=commit_message or "Upload model trained with deit_hf",
-        ignore_patterns=list(NEVER_PUSHED),
-        parent_commit=info.sha,  # whoever commits meanwhile is not silently overwritten
-    )
-    return commit.commit_url
-
-
-def _weight_files(directory: Path) -> list[str]:
-    """The weights that must be there: one file, or the parts that an index names."""
-    index = read_json(directory / "model.safetensors.index.json")
-    return sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
-
-
-def _retry_command(
-    directory: Path, repo_id: str, private: bool | None, revision: str | None, commit_message: str | None
+    include: Sequence[str],
 ) -> str:
     command = ["python", "scripts/push_to_hub.py", str(directory), "--hub_model_id", repo_id]
     command += ["--private"] if private else []
     command += ["--revision", revision] if revision is not None else []
     command += ["--commit_message", commit_message] if commit_message is not None else []
+    command += ["--include", *include] if include else []
     return shlex.join(command)
-
-
-def _one_line(error: BaseException) -> str:
-    """What an error and its cause say; the client's upload errors name only the file."""
-    messages = [" ".join(str(each).split()) for each in (error, error.__cause__) if each is not None]
-    return ": ".join(message.rstrip(".:") for message in messages if message) or type(error).__name__
 
 
 def _without_token(message: str, token: str | None) -> str:

@@ -52,11 +52,18 @@ class PushingTrainer(ResumableTrainer):
             The commit's address, or None where there is none.
         """
         self.save_model()
+        if self.is_world_process_zero():
+            self.write_missing_files()
+        self.create_model_card(**facts)
+        return self.push_saved_files(commit_message, token=token, revision=revision)
+
+    def push_saved_files(
+        self, commit_message: str | None = None, *, token: str | None = None, revision: str | None = None
+    ) -> str | None:
+        """As `push_to_hub`, of the files as they are in `output_dir`; none is written."""
         if not self.is_world_process_zero():
             return None
         directory = Path(self.args.output_dir)
-        self.write_missing_files()
-        self.create_model_card(**facts)
         return push_or_warn(
             directory,
             self.args.hub_model_id or directory.name,

@@ -22,7 +22,7 @@ from .configuration_deit import DeiTConfig
 from .image_processing_deit import make_processor, with_crop
 from .labels import match_labels, named_labels, real_names
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
-from .safe_loading import named_errors
+from .safe_loading import check_recorded_weights, named_errors
 from .timm_models import create_timm_model, is_timm_source
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,7 @@ def _refuse_deit_options(source: str, **options: Any) -> None:
 
 def _deit_class(source: str, with_token: bool | None = None) -> Any:
     """The class for saved weights: ours for `deit` and `vit`, with the token as the weights have it unless said."""
+    check_recorded_weights(source)
     with named_errors(source):
         model_type = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
     if model_type not in ("deit", "vit"):

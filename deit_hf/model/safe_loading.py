@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from ..atomic_files import MANIFEST, changed_weights
+
 # Official checkpoints carry their arguments, a path among them (run_with_submitit.py); a pure path touches no file.
 _HARMLESS: list[Any] = [argparse.Namespace, *((PurePosixPath, f"pathlib.{part}PosixPath") for part in ("", "_local."))]
 # what only trained weights may fill: a head or a token may start at random, a layer of the encoder may not
@@ -49,6 +51,20 @@ def read_weight_file(path: Path) -> Any:
         raise
     except Exception as error:  # bytes of any kind come here: a damaged pickle fails in a dozen ways
         raise damaged_file(error, path) from error
+
+
+def check_recorded_weights(source: str | os.PathLike) -> None:
+    """Refuses weights in a checkpoint of a run that are not those that the run wrote.
+
+    Raises:
+        ValueError: names the file.
+    """
+    changed = changed_weights(Path(source))
+    if changed is not None:
+        raise ValueError(
+            f"`{source}` is not used: {changed}; name another checkpoint, or delete {MANIFEST} there if you changed "
+            "the weights yourself"
+        )
 
 
 @contextlib.contextmanager

@@ -1,21 +1,22 @@
 """Checkpoint directories that are complete or absent: written aside, synced, renamed, and checked by a manifest."""
 
-import json
 import logging
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..atomic_files import MANIFEST, damage_of, has_hashes, write_manifest
 from .run_identity import RUN_IDENTITY
 from .run_lock import HOLDER, LOCK
+from .verification import agreed, unreadable_file
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"  # the last file of a checkpoint: names and sizes of all others
 UNFINISHED_RUN = ".unfinished-run"  # stands in the directory of a run until all its files are there
 ASIDE = ".unfinished-checkpoint"
 
@@ -31,19 +32,19 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
 
     Raises:
         FileExistsError: `output_dir` holds something else than an unfinished run.
-        ValueError: the checkpoint that `resume_from_checkpoint` names is not complete.
+        ValueError: the checkpoint that `resume_from_checkpoint` names is not complete, or is damaged.
     """
     if args.overwrite_output_dir:
         return None
     if args.resume_from_checkpoint is not None:
-        return str(checked_checkpoint(args.resume_from_checkpoint))
+        return str(checked_checkpoint(args.resume_from_checkpoint, args))
     output_dir = Path(args.output_dir)
-    last = last_complete_checkpoint(output_dir)
+    last = last_sound_checkpoint(args)
     if is_finished(output_dir):
         return None if last is None else str(last)  # whether it continues is known once it is compared
     if last is not None:
         logger.warning("going on from %s; start anew with --overwrite_output_dir", last)
-    elif (output_dir / UNFINISHED_RUN).exists():
+    elif (output_dir / UNFINISHED_RUN).exists() and not _checkpoints(output_dir):
         logger.warning("%s holds a run that stopped before its first checkpoint; it starts again", output_dir)
     elif output_dir.is_dir() and {path.name for path in output_dir.iterdir()} - {LOCK, HOLDER}:
         raise FileExistsError(
@@ -90,54 +91,64 @@ def end_run(args: TrainingArguments) -> None:
         (Path(args.output_dir) / UNFINISHED_RUN).unlink(missing_ok=True)
 
 
-def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The checkpoint of the highest step to go on from; what is wrong with later ones is said."""
-    for checkpoint in reversed(_checkpoints(Path(output_dir))):
-        fault = fault_of(checkpoint)
+def last_sound_checkpoint(args: TrainingArguments) -> Path | None:
+    """The checkpoint of the highest step in `output_dir` whose files are those that were written.
+
+    What is wrong with later ones is said. All processes get the same answer; one of them reads.
+    """
+    names = agreed(args, lambda: [each.name for each in _checkpoints(Path(args.output_dir))]) or []
+    for checkpoint in (Path(args.output_dir) / name for name in reversed(names)):
+        fault = agreed(args, partial(fault_of, checkpoint, compares_hashes=True))
         if fault is None:
+            _say_if_unhashed(checkpoint, args)
             return checkpoint
-        logger.warning("%s is left out: %s", checkpoint, fault)
+        if args.should_log:
+            logger.warning("%s is left out: %s", checkpoint, fault)
     return None
 
 
-def checked_checkpoint(checkpoint: str | Path) -> Path:
-    """The checkpoint, if a training can go on from it.
+def checked_checkpoint(checkpoint: str | Path, args: TrainingArguments) -> Path:
+    """The checkpoint, if a training can go on from it. All processes get the same answer; one of them reads.
 
     Raises:
-        ValueError: it is not complete; names the file.
+        ValueError: it is not complete, or is damaged; names the file.
     """
-    fault = fault_of(Path(checkpoint))
+    fault = agreed(args, partial(fault_of, Path(checkpoint), compares_hashes=True))
     if fault is not None:
         raise ValueError(
             f"no training can go on from `{checkpoint}`: {fault}; name a complete checkpoint, or start a new run from "
             "its weights with `model_name_or_path`"
         )
+    _say_if_unhashed(Path(checkpoint), args)
     return Path(checkpoint)
 
 
-def fault_of(checkpoint: Path) -> str | None:
-    """Why no training can go on from a checkpoint, or None if one can."""
-    fault = _damage_of(checkpoint)
+def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """The checkpoint of the highest step that has all its files, by their sizes alone."""
+    complete = (each for each in reversed(_checkpoints(Path(output_dir))) if fault_of(each) is None)
+    return next(complete, None)
+
+
+def fault_of(checkpoint: Path, *, compares_hashes: bool = False) -> str | None:
+    """Why no training can go on from a checkpoint, or None if one can.
+
+    Args:
+        checkpoint: its directory.
+        compares_hashes: reads all its files; otherwise only names and sizes are compared.
+    """
+    fault = damage_of(checkpoint, compares_hashes=compares_hashes)
     if fault is None and not running_state_files(checkpoint):
         return "it was written with `save_only_model`, without the optimizer"
-    return fault
+    return unreadable_file(checkpoint) if fault is None and compares_hashes else fault
 
 
-def _damage_of(checkpoint: Path) -> str | None:
-    """What a checkpoint lacks of what was written, or None."""
-    if not checkpoint.is_dir():
-        return "there is no such directory"
-    try:
-        sizes = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["sizes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"it has no readable {MANIFEST}, so it was not written to its end, or not by this package"
-    for name, size in sizes.items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes, but was written with {size}"
-    return None
+def _say_if_unhashed(checkpoint: Path, args: TrainingArguments) -> None:
+    if args.should_log and not has_hashes(checkpoint):
+        logger.warning(
+            "%s is of an earlier version, which recorded no hashes: sizes are right and files open, but a damaged "
+            "number in them would not be noticed",
+            checkpoint,
+        )
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:
@@ -154,9 +165,7 @@ def running_state_files(checkpoint: Path) -> list[Path]:
 
 def move_into_place(aside: Path, checkpoint: Path) -> None:
     """Completes what was written aside with its manifest, and moves it to its place once the disk has it."""
-    files = [path for path in sorted(aside.rglob("*")) if path.is_file() and path.name != MANIFEST]
-    sizes = {path.relative_to(aside).as_posix(): path.stat().st_size for path in files}
-    (aside / MANIFEST).write_text(json.dumps({"sizes": sizes}, indent=1), encoding="utf-8")
+    files = write_manifest(aside)
     for path in [*files, aside / MANIFEST, *(each for each in aside.rglob("*") if each.is_dir()), aside]:
         _sync(path)
     if checkpoint.exists():  # a damaged one, or one that the run came to on another way
@@ -180,7 +189,7 @@ def rotate(output_dir: Path, *, limit: int | None, keep: set[str]) -> None:
     """
     if not limit or limit < 0:
         return
-    complete = [each for each in _checkpoints(output_dir) if _damage_of(each) is None]
+    complete = [each for each in _checkpoints(output_dir) if damage_of(each, compares_hashes=False) is None]
     kept = sorted(complete, key=lambda each: each.name in keep)[-max(limit, len(keep)) :]
     for checkpoint in complete:
         if checkpoint not in kept:

@@ -18,10 +18,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..atomic_files import damage_of
 from .checkpoints import (
     ASIDE,
     checked_checkpoint,
     last_complete_checkpoint,
+    last_sound_checkpoint,
     move_into_place,
     rotate,
     running_state_files,
@@ -29,6 +31,7 @@ from .checkpoints import (
 from .run_identity import write_identity
 from .run_lock import run_lock
 from .stop_signals import StopSignals, TrainingStopped, leaves_signals_to_the_main_process
+from .verification import agreed
 
 logger = logging.getLogger(__name__)
 
@@ -58,20 +61,20 @@ class ResumableTrainer(Trainer):
         """As the parent's; `True` goes on from the last complete checkpoint in `args.output_dir`.
 
         Raises:
-            ValueError: there is none, or the named one is not complete, holds more than tensors or is of another run;
-                or another run has `args.output_dir`.
+            ValueError: there is none, or the named one is not complete, is damaged, holds more than tensors or is of
+                another run; or another run has `args.output_dir`.
             TrainingStopped: a signal came, and a checkpoint was saved.
         """
         self.resume_from = None
         if resume_from_checkpoint is True:
-            self.resume_from = last_complete_checkpoint(self.args.output_dir)
+            self.resume_from = last_sound_checkpoint(self.args)
             if self.resume_from is None:
                 raise ValueError(
                     f"`resume_from_checkpoint` is True, but `{self.args.output_dir}` holds no complete checkpoint; "
                     "leave it out to begin at step 0"
                 )
         elif resume_from_checkpoint:
-            self.resume_from = checked_checkpoint(resume_from_checkpoint)
+            self.resume_from = checked_checkpoint(resume_from_checkpoint, self.args)
         checkpoint = None if self.resume_from is None else str(self.resume_from)
         try:
             with run_lock(self.args.output_dir, self.args.distributed_state), self.stop_signals:
@@ -118,6 +121,21 @@ class ResumableTrainer(Trainer):
         inner.generator = torch.Generator().manual_seed(self.args.seed)
         inner.worker_init_fn = leaves_signals_to_the_main_process(inner.worker_init_fn)
         return loader
+
+    def _load_best_model(self) -> None:
+        """The parent would load a damaged checkpoint; then the weights of the last step stay, and that is said."""
+        best = Path(self.state.best_model_checkpoint)
+        fault = agreed(self.args, lambda: damage_of(best, compares_hashes=True))
+        if fault is None:
+            super()._load_best_model()
+            return
+        if self.args.should_log:
+            logger.warning(
+                "`load_best_model_at_end`: the best checkpoint %s (%s %.6g) cannot be loaded: %s; the model keeps the "
+                "weights of the last step, %d",
+                *(best, self.args.metric_for_best_model, self.state.best_metric, fault, self.state.global_step),
+            )
+        self.state.best_model_checkpoint = None  # the averages stay with the weights, and the record says what is
 
     def complete_report(self, logs: dict[str, float]) -> None:
         """Makes the last report's loss that of the whole training; the parent's is of the steps since the restart.
@@ -256,7 +274,13 @@ class _CheckpointEvents(TrainerCallback):
                 "`num_train_epochs` or `max_steps`, or resume from an earlier checkpoint"
             )
         state.compute_steps(args, state.max_steps)  # the parent keeps those of the checkpoint
-        self.trainer.restore_running_state(None if checkpoint is None else self.trainer._stored_state(checkpoint))
+        try:
+            self.trainer.restore_running_state(None if checkpoint is None else self.trainer._stored_state(checkpoint))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # of a checkpoint without hashes
+            raise ValueError(
+                f"no training can go on from `{checkpoint}`: its running_state files do not hold what they should "
+                f"({type(error).__name__}: {error}); name another checkpoint"
+            ) from error
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.stop_signals.agreed():

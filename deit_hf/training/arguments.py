@@ -4,7 +4,7 @@ Options of student, teacher and data are in model/arguments.py and data/sources/
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import SchedulerType, TrainingArguments
@@ -17,6 +17,7 @@ from ..evaluation.fusion import FUSIONS, Fusion
 from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
 from .changeable_options import check_allowed_changes
 from .global_batch import scaled_learning_rate
+from .hub_token import deep_copy, shallow_copy, without_token
 from .refused_arguments import check_supported
 from .timm_optimizers import check_timm_optimizer
 
@@ -27,7 +28,7 @@ StudentMode = Literal["train", "eval"]
 OPTIMIZERS_WITH_OUR_GROUPS = ("adamw_torch", "adamw_torch_fused", "sgd")  # others of transformers make their own
 
 
-@dataclass
+@dataclass(repr=False)  # transformers' own shows no token
 class DistillationArguments(TrainingArguments):
     """transformers' `TrainingArguments` with the paper's objective, augmentation and schedule.
 
@@ -224,9 +225,7 @@ class DistillationArguments(TrainingArguments):
         self._set_warmup()
         self._check_batch()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled lies on the disk, in training_args.bin: without the token."""
-        return {**self.__dict__, "hub_token": None}
+    __getstate__, __copy__, __deepcopy__ = without_token, shallow_copy, deep_copy
 
     @property
     def mixes(self) -> bool:

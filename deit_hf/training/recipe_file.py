@@ -15,6 +15,8 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from ..argument_checks import unknown_options, without_tokens
+
 RECIPES = Path(__file__).parents[1] / "recipes"  # of this package
 MAX_VALUES = 10_000  # in a recipe
 CHANGED = "changed at step"  # begins what is in force of a run that was changed on its way
@@ -47,18 +49,22 @@ def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], desc
     recipe = [argument for argument in arguments[:1] if not argument.startswith("-")]
     if recipe:
         _set_defaults(parser, read_recipe(recipe[0], known))
-    misplaced = parser.parse_known_args(list(arguments))[0].recipe
+    parsed, rest = parser.parse_known_args(list(arguments))
+    if rest:
+        fault = "unknown option" if any(each.startswith("-") for each in rest) else "no option takes"
+        raise ValueError(f"{fault} {unknown_options(rest)}{_hint(rest[0], known)}")
+    misplaced = parsed.recipe
     if misplaced is not None and not recipe:
         raise ValueError(f"`{misplaced}` comes after flags; name the recipe first")
-    *parsed, _ = parser.parse_args_into_dataclasses(args=list(arguments), look_for_args_file=False)
-    return tuple(parsed)
+    *groups, _ = parser.parse_args_into_dataclasses(args=list(arguments), look_for_args_file=False)
+    return tuple(groups)
 
 
 class _Parser(HfArgumentParser):
     """Raises what argparse would say below pages of usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help for all options")
+        raise ValueError(f"{without_tokens(message)}; see --help for all options")
 
 
 def _set_defaults(parser: _Parser, recipe: dict[str, Any]) -> None:
@@ -90,17 +96,34 @@ def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe `{path}` is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"recipe `{path}` is no YAML: {_problem(error)}") from error
     if _num_values(recipe, {}) > MAX_VALUES:
         raise ValueError(f"recipe `{path}` has aliases that unfold into more than {MAX_VALUES} values; write them out")
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe `{path}` holds a {type(recipe).__name__}, but must hold lines of `option: value`")
     for key in recipe:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=3)
-            hint = f"; did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else ""
-            raise ValueError(f"recipe `{path}` has the unknown option `{key}`{hint or '; see --help for all'}")
+            raise ValueError(f"recipe `{path}` has the unknown option `{key}`{_hint(str(key), known)}")
+    if recipe.get("hub_token") is not None:
+        raise ValueError(
+            f"recipe `{path}` has `hub_token`, but recipes are for sharing; take it out, and log in with `hf auth "
+            "login`, or set HF_TOKEN"
+        )
     return recipe
+
+
+def _hint(name: str, known: set[str]) -> str:
+    """Which options somebody may have meant by an unknown one."""
+    close = difflib.get_close_matches(name.partition("=")[0].lstrip("-"), known, n=3)
+    return f"; did you mean {' or '.join(f'`{each}`' for each in close)}?" if close else "; see --help for all"
+
+
+def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong and where, without the line itself, which may hold a token."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
+    return ", ".join(part for part in (error.context, error.problem) if part) + line
 
 
 def _num_values(value: Any, known: dict[int, int]) -> int:

@@ -1,6 +1,10 @@
 """Options of transformers' `TrainingArguments` that this trainer refuses."""
 
+from pathlib import Path
+
 from transformers import TrainingArguments
+
+from ..hub.push import check_repository_name
 
 
 def check_supported(args: TrainingArguments) -> None:
@@ -25,3 +29,5 @@ def check_supported(args: TrainingArguments) -> None:
             f"`train_sampling_strategy` is {args.train_sampling_strategy!r}, but must be 'random': the order of "
             "views is a function of the seed and the epoch"
         )
+    if args.push_to_hub:  # a wrong name would only show at the end
+        check_repository_name(args.hub_model_id or Path(args.output_dir or "trainer_output").name)

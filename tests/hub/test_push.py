@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -66,6 +67,9 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model_card(directory, ModelFacts.from_directory(directory, model_name=REPO))
     (directory / "checkpoint-1").mkdir()
     (directory / "checkpoint-1/model.safetensors").write_bytes(b"an earlier model")
+    (directory / ".env").write_text("KEY=1")
+    (directory / "notes.md").symlink_to(directory.parent / "private.md")
+    (directory.parent / "private.md").write_text("secret")
     for name in ("training_args.bin", "checkpoint-1/optimizer.pt", "extra.pkl"):
         (directory / name).write_bytes(pickle.dumps({"name": name}))
     assert (directory / "model.safetensors").stat().st_size > LARGE_FILE_BYTES
@@ -106,7 +110,7 @@ def client(hub: LocalHub, tmp_path: Path) -> Client:
 
 def public_files(directory: Path) -> dict[str, bytes]:
     """The files that a push must bring, by name."""
-    stay_here = {"training_args.bin", "extra.pkl"}
+    stay_here = {"training_args.bin", "extra.pkl", ".env", "notes.md"}
     files = [path for path in directory.iterdir() if path.is_file() and path.name not in stay_here]
     return {path.name: path.read_bytes() for path in files}
 
@@ -135,6 +139,10 @@ def test_pushed_run_loads_by_name_where_deit_hf_cannot_be_imported(
 ) -> None:
     pushed = client("scripts/push_to_hub.py", str(run_directory), "--hub_model_id", REPO, token=alice)
     assert pushed.returncode == 0, pushed.stderr
+    assert (
+        "leaves here (`include` pushes more, by name), 5: .env, checkpoint-1/, extra.pkl, notes.md," in pushed.stderr
+    )
+    assert f"pushes to {REPO}, 7: config.json, preprocessor_config.json, model.safetensors, README.md" in pushed.stderr
     assert pushed.stdout == f"{hub.url}/{REPO}/commit/{hub.repositories[REPO].branches['main']}\n"
     assert hub.files(REPO) == public_files(run_directory)
 
@@ -310,7 +318,7 @@ def test_card_with_wrong_metadata_stops_the_push_before_the_upload(
     hub: LocalHub, alice: str, client: Client, run_directory: Path, tmp_path: Path
 ) -> None:
     for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
-        (tmp_path / name).symlink_to(run_directory / name)
+        shutil.copy(run_directory / name, tmp_path / name)
     (tmp_path / "README.md").write_text("---\nlicense: whatever\n---\n# Model\n")
     failed = client.push(tmp_path, alice)
     assert failed.returncode == 3
@@ -363,6 +371,9 @@ def test_training_pushes_its_run_and_a_hub_that_is_away_costs_nothing(
     names = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml"}
     assert names < set(hub.files(REPO))
     assert not [name for name in hub.files(REPO) if name.endswith((".bin", ".pt"))]
+    texts = {name: content for name, content in hub.files(REPO).items() if name != "model.safetensors"}
+    assert not [name for name, content in texts.items() if str(tmp_path).encode() in content]
+    assert str(tmp_path) in (tmp_path / "run" / "recipe.yaml").read_text()  # it stays here as it is
     loaded = client("-c", LOAD_HERE, REPO, str(tmp_path / "run"), token=alice)
     assert loaded.returncode == 0, loaded.stderr
     assert re.search("v9 .*alice/tiny.*alice/nothing", loaded.stdout, re.DOTALL), loaded.stdout

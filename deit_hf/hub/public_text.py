@@ -1,0 +1,99 @@
+"""The texts of a run as others may read them, without paths of this machine. The files here stay as they are."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from .run_files import sealed, unsealed
+
+_REST = r"[^\s'\"`,;:()\[\]{}<>]*"  # of a path within a text
+_PATH = re.compile(rf"(?:file://|(?<![\w.~:/-]))/{_REST}")  # no address: it has a colon before its slashes
+
+
+def public_texts(directory: Path, repo_id: str) -> dict[str, str]:
+    """Of recipe.yaml, trainer_state.json and README.md, those that name absolute paths, with base names instead.
+
+    Args:
+        directory: of a run.
+        repo_id: what the card calls the model instead of its directory.
+
+    Raises:
+        ValueError: one of them is damaged; names it.
+    """
+    recipe, state, card = (directory / name for name in ("recipe.yaml", "trainer_state.json", "README.md"))
+    values, logged = _parsed(recipe, yaml.safe_load), _parsed(state, json.loads)
+    own = {str(directory), str(directory.resolve()), str(values.get("output_dir", directory))}
+    paths = {text for text in [*_strings([values, logged]), *own] if os.path.isabs(text)}
+    texts = {}
+    if (public := _mapped(logged, paths)) != logged:
+        texts[state.name] = json.dumps(public, indent=2, sort_keys=True) + "\n"
+    for file, rewrite in ((recipe, partial(_public_recipe, values)), (card, partial(_public_card, own, repo_id))):
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if (public_text := rewrite(paths, text)) != text:
+            texts[file.name] = public_text
+    return texts
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        return dict(parse(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"`{path}` is damaged ({type(error).__name__}), so nothing is pushed") from error
+
+
+def _public_recipe(values: dict[str, Any], paths: set[str], text: str) -> str:
+    """A recipe whose comments stand at its head, as a run writes it."""
+    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    public, public_head = _mapped(values, paths), _without_paths(head, paths)
+    if (public, public_head) == (values, head):
+        return text
+    return public_head + yaml.safe_dump(public, sort_keys=False, allow_unicode=True)
+
+
+def _public_card(own: set[str], repo_id: str, paths: set[str], text: str) -> str:
+    """A card may be somebody's own words, so that only paths that are known to be such are taken out."""
+    card = unsealed(text)
+    public = text if card is None else card
+    for name in own:
+        public = public.replace(json.dumps(name), json.dumps(repo_id))  # as the code in it loads the model
+    public = _without_known_paths(public, paths)
+    return public if card is None else sealed(public)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
+
+
+def _mapped(value: Any, paths: set[str]) -> Any:
+    """The value with each string in it without paths."""
+    if isinstance(value, str):
+        return PurePath(value).name if os.path.isabs(value) else _without_paths(value, paths)
+    if isinstance(value, dict):
+        return {name: _mapped(part, paths) for name, part in value.items()}
+    return [_mapped(part, paths) for part in value] if isinstance(value, list) else value
+
+
+def _without_paths(text: str, paths: set[str]) -> str:
+    return _PATH.sub(_base_name, _without_known_paths(text, paths))
+
+
+def _without_known_paths(text: str, paths: set[str]) -> str:
+    """Known paths may have spaces, where a pattern would end."""
+    for path in sorted(paths, key=len, reverse=True):
+        if path.strip("/"):
+            text = re.sub(rf"(?<![\w/]){re.escape(path.rstrip('/'))}(?![\w.-])(?:/{_REST})?", _base_name, text)
+    return text
+
+
+def _base_name(match: re.Match[str]) -> str:
+    return PurePath(match[0]).name

@@ -1,0 +1,55 @@
+"""What an error quotes of a command line: names of options, never a token."""
+
+import io
+import sys
+
+import pytest
+
+from deit_hf.argument_checks import unknown_options, without_tokens
+from deit_hf.commands import compare, convert, push
+from deit_hf.commands.errors import one_line_errors
+
+TOKEN = "hf_SECRETSECRETSECRETSECRETSECRETSE"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--hub_tokn", "SECRET"], "--hub_tokn"),
+        (["--hub_tokn=SECRET"], "--hub_tokn"),
+        (["--a", "SECRET", "--b", "SECRET"], "--a, --b"),
+        (["stray.yaml", "again"], "stray.yaml, again"),
+        ([TOKEN], "<token>"),
+    ],
+)
+def test_unknown_options_are_named_without_their_values(arguments: list[str], named: str):
+    assert unknown_options(arguments) == named
+
+
+@pytest.mark.parametrize("token", [TOKEN, "hf_oauth_eyJh.bGci-OiJ_FUzI1Ni", "api_org_" + "x" * 34])
+def test_tokens_are_taken_out_of_a_text_and_names_are_not(token: str):
+    assert without_tokens(f"invalid value: '{token}'") == "invalid value: '<token>'"
+    text = "hf_hub_download, hf_internal and shelf_aaaaaaaaaaaaaaaaaaaaaaaa stay"
+    assert without_tokens(text) == text
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [(push, ["run", "--hub_model_id", "a/b"]), (compare, ["run"]), (convert, ["a.pth", "model"])],
+)
+def test_mistyped_option_of_a_command_does_not_echo_its_value(command, arguments: list[str], monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", *arguments, "--tokn", TOKEN])
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert "unrecognized arguments: --tokn\n" in error
+    assert TOKEN not in error
+
+
+def test_error_of_a_command_shows_no_token(monkeypatch):
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with pytest.raises(SystemExit), one_line_errors():
+        raise FileNotFoundError(f"no recipe at `{TOKEN}`")
+    assert stderr.getvalue() == "error: no recipe at `<token>`\n"
