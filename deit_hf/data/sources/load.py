@@ -4,7 +4,6 @@ Shards to stream are found in shards.py.
 """
 
 import glob
-import itertools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -218,25 +217,12 @@ def _find_streamed(data: DataArguments, train: bool) -> ImageParts:
         check_downloaded_rows(eval_rows, data.image_column_name, data.dataset_name)
     if eval_rows is not None and data.label_file is not None:
         eval_rows = with_labels_of(data.label_file, eval_rows, data.image_column_name, column)
-    elif eval_rows is not None and isinstance(parts.train, ShardedRows):
-        _check_same_names(class_names(parts.train.rows, column), class_names(eval_rows, column))
     parts.evaluation = _some_rows(eval_rows, data.max_eval_samples)
     if "test" in names:
         parts.notes.append(
             f"split `{names.pop('test')}` is not read beside a stream; measure it with scripts/evaluate_model.py"
         )
     return parts
-
-
-def _check_same_names(train_names: list[str] | None, eval_names: list[str] | None) -> None:
-    """Two splits whose files tell their classes must tell the same ones."""
-    if train_names is not None and eval_names is not None and train_names != eval_names:
-        pairs = itertools.zip_longest(train_names, eval_names)
-        index, (own, other) = next((index, pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
-        raise ValueError(
-            f"class {index} is {own!r} in the training split but {other!r} in the evaluation split; write both with "
-            "the same `ClassLabel`"
-        )
 
 
 def _eval_split(data: DataArguments, splits: Iterable[str], *, needed: bool) -> str | None:
