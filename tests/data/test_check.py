@@ -53,8 +53,8 @@ def test_report_says_classes_sizes_modes_and_what_was_left_out(tmp_path: Path, c
     said = {record.getMessage() for record in caplog.records if record.levelno == logging.INFO}
     assert said == {
         "The data:\n"
-        "train             4 pictures of 2 classes (cat 3, dog 1); 4 looked at: 6 to 9 pixels wide, 5 to 8 high, RGB 3, "
-        "L 1\n"
+        "train             4 pictures of 2 classes (cat 3, dog 1); 4 looked at: 6 to 9 pixels wide, 5 to 8 high, "
+        "RGB 3, L 1\n"
         "evaluation (val)  1 pictures of 1 of the 2 classes (cat 1); 1 looked at: 6 pixels wide, 5 high, RGB 1\n"
         "test              1 pictures of 1 of the 2 classes (dog 1); 1 looked at: 6 pixels wide, 5 high, RGB 1\n"
         "train             left out: .heic 2, .txt 1\n"
