@@ -10,10 +10,10 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import datasets
 import numpy as np
@@ -158,11 +158,21 @@ class _Pictures:
         """(bytes, path) of so many rows at most, evenly spaced; one of them, or both, may be None."""
         indices = np.linspace(0, len(self) - 1, min(num, len(self)), dtype=np.int64).tolist()
         for start in range(0, len(indices), ROWS_AT_A_TIME):
-            for source in self._rows.select(indices[start : start + ROWS_AT_A_TIME])[:][self._column]:
+            for source in self._rows[indices[start : start + ROWS_AT_A_TIME]][self._column]:
                 if isinstance(source, dict):
                     yield source.get("bytes"), source.get("path")
                 else:
                     yield None, source if isinstance(source, str) else None
+
+
+def _in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """The function of each item, in threads that wait for the disk at the same time."""
+    parts = [items[start::NUM_THREADS] for start in range(NUM_THREADS)]
+    results: list[Any] = [None] * len(items)
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for start, part in enumerate(pool.map(lambda part: [function(item) for item in part], parts)):
+            results[start::NUM_THREADS] = part
+    return results
 
 
 def _count_classes(rows: datasets.Dataset, column: str) -> dict[str, int]:
@@ -180,9 +190,9 @@ def _count_classes(rows: datasets.Dataset, column: str) -> dict[str, int]:
 
 def _look_at_some(pictures: _Pictures, report: PartReport) -> None:
     """Adds sizes and modes of some pictures to the report."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(NUM_THREADS) as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a picture that is too large: decoding.py refuses it
-        headers = list(pool.map(_header, pictures.spaced(NUM_SAMPLED)))
+        headers = _in_threads(_header, list(pictures.spaced(NUM_SAMPLED)))
     for header in headers:
         if isinstance(header, str):
             report.unreadable.append(header)
@@ -210,27 +220,22 @@ def _header(source: tuple[bytes | None, str | None]) -> tuple[tuple[int, int], s
 
 
 class _Compared(NamedTuple):
-    """A picture to compare: its number of bytes, and their digest or the file to make it of."""
+    """A picture to compare: the digest of its bytes, or the file that has them."""
 
     name: str
     num_bytes: int
-    digest: bytes | None
-    path: str | None
+    digest: bytes | None = None
 
 
 def _find_duplicates(pictures: dict[str, _Pictures], report: DataReport) -> None:
     """Compares the parts by content: first the number of bytes, which few photos share, then the bytes."""
     report.num_compared = {part: NUM_COMPARED for part, each in pictures.items() if len(each) > NUM_COMPARED}
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        compared = {
-            part: [row for row in pool.map(_to_compare, each.spaced(NUM_COMPARED)) if row is not None]
-            for part, each in pictures.items()
-        }
-        parts_of = Counter(num for rows in compared.values() for num in {row.num_bytes for row in rows})
-        contents = {}
-        for part, rows in compared.items():
-            alike = [row for row in rows if parts_of[row.num_bytes] > 1]
-            contents[part] = list(zip(pool.map(_digest_of, alike), (row.name for row in alike), strict=True))
+    compared = {part: _to_compare(each) for part, each in pictures.items()}
+    parts_of = Counter(num for rows in compared.values() for num in {row.num_bytes for row in rows})
+    contents = {}
+    for part, rows in compared.items():
+        alike = [row for row in rows if parts_of[row.num_bytes] > 1]
+        contents[part] = list(zip(_in_threads(_digest_of, alike), (row.name for row in alike), strict=True))
     for first, second in itertools.combinations(contents, 2):
         known = dict(contents[first])
         both = [(known[digest], name) for digest, name in contents[second] if digest in known]
@@ -238,18 +243,21 @@ def _find_duplicates(pictures: dict[str, _Pictures], report: DataReport) -> None
             report.duplicates[first, second] = both
 
 
-def _to_compare(source: tuple[bytes | None, str | None]) -> _Compared | None:
-    content, path = source
-    if content is not None:
-        return _Compared(path or NO_NAME, len(content), _digest(io.BytesIO(content)), None)
-    return _Compared(path, os.path.getsize(path), None, path) if path and os.path.isfile(path) else None
+def _to_compare(pictures: _Pictures) -> list[_Compared]:
+    rows, paths = [], []
+    for content, path in pictures.spaced(NUM_COMPARED):
+        if content is not None:
+            rows.append(_Compared(path or NO_NAME, len(content), _digest(io.BytesIO(content))))
+        elif path is not None:
+            paths.append(path)
+    sizes = _in_threads(lambda path: os.path.getsize(path) if os.path.isfile(path) else None, paths)
+    return rows + [_Compared(path, size) for path, size in zip(paths, sizes, strict=True) if size is not None]
 
 
 def _digest_of(row: _Compared) -> bytes:
-    if row.path is None:
-        assert row.digest is not None
+    if row.digest is not None:
         return row.digest
-    with open(row.path, "rb") as file:
+    with open(row.name, "rb") as file:
         return _digest(file)
 
 
@@ -257,10 +265,10 @@ def _digest(file: BinaryIO) -> bytes:
     """Of the number of bytes and the bytes; of a large file those of a few places."""
     size = file.seek(0, os.SEEK_END)
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    num_blocks = -(-size // BLOCK)
-    for block in np.unique(np.linspace(0, num_blocks - 1, min(NUM_BLOCKS, num_blocks), dtype=np.int64)):
-        file.seek(int(block) * BLOCK)
-        digest.update(file.read(BLOCK))
+    is_large = size > NUM_BLOCKS * BLOCK
+    for block in range(NUM_BLOCKS) if is_large else (0,):
+        file.seek((size - BLOCK) * block // (NUM_BLOCKS - 1) if is_large else 0)
+        digest.update(file.read(BLOCK if is_large else size))
     return digest.digest()
 
 

@@ -166,16 +166,20 @@ def test_links_in_a_circle_and_to_nowhere_end(tmp_path: Path):
     write(tmp_path / "store", "1.png", "b/2.png")
     write(tmp_path / "t", "cat/3.png", "dog/a/4.png", "dog/b/5.png")
     (tmp_path / "t" / "cat" / "store").symlink_to(tmp_path / "store")
-    (tmp_path / "store" / "b" / "up").symlink_to("..")  # leads to a folder above, but not above `t`
+    (tmp_path / "store" / "b" / "up").symlink_to("..")  # leads to what is read already
+    write(tmp_path / "above", "in/6.png", "other/7.png")
+    (tmp_path / "t" / "cat" / "in").symlink_to(tmp_path / "above" / "in")
+    (tmp_path / "above" / "in" / "up").symlink_to("..")  # leads to a folder that nothing else leads to
+    (tmp_path / "store" / "back").symlink_to("../t")  # leads to `t`, but from elsewhere
     (tmp_path / "t" / "dog" / "a" / "other").symlink_to("../b")
     (tmp_path / "t" / "dog" / "b" / "other").symlink_to("../a")
     for name, target in (("self", "self"), ("root", tmp_path), ("t", ".."), ("gone.png", "nowhere.png")):
         (tmp_path / "t" / "cat" / name).symlink_to(target)
     found = read_class_folders(tmp_path / "t")
-    assert classes(tmp_path / "t")["cat"] == ["3.png", "store/1.png", "store/b/2.png"]
+    assert classes(tmp_path / "t")["cat"] == ["3.png", "in/6.png", "store/1.png", "store/b/2.png"]
     assert sorted(map(os.path.basename, found.classes["dog"])) == ["4.png", "5.png"]
     assert found.left_out == Counter(
-        {"links to a folder that is read already": 5, "broken links and other entries that are no files": 2}
+        {"links to a folder that is read already": 7, "broken links and other entries that are no files": 2}
     )
 
 
