@@ -91,7 +91,7 @@ class DistillationArguments(TrainingArguments):
     )
     horizontal_flip_prob: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
     repeated_augmentation: int = field(
-        default=3, metadata={"help": "Views of an image within an optimizer step; 1 turns repeating off."}
+        default=3, metadata={"help": "Views of an image in an optimizer step (or two, at its border); 1 is off."}
     )
     base_learning_rate: float | None = field(
         default=None,
