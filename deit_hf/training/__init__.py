@@ -1,5 +1,5 @@
 """The trainer, which connects the other rooms.
 
 Reading order: trainer, arguments, refused_arguments, global_batch, input_pipeline, optimizer, timm_optimizers,
-schedule, ema, loss_log, run_summary, recipe_file.
+schedule, schedule_options, ema, loss_log, small_runs, run_summary, recipe_file.
 """
