@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ..data.sampling import ViewSampler
 from ..distillation.teacher import Teacher
-from ..model.image_processing_deit import crop_in_words
+from ..model.image_processing_deit import LARGEST_UNCROPPED_SIZE, crop_in_words, crop_size
 from .arguments import DistillationArguments
 from .recipe_file import as_block
 from .schedule import learning_rates
@@ -65,7 +65,7 @@ def effective_recipe(run: Run) -> dict[str, str]:
         "learning rate": _learning_rate(run),
         "warm-up": _warmup(run),
         "optimizer": _optimizer(run.args),
-        "views": _views(run.args),
+        "views": _views(run),
         "mixing": _mixing(run.args),
         "averaged weights": _averages(run.args),
         "precision": {"no": "float32"}.get(run.precision, run.precision),
@@ -156,8 +156,11 @@ def _optimizer(args: DistillationArguments) -> str:
     return f"{name}, weight decay {args.weight_decay:g} (no bias, norm, token or position), {clip}"
 
 
-def _views(args: DistillationArguments) -> str:
+def _views(run: Run) -> str:
+    args = run.args
     crop = "simple crop" if args.crop_mode == "simple" else f"crop of {args.crop_min_scale:g} to 1 of the area"
+    if max(crop_size(run.processor)) <= LARGEST_UNCROPPED_SIZE and args.crop_mode != "simple":
+        crop += " (unlike the official code up to 32 pixels, which pads pictures by 4 pixels: `crop_mode` simple)"
     return f"{crop}, flip {args.horizontal_flip_prob:g}, {args.random_augment}, erasing {args.random_erase_prob:g}"
 
 
