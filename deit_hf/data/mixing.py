@@ -1,7 +1,8 @@
 """Mixup, cutmix and label smoothing (arXiv:2012.12877 sec. 5 and table 9), free of how an epoch is cut into batches.
 
 Partners and ratios follow from positions in the epoch: positions 2k and 2k + 1 are partners, and each block of
-consecutive positions shares one draw. So the number of processes and of accumulation steps changes no mixed image.
+consecutive positions shares one draw. So the number of processes and of accumulation steps changes no mixed image. (It
+changes what a student draws for itself: stochastic depth and dropout.)
 """
 
 from collections.abc import Iterator, Sequence

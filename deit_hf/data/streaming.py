@@ -10,8 +10,8 @@ holds here: a view is a pure function of (seed, epoch, sample, repeat), and the 
   accumulation steps. Nor does the mixing.
 - With one stream every process reads all rows, of which it decodes its own. With several, a process reads only those
   streams that its batches take from, as little as one of as many.
-- A row comes at most once an epoch (with repeated augmentation: as so many views within an optimizer step, or where
-  that cannot be divided, within two). An epoch is cut at whole steps, as with rows by index; its last rows wait for
+- A row comes at most once an epoch (with repeated augmentation: its views are in one stream's part of a step, but for
+  the exceptions of `ViewSampler`). An epoch is cut at whole steps, as with rows by index; its last rows wait for
   another epoch, in whose order others are last. The shuffle is as good as the buffer is large.
 - A resumed epoch reads the rows before its place once more, but decodes none of them.
 - What takes the place of a bad picture is the next good one of its shard, which is read once more for it.
@@ -304,10 +304,15 @@ class StreamSampler(ViewSampler):
         own = filter(self._is_own, range(self.step_size))
         return {position * self.num_streams // self.step_size for position in own}
 
+    def _views(self, stream: int) -> Iterator[tuple[Row | None, int]]:
+        """The stream's (row, repeat), all of one row and then the next, or two rows in turn."""
+        rows, num_rows = self._rows(stream), 2 if self.takes_images_in_pairs else 1
+        while some := list(itertools.islice(rows, num_rows)):
+            yield from ((row, repeat) for repeat in range(self.num_repeats) for row in some)
+
     def _parts(self, stream: int) -> Iterator[list[tuple[Row | None, int]]]:
-        """The stream's (row, repeat) of each step: first views first, then second ones, ..."""
-        views = ((row, repeat) for row in self._rows(stream) for repeat in range(self.num_repeats))
-        size = self.step_size // self.num_streams
+        """The stream's (row, repeat) of each step; unless in pairs first views first, then second ones, ..."""
+        views, size = self._views(stream), self.step_size // self.num_streams
         for step in range(self._num_steps):
             part = list(itertools.islice(views, size))
             if len(part) < size:
@@ -316,7 +321,7 @@ class StreamSampler(ViewSampler):
                     f"epoch of {self.num_images} rows; set `num_train_samples` to the rows that there are, or for "
                     "shards of different lengths to fewer"
                 )
-            yield sorted(part, key=itemgetter(1))
+            yield part if self.takes_images_in_pairs else sorted(part, key=itemgetter(1))
 
     def _rows(self, stream: int) -> Iterator[Row]:
         """The stream's rows in the order of the epoch."""

@@ -102,6 +102,9 @@ def training_view(
 
     Source: table 9 and official main.py:96-123: bicubic random-resized crop, flip, RandAugment in timm's meaning,
     per-pixel random erasing after normalisation. `3-augment` and the simple crop: DeiT III, official augment.py.
+    Differs: for models of at most 32 pixels the official code (datasets.py:91-94) takes a random crop of the picture
+    with a border of 4 black pixels, which fits pictures of that size alone; here the options hold at every size, and
+    `crop_mode` simple is much the same (pinned by test_training_view_of_a_small_size_is_as_the_options_say).
 
     Args:
         image_size: (height, width) in pixels.

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "preprocessor_config.json"
 INTERPOLATIONS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # as Pillow counts
 CROP_RATIO = 0.875  # official main.py: --eval-crop-ratio; the centre crop's share of the resized short side
+LARGEST_UNCROPPED_SIZE = 32  # pixels; official datasets.py:80 neither resizes nor crops for models up to this size
 
 EvalCrop = Literal["center", "squash"]
 
@@ -28,20 +29,24 @@ EvalCrop = Literal["center", "squash"]
 def make_processor(
     image_size: int | tuple[int, int],
     *,
-    crop_ratio: float = CROP_RATIO,
+    crop_ratio: float | None = None,
     eval_crop: EvalCrop = "center",
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
 ) -> DeiTImageProcessor:
     """The evaluation view as transformers' processor: short side to size / 0.875, bicubic, centre crop, normalise.
 
-    Source: official datasets.py:98-108. Differs from `DeiTImageProcessor()`, which squashes to 256x256 and
+    Up to 32 pixels the crop ratio is 1, so that a square picture of the size stays as it is.
+    Source: official datasets.py:80, 98-108. Differs from `DeiTImageProcessor()`, which squashes to 256x256 and
     normalises with mean and std 0.5.
+    Differs: up to 32 pixels the official code takes pictures of that very size only; others are resized here until
+    they cover it (pinned by test_picture_of_a_small_size_is_neither_resized_nor_cropped).
 
     Args:
         image_size: pixels of the view, one number or (height, width).
         crop_ratio: the centre crop's share of the resized short side, in (0, 1]: 0.875 in the paper, 1 in DeiT III
-            (official main.py `--eval-crop-ratio`). A squashed image has none.
+            (official main.py `--eval-crop-ratio`). By default 0.875 above 32 pixels, else 1. A squashed image has
+            none.
         eval_crop: `center`, or `squash`: the whole image resized to the size whatever its shape, as mmpretrain
             evaluates the 384 models (its configs/deit/deit-base_ft-16xb32_in1k-384px.py).
         mean: per channel, of pixels in [0, 1].
@@ -50,6 +55,8 @@ def make_processor(
     Raises:
         ValueError: `crop_ratio` or `eval_crop` is none of these.
     """
+    if crop_ratio is None:
+        crop_ratio = default_crop_ratio(image_size)
     if not 0 < crop_ratio <= 1:
         raise ValueError(f"`crop_ratio` is {crop_ratio}, but must be in (0, 1]; the paper's is {CROP_RATIO}")
     if eval_crop not in ("center", "squash"):
@@ -67,6 +74,11 @@ def make_processor(
         image_mean=list(mean),
         image_std=list(std),
     )
+
+
+def default_crop_ratio(image_size: int | tuple[int, int]) -> float:
+    """The centre crop's share of the resized short side, of a model of so many pixels."""
+    return 1.0 if max(to_pair(image_size)) <= LARGEST_UNCROPPED_SIZE else CROP_RATIO
 
 
 def with_crop(processor: Any, *, crop_ratio: float | None = None, eval_crop: EvalCrop | None = None) -> Any:
@@ -92,7 +104,7 @@ def with_crop(processor: Any, *, crop_ratio: float | None = None, eval_crop: Eva
         statistics = {"mean": processor.image_mean, "std": processor.image_std}
     return make_processor(
         crop_size(processor),
-        crop_ratio=CROP_RATIO if crop_ratio is None else crop_ratio,
+        crop_ratio=crop_ratio,
         eval_crop=eval_crop or "center",
         mean=tuple(statistics["mean"]),
         std=tuple(statistics["std"]),

@@ -19,10 +19,10 @@ from .changeable_options import check_allowed_changes
 from .global_batch import scaled_learning_rate
 from .hub_token import deep_copy, shallow_copy, without_token
 from .refused_arguments import check_supported
+from .schedule_options import PAPER_WARMUP_LEARNING_RATE, settle_schedule
 from .timm_optimizers import check_timm_optimizer
 
 PAPER_BASE_LEARNING_RATE = 5e-4
-PAPER_WARMUP_EPOCHS = 5.0
 LearningRateStepping = Literal["step", "official"]
 StudentMode = Literal["train", "eval"]
 OPTIMIZERS_WITH_OUR_GROUPS = ("adamw_torch", "adamw_torch_fused", "sgd")  # others of transformers make their own
@@ -93,7 +93,11 @@ class DistillationArguments(TrainingArguments):
     )
     horizontal_flip_prob: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
     repeated_augmentation: int = field(
-        default=3, metadata={"help": "Views of an image within an optimizer step; 1 turns repeating off."}
+        default=3, metadata={"help": "Views of an image in an optimizer step (or two, at its border); 1 is off."}
+    )
+    min_steps_per_epoch: int = field(
+        default=0,
+        metadata={"help": "Halve the global batch until an epoch has so many optimizer steps; 0 leaves the batch."},
     )
     base_learning_rate: float | None = field(
         default=None,
@@ -103,7 +107,7 @@ class DistillationArguments(TrainingArguments):
         default=None, metadata={"help": "Absolute peak learning rate, instead of base_learning_rate."}
     )
     lr_scheduler_type: SchedulerType | str = field(
-        default="cosine", metadata={"help": "Schedule; cosine is the paper's, with min_learning_rate at its end."}
+        default="cosine", metadata={"help": "Schedule after the warm-up, which all have; cosine is the paper's."}
     )
     learning_rate_stepping: LearningRateStepping = field(
         default="step",
@@ -111,8 +115,12 @@ class DistillationArguments(TrainingArguments):
             "help": "When the cosine moves: every step, or as in the official code once an epoch, one epoch late."
         },
     )
-    min_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate at the end; not scaled."})
-    warmup_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the start; not scaled."})
+    min_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate at the end (1e-5 if the schedule has an end); not scaled."}
+    )
+    warmup_learning_rate: float = field(
+        default=PAPER_WARMUP_LEARNING_RATE, metadata={"help": "Learning rate at the start; not scaled."}
+    )
     warmup_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of linear warm-up (5 unless warmup_steps is given)."}
     )
@@ -222,7 +230,7 @@ class DistillationArguments(TrainingArguments):
         check_accelerator_config(self.accelerator_config)
         self._set_precision()
         self._set_learning_rate()
-        self._set_warmup()
+        settle_schedule(self)
         self._check_batch()
 
     __getstate__, __copy__, __deepcopy__ = without_token, shallow_copy, deep_copy
@@ -249,7 +257,7 @@ class DistillationArguments(TrainingArguments):
         check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
         for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):
             check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
-        for name in ("mixup_alpha", "cutmix_alpha", "color_jitter", "min_learning_rate", "warmup_learning_rate"):
+        for name in ("mixup_alpha", "cutmix_alpha", "color_jitter", "warmup_learning_rate"):
             check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
         for name in ("weight_decay", "max_grad_norm", "num_train_epochs"):
             check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
@@ -257,7 +265,7 @@ class DistillationArguments(TrainingArguments):
             check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
         for name in ("adam_beta1", "adam_beta2"):
             check(name, getattr(self, name), lambda v: 0 <= v < 1, "in [0, 1)")
-        for name in ("learning_rate", "base_learning_rate", "warmup_epochs"):
+        for name in ("learning_rate", "base_learning_rate", "min_learning_rate", "warmup_epochs"):
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
         check("layer_decay", self.layer_decay, lambda v: 0 < v <= 1, "in (0, 1] (1 turns it off)")
@@ -265,6 +273,7 @@ class DistillationArguments(TrainingArguments):
         check("ema_decay", self.ema_decay, lambda v: 0 <= v < 1, "in [0, 1) (0 keeps no averages, official: 0.99996)")
         check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
         check("max_bad_steps", self.max_bad_steps, lambda v: v >= 0, "0 or more (0 stops at the first one)")
+        check("min_steps_per_epoch", self.min_steps_per_epoch, lambda v: v >= 0, "0 or more (0 leaves the batch)")
         check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
         for name in ("num_streams", "shuffle_buffer_size"):
             check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
@@ -295,13 +304,6 @@ class DistillationArguments(TrainingArguments):
                 f"`layer_decay` is {self.layer_decay}, which `optim` {str(self.optim)!r} cannot take; use one of "
                 f"{', '.join(OPTIMIZERS_WITH_OUR_GROUPS)}, or `timm_optimizer`"
             )
-        if self.learning_rate_stepping == "official" and (
-            self.lr_scheduler_type != "cosine" or self.lr_scheduler_kwargs
-        ):
-            raise ValueError(
-                "`learning_rate_stepping` is 'official', which is a cosine; leave out `lr_scheduler_type` and "
-                "`lr_scheduler_kwargs`"
-            )
         if self.student_mode == "eval" and self.gradient_checkpointing:
             raise ValueError(
                 "`student_mode` is 'eval', but `gradient_checkpointing` only works in 'train'; drop one of them"
@@ -325,14 +327,6 @@ class DistillationArguments(TrainingArguments):
                 f"{scaled} for a global batch of {self.global_batch_size}; give only one of them"
             )
         self.learning_rate = scaled
-
-    def _set_warmup(self) -> None:
-        if self.warmup_epochs is None:
-            self.warmup_epochs = 0.0 if self.warmup_steps else PAPER_WARMUP_EPOCHS
-        elif self.warmup_epochs and self.warmup_steps:
-            raise ValueError(
-                f"`warmup_epochs` is {self.warmup_epochs} and `warmup_steps` {self.warmup_steps}; give only one"
-            )
 
     def _check_batch(self) -> None:
         if self.mixes and self.per_device_train_batch_size % 2:

@@ -19,6 +19,7 @@ from ..evaluation.metric_names import are_parts, check_best_metric
 from ..model.image_processing_deit import crop_size
 from ..model.labels import class_names, match_labels, real_names, take_names
 from .arguments import DistillationArguments
+from .small_runs import fit_batch_to_data
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class InputPipeline:
         self.said.add(note)
 
     def training(self, rows: datasets.Dataset | datasets.IterableDataset | ShardedRows) -> TrainingViews:
-        """Augmented views by key."""
+        """Augmented views by key; the options' batch is made to fit so many images (`min_steps_per_epoch`)."""
         view = training_view(
             crop_size(self.processor),
             mean=tuple(self.processor.image_mean),
@@ -113,8 +114,11 @@ class InputPipeline:
         labels["label_indices"] = self._label_indices(rows, "the training data", needs_all=True)
         if isinstance(rows, datasets.IterableDataset | ShardedRows):
             stream = ImageStream(rows, num_images=self.args.num_train_samples, **self._columns)
-            return StreamViews(stream, view, **labels, **options)
-        return TrainingViews(ImageDataset(rows, **labels, **self._columns), view, **options)
+            views: TrainingViews = StreamViews(stream, view, **labels, **options)
+        else:
+            views = TrainingViews(ImageDataset(rows, **labels, **self._columns), view, **options)
+        fit_batch_to_data(self.args, len(views))
+        return views
 
     def evaluation(self, rows: datasets.Dataset) -> EvaluationViews:
         """Views by row; here a row may have a list of right labels."""

@@ -11,9 +11,11 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ..data.sampling import ViewSampler
 from ..distillation.teacher import Teacher
-from ..model.image_processing_deit import crop_in_words
+from ..model.image_processing_deit import LARGEST_UNCROPPED_SIZE, crop_in_words, crop_size
 from .arguments import DistillationArguments
 from .recipe_file import as_block
+from .schedule import learning_rates
+from .small_runs import warn_of_small_run
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +29,9 @@ class Run:
         student: with or without distillation head.
         processor: of the evaluation view.
         sampler: of the training views.
+        rates: learning rate at each step and after the last (num_steps + 1,); None if a metric decides.
         num_steps: optimizer steps of the whole training.
-        num_warmup_steps: optimizer steps of the warm-up.
+        num_warmup_steps: optimizer steps of the warm-up; None for a schedule that was given to the trainer.
         precision: `no`, `fp16` or `bf16`.
         teacher: None without.
         teacher_top1: of the teacher on the evaluation split, in [0, 1]; None where it was not measured.
@@ -39,8 +42,9 @@ class Run:
     student: PreTrainedModel
     processor: Any
     sampler: ViewSampler
+    rates: list[float] | None
     num_steps: int
-    num_warmup_steps: int
+    num_warmup_steps: int | None
     precision: str
     teacher: Teacher | None = None
     teacher_top1: float | None = None
@@ -58,10 +62,10 @@ def effective_recipe(run: Run) -> dict[str, str]:
         "steps": f"{run.num_steps} in {run.args.num_train_epochs:g} epochs of {steps_in_epoch(run.sampler)}"
         if run.args.max_steps <= 0
         else f"{run.num_steps}, as `max_steps` says; an epoch has {steps_in_epoch(run.sampler)}",
-        "learning rate": _learning_rate(run.args),
-        "warm-up": f"{run.num_warmup_steps} steps from {run.args.warmup_learning_rate:g}",
+        "learning rate": _learning_rate(run),
+        "warm-up": _warmup(run),
         "optimizer": _optimizer(run.args),
-        "views": _views(run.args),
+        "views": _views(run),
         "mixing": _mixing(run.args),
         "averaged weights": _averages(run.args),
         "precision": {"no": "float32"}.get(run.precision, run.precision),
@@ -124,13 +128,26 @@ def _images(run: Run) -> str:
     )
 
 
-def _learning_rate(args: DistillationArguments) -> str:
-    base = f"{args.base_learning_rate:g} per 512 images, " if args.base_learning_rate is not None else ""
-    assert args.learning_rate is not None
-    last = min(args.min_learning_rate, args.learning_rate)
-    schedule = f"{_word(args.lr_scheduler_type)} to {last:g}, stepping {args.learning_rate_stepping}"
+def _learning_rate(run: Run) -> str:
+    args = run.args
+    is_given = run.num_warmup_steps is None
+    base = "" if args.base_learning_rate is None or is_given else f"{args.base_learning_rate:g} per 512 images, "
     decay = f", x {args.layer_decay:g} for each layer down" if args.layer_decay < 1 else ""
-    return f"{base}{args.learning_rate:g} at its peak; {schedule}{decay}"
+    name = "a given schedule" if is_given else _word(args.lr_scheduler_type)
+    if run.rates is None:
+        lowest = "" if args.min_learning_rate is None else f", at least {args.min_learning_rate:g}"
+        return f"{base}{args.learning_rate:g} at first; {name}, which follows a metric{lowest}{decay}"
+    *of_steps, end = run.rates
+    return (
+        f"{base}{max(of_steps):g} at its peak; {name} to {end:g}, stepping {args.learning_rate_stepping}; "
+        f"{of_steps[0]:.3g} in the first step, {of_steps[-1]:.3g} in the last{decay}"
+    )
+
+
+def _warmup(run: Run) -> str:
+    if run.num_warmup_steps is None:
+        return "as the given schedule says"
+    return f"{run.num_warmup_steps} steps from {run.rates[0]:g}" if run.num_warmup_steps and run.rates else "none"
 
 
 def _optimizer(args: DistillationArguments) -> str:
@@ -139,8 +156,11 @@ def _optimizer(args: DistillationArguments) -> str:
     return f"{name}, weight decay {args.weight_decay:g} (no bias, norm, token or position), {clip}"
 
 
-def _views(args: DistillationArguments) -> str:
+def _views(run: Run) -> str:
+    args = run.args
     crop = "simple crop" if args.crop_mode == "simple" else f"crop of {args.crop_min_scale:g} to 1 of the area"
+    if max(crop_size(run.processor)) <= LARGEST_UNCROPPED_SIZE and args.crop_mode != "simple":
+        crop += " (unlike the official code up to 32 pixels, which pads pictures by 4 pixels: `crop_mode` simple)"
     return f"{crop}, flip {args.horizontal_flip_prob:g}, {args.random_augment}, erasing {args.random_erase_prob:g}"
 
 
@@ -176,6 +196,7 @@ class LogRunSummary(TrainerCallback):
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.recipe: dict[str, str] = {}
+        self._has_own_schedule = trainer.lr_scheduler is None  # it is made when the training begins
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
@@ -185,8 +206,9 @@ class LogRunSummary(TrainerCallback):
             student=trainer.model,
             processor=trainer.processing_class,
             sampler=trainer.view_sampler,
+            rates=learning_rates(trainer.lr_scheduler, state.max_steps),
             num_steps=state.max_steps,
-            num_warmup_steps=trainer.num_warmup_steps(state.max_steps),
+            num_warmup_steps=trainer.num_warmup_steps(state.max_steps) if self._has_own_schedule else None,
             precision=trainer.accelerator.mixed_precision,
             teacher=trainer.teacher,
             teacher_top1=trainer.evaluate_teacher()["top1"] if measures else None,
@@ -195,3 +217,10 @@ class LogRunSummary(TrainerCallback):
         self.recipe = {**effective_recipe(run), **trainer.same_run.changes_in_words()}
         if trainer.is_world_process_zero():
             logger.info("The recipe in force:\n%s", as_block(self.recipe))
+            warn_of_small_run(
+                args,
+                run.sampler,
+                num_steps=run.num_steps,
+                num_warmup_steps=run.num_warmup_steps,
+                rates=run.rates,
+            )

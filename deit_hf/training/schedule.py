@@ -1,4 +1,7 @@
-"""How the learning rate moves: warm-up, cosine, and its peak after a resume (table 9 of the paper)."""
+"""How the learning rate moves: warm-up, cosine, and its peak after a resume (table 9 of the paper).
+
+Which options other schedules can take is in schedule_options.py.
+"""
 
 import contextlib
 import logging
@@ -8,38 +11,87 @@ from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import SchedulerType, get_scheduler
 
 from .arguments import DistillationArguments
+from .schedule_options import FOLLOW_A_METRIC, Shape, schedule_shape
 
 logger = logging.getLogger(__name__)
 
 
-def paper_schedule(
+def create_schedule(
     optimizer: Optimizer, args: DistillationArguments, *, num_steps: int, steps_in_epoch: int
-) -> LambdaLR | None:
-    """The cosine that the options ask for, or None where they name a schedule of transformers.
+) -> LRScheduler:
+    """The schedule that the options ask for: the paper's cosine, or one of transformers after the same warm-up.
 
     Args:
         optimizer: its learning rate is the peak.
         args: the recipe.
         num_steps: optimizer steps of the whole training.
         steps_in_epoch: optimizer steps of an epoch.
+
+    Raises:
+        ValueError: the schedule needs more steps than there are.
     """
-    if args.lr_scheduler_type != "cosine" or args.lr_scheduler_kwargs:
-        return None
-    return cosine_schedule_with_warmup(
-        optimizer,
-        num_warmup_steps=num_warmup_steps(args, num_steps=num_steps, steps_in_epoch=steps_in_epoch),
-        num_steps=num_steps,
-        warmup_learning_rate=args.warmup_learning_rate,
-        min_learning_rate=args.min_learning_rate,
-        official_steps_in_epoch=steps_in_epoch if args.learning_rate_stepping == "official" else None,
+    name, options = SchedulerType(args.lr_scheduler_type).value, dict(args.lr_scheduler_kwargs or {})
+    peak = peak_learning_rate(optimizer)
+    if name in FOLLOW_A_METRIC:
+        if args.min_learning_rate is not None:
+            lowest = min(args.min_learning_rate, peak)
+            options["min_lr"] = [lowest * group.get("learning_rate_scale", 1.0) for group in optimizer.param_groups]
+        return get_scheduler(name, optimizer, scheduler_specific_kwargs=options)
+    warmup: Any = {
+        "num_warmup_steps": num_warmup_steps(args, num_steps=num_steps, steps_in_epoch=steps_in_epoch),
+        "num_steps": num_steps,
+    }
+    if name == "cosine" and not options:
+        assert args.min_learning_rate is not None
+        return cosine_schedule_with_warmup(
+            optimizer,
+            **warmup,
+            warmup_learning_rate=args.warmup_learning_rate,
+            min_learning_rate=args.min_learning_rate,
+            official_steps_in_epoch=steps_in_epoch if args.learning_rate_stepping == "official" else None,
+        )
+    factor = partial(
+        _factor,
+        shape=schedule_shape(name, options, peak=peak, **warmup),
+        num_warmup_steps=warmup["num_warmup_steps"],
+        first=_share(args.warmup_learning_rate, peak),
+        last=_share(args.min_learning_rate or 0.0, peak),
     )
+    return LambdaLR(optimizer, factor)
+
+
+def peak_learning_rate(optimizer: Optimizer) -> float:
+    """The learning rate that was set, before it is scaled by layer; a schedule may have moved it since."""
+    group = optimizer.param_groups[0]
+    return group.get("initial_lr", group["lr"]) / group.get("learning_rate_scale", 1.0)
+
+
+def _share(learning_rate: float, peak: float) -> float:
+    return min(learning_rate / peak, 1.0) if peak else 1.0
+
+
+def _factor(step: int, *, shape: Shape, num_warmup_steps: int, first: float, last: float) -> float:
+    """The learning rate at a step as a share of the peak: warm-up, then the shape between 1 and `last`."""
+    if step < num_warmup_steps:
+        return first + (1 - first) * step / num_warmup_steps
+    return last + (1 - last) * shape(step - num_warmup_steps)
+
+
+def learning_rates(schedule: Any, num_steps: int) -> list[float] | None:
+    """The rates (num_steps + 1,) that are logged at each step, and that after the last; None if a metric decides."""
+    schedule = getattr(schedule, "scheduler", schedule)  # within DeepSpeed's
+    if not isinstance(schedule, LambdaLR):
+        return None
+    peak, factor = float(schedule.base_lrs[0]), schedule.lr_lambdas[0]
+    return [peak * factor(step) for step in range(num_steps + 1)]
 
 
 def num_warmup_steps(args: DistillationArguments, *, num_steps: int, steps_in_epoch: int) -> int:
-    """Optimizer steps of the warm-up; the arguments are those of `paper_schedule`."""
+    """Optimizer steps of the warm-up; the arguments are those of `create_schedule`."""
     if args.warmup_steps:
         return args.get_warmup_steps(num_steps)
     assert args.warmup_epochs is not None

@@ -34,7 +34,7 @@ from .optimizer import check_optimizer, create_own_optimizer, decay_parameter_na
 from .recipe_file import write_recipe
 from .run_summary import LogRunSummary
 from .same_run import SameRun
-from .schedule import keeps_rates, num_warmup_steps, paper_schedule
+from .schedule import create_schedule, keeps_rates, num_warmup_steps
 
 
 class DistillationTrainer(PushingTrainer):
@@ -126,11 +126,10 @@ class DistillationTrainer(PushingTrainer):
         check_optimizer(self.model, self.optimizer, self.args)
         if isinstance(self.compute_metrics, HeadAccuracy):
             self._views.check_best_metric(self.eval_dataset, self.model)
-        is_scaled = self.train_dataset is not None and self.args.base_learning_rate is not None
-        if is_scaled and self.args.process_index == 0:
-            accumulation = self.args.gradient_accumulation_steps
-            batch = {"global_batch_size": self.args.global_batch_size, "num_accumulation_steps": accumulation}
-            warn_of_global_batch(self.model.config, **batch)
+        args = self.args
+        if self.train_dataset is not None and args.base_learning_rate is not None and args.process_index == 0:
+            sizes = {"global_batch_size": args.global_batch_size}
+            warn_of_global_batch(self.model.config, **sizes, num_accumulation_steps=args.gradient_accumulation_steps)
         self.ema = averages_for(self)
         self._ema_metrics: dict[str, float] = {}
         if self.teacher is not None:
@@ -272,14 +271,12 @@ class DistillationTrainer(PushingTrainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The paper's cosine with its unscaled first and last rate; another `lr_scheduler_type` is the parent's."""
-        optimizer = optimizer or self.optimizer
+        """The paper's cosine with its unscaled first and last rate, or another schedule after the same warm-up."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = paper_schedule(
-                optimizer, self.args, num_steps=num_training_steps, steps_in_epoch=self._steps_in_epoch()
-            )
-            self._created_lr_scheduler = self.lr_scheduler is not None
-        return self.lr_scheduler or super().create_scheduler(num_training_steps, optimizer)
+            steps: Any = {"num_steps": num_training_steps, "steps_in_epoch": self._steps_in_epoch()}
+            self.lr_scheduler = create_schedule(optimizer or self.optimizer, self.args, **steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def num_warmup_steps(self, num_training_steps: int) -> int:
         """Optimizer steps of the warm-up, of a training of `num_training_steps`."""

@@ -102,8 +102,8 @@ def test_labels_in_another_order_are_the_models(tmp_path: Path, evaluation_rows,
 def test_crop_is_the_saved_one_unless_another_is_named(tmp_path: Path, evaluation_rows, tiny_config: DeiTConfig):
     model, losses = make_model("plain", tiny_config), []
     for options, crop, words in (
-        ({}, {}, "short side resized to 36 pixels (bicubic), centre crop of 32x32"),
-        ({"crop_ratio": 1.0}, {"crop_ratio": 1.0}, "short side resized to 32 pixels (bicubic), centre crop of 32x32"),
+        ({}, {}, "short side resized to 32 pixels (bicubic), centre crop of 32x32"),
+        ({"crop_ratio": 0.8}, {"crop_ratio": 0.8}, "short side resized to 40 pixels (bicubic), centre crop of 32x32"),
         ({"eval_crop": "squash"}, {"eval_crop": "squash"}, "whole image resized to 32x32 pixels (bicubic)"),
     ):
         metrics = evaluate_saved(tmp_path, model, **options)

@@ -1,7 +1,9 @@
 """The order of view keys: global, a function of (seed, epoch), and whole for every world size."""
 
+import itertools
 from collections import Counter
 
+import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard, prepare_data_loader
 from hypothesis import given, settings
@@ -45,6 +47,63 @@ def test_repeats_share_a_step_but_are_never_partners():
         step = keys[start : start + 24]
         assert len({key.sample for key in step}) == 8
         assert all(step[i].sample != step[i + 1].sample for i in range(0, 24, 2))
+
+
+def spread_by_repeats(num_images: int, step_size: int, num_repeats: int, seed: int, epoch: int) -> list[tuple]:
+    """(sample, repeat) of one image after the other, in each step all first views before all second ones."""
+    order = np.random.default_rng((seed, 2, epoch)).permutation(num_images).tolist()
+    views = []
+    for place in range(max(1, num_images // step_size) * step_size):
+        turn, number = divmod(place // num_repeats, num_images)
+        views.append((order[number], place % num_repeats + turn * num_repeats))
+    steps = [views[start : start + step_size] for start in range(0, len(views), step_size)]
+    return [view for step in steps for view in sorted(step, key=lambda view: view[1])]
+
+
+def own_partners(views: list[tuple]) -> list[int]:
+    """Positions whose view is mixed with another view of the same image."""
+    return [i for i in range(0, len(views) - 1, 2) if views[i][0] == views[i + 1][0]]
+
+
+@pytest.mark.parametrize("num_repeats", range(1, 7))
+def test_no_image_is_its_own_partner_and_right_steps_are_as_they_were(num_repeats: int):
+    """Every step of up to 20 views of up to 40 images, against the order by repeats alone."""
+    for step_size, num_images in itertools.product(range(1, 21), range(1, 41)):
+        epoch, case = (step_size + num_images) % 3, (step_size, num_images)
+        sampler = make_sampler(num_images, step_size, num_repeats, seed=7, epoch=epoch)
+        views = [(key.sample, key.repeat) for key in sampler]
+        plain = spread_by_repeats(num_images, step_size, num_repeats, 7, epoch)
+        assert len(set(views)) == len(views) == len(plain), case
+        assert sampler.num_unique_images == len({sample for sample, _ in views}), case
+        if step_size % 2 or num_images == 1:  # nothing is mixed, or nothing else is there
+            assert views == plain, case
+            continue
+        assert own_partners(views) == [], case
+        if step_size >= 2 * num_repeats and num_images > 2:
+            for start in range(0, len(plain), step_size):
+                step = slice(start, start + step_size)
+                assert sorted(views[step]) == sorted(plain[step]), case
+                assert views[step] == plain[step] or own_partners(plain[step]), case
+
+
+def test_small_steps_take_two_images_in_turn():
+    # at a batch of four a third of the views would be mixed with another view of the same image
+    views = [(key.sample, key.repeat) for key in make_sampler(12, 4, num_repeats=3)]
+    a, b, c, d = dict.fromkeys(sample for sample, _ in views)
+    expected = [(a, 0), (b, 0), (a, 1), (b, 1), (a, 2), (b, 2), (c, 0), (d, 0), (c, 1), (d, 1), (c, 2), (d, 2)]
+    assert sorted(views[4:8]) == sorted(expected[4:8])
+    assert [views[:4], views[8:]] == [expected[:4], expected[8:]]
+
+
+def test_images_at_the_border_of_two_steps_are_as_many_as_the_docstring_says():
+    steps: dict[int, set[int]] = {}
+    for key in make_sampler(10_300, 1024, num_repeats=3):
+        steps.setdefault(key.sample, set()).add(key.position // 1024)
+    num_borders = 9  # between ten steps; each third of them lies between two images
+    assert sum(len(found) == 2 for found in steps.values()) == num_borders - num_borders // 3
+    num_borders = 1_281_167 // 1024 - 1  # of ImageNet
+    num_in_two, num_shown = num_borders - num_borders // 3, make_sampler(1_281_167, 1024, 3).num_unique_images
+    assert f"at 1024 and 3, {num_in_two} of the {num_shown:,} images" in " ".join(str(ViewSampler.__doc__).split())
 
 
 @given(

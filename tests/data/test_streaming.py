@@ -145,10 +145,36 @@ def test_repeats_of_a_row_share_a_step_and_are_no_neighbours():
 
 
 def test_repeats_that_do_not_fit_into_a_step_go_on_in_the_next():
-    keys = list(sampler_of(stream_of(), step_size=4, num_repeats=3))
+    keys = list(sampler_of(stream_of(), step_size=8, num_repeats=3))
     counts = Counter(samples(keys))
     assert sorted(counts.values())[1:] == [3] * (len(counts) - 1)
     assert set(Counter((key.sample, key.repeat) for key in keys).values()) == {1}
+
+
+def test_small_steps_take_two_rows_in_turn():
+    # a step of four views with three of one row would mix two of them with each other
+    sampler = sampler_of(stream_of(), step_size=4, num_repeats=3)
+    keys = list(sampler)
+    a, b, c, d = dict.fromkeys(samples(keys[:12]))
+    expected = [(a, 0), (b, 0), (a, 1), (b, 1), (a, 2), (b, 2), (c, 0), (d, 0), (c, 1), (d, 1), (c, 2), (d, 2)]
+    assert [(key.sample, key.repeat) for key in keys[:12]] == expected
+    assert set(Counter((key.sample, key.repeat) for key in keys).values()) == {1}
+    assert len(set(samples(keys))) == sampler.num_unique_images
+
+
+@pytest.mark.parametrize("num_streams", [1, 2, 3, 4])
+def test_no_row_of_a_stream_is_its_own_partner(num_streams: int):
+    """A part of a step may begin at an odd position, and be shorter or longer than the repeats of two rows."""
+    for part, num_repeats in itertools.product(range(1, 10), range(1, 5)):
+        step_size = part * num_streams
+        if step_size % 2:
+            continue
+        options = {"num_streams": num_streams, "step_size": step_size, "num_repeats": num_repeats}
+        sampler = sampler_of(stream_of([20] * num_streams), batch_size=step_size, **options)
+        keys = list(sampler)
+        assert len({(key.sample, key.repeat) for key in keys}) == len(keys) == len(sampler)
+        assert len(set(samples(keys))) == sampler.num_unique_images, options
+        assert [i for i in range(0, len(keys), 2) if keys[i].sample == keys[i + 1].sample] == [], options
 
 
 # ---- views ----

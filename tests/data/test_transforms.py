@@ -91,6 +91,12 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def test_training_view_of_a_small_size_is_as_the_options_say():
+    crop = make_view((32, 32), crop_min_scale=0.4).transforms[0]
+    assert type(crop) is RandomResizedCropAndInterpolation
+    assert (crop.size, crop.scale) == ((32, 32), (0.4, 1.0))
+
+
 # ---- evaluation ----
 
 

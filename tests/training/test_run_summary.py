@@ -53,10 +53,12 @@ def test_block_says_what_follows_from_options_data_and_machine(trainer: Distilla
     assert said["steps"] == "6 in 3 epochs of 2"
     assert said["learning rate"].startswith("0.064 per 512 images, 0.002 at its peak; cosine to 1e-05")
     assert said["warm-up"] == "2 steps from 1e-06"
+    assert said["learning rate"].endswith("1e-06 in the first step, 0.000301 in the last")  # a quarter before the end
+    assert "crop of 0.08 to 1 of the area (unlike the official code up to 32 pixels" in said["views"]
     assert said["optimizer"].startswith("adamw_torch_fused, weight decay 0.05")
     assert said["precision"] == "float32"
     assert said["averaged weights"] == "decay 0.9 with warm-up"
-    assert said["evaluation"] == ("short side resized to 36 pixels (bicubic), centre crop of 32x32; fusion logit_mean")
+    assert said["evaluation"] == ("short side resized to 32 pixels (bicubic), centre crop of 32x32; fusion logit_mean")
     (block,) = [record.getMessage() for record in caplog.records if "recipe in force" in record.getMessage()]
     assert all(value in block for value in said.values())
 

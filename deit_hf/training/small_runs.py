@@ -1,0 +1,115 @@
+"""Runs that are small for their options: a batch that fits few images, and warnings with the numbers."""
+
+import logging
+from collections.abc import Sequence
+
+from ..data.sampling import ViewSampler
+from .arguments import DistillationArguments
+from .global_batch import scaled_learning_rate
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_SHARE = 0.9  # of the images that an epoch has views for; less is said
+
+
+def fit_batch_to_data(args: DistillationArguments, num_images: int) -> None:
+    """Halves the global batch until an epoch has `min_steps_per_epoch` optimizer steps, as far as that goes.
+
+    Accumulation steps are halved first, then `per_device_train_batch_size`, which stays even where images are mixed. A
+    learning rate that follows from the global batch still does.
+
+    Args:
+        args: the recipe; changed in place.
+        num_images: in the training data.
+    """
+    before, smallest = args.global_batch_size, 2 if args.mixes else 1
+    while num_images // args.global_batch_size < args.min_steps_per_epoch:
+        if args.gradient_accumulation_steps > 1:
+            args.gradient_accumulation_steps //= 2
+        elif args.per_device_train_batch_size >= 2 * smallest:
+            args.per_device_train_batch_size = args.per_device_train_batch_size // 2 // smallest * smallest
+        else:
+            break
+    if args.global_batch_size == before:
+        return
+    if args.base_learning_rate is not None:
+        args.learning_rate = scaled_learning_rate(args.base_learning_rate, args.global_batch_size)
+    if args.process_index == 0:
+        logger.info(
+            "the global batch is %d instead of %d, which gives %d optimizer steps in an epoch of %d images "
+            "(`min_steps_per_epoch` is %d)",
+            *(args.global_batch_size, before, num_images // args.global_batch_size, num_images),
+            args.min_steps_per_epoch,
+        )
+
+
+def warn_of_small_run(
+    args: DistillationArguments,
+    sampler: ViewSampler,
+    *,
+    num_steps: int,
+    num_warmup_steps: int | None,
+    rates: Sequence[float] | None,
+) -> None:
+    """Warns when the run ends within its warm-up or elsewhere than it says, or an epoch leaves out many images.
+
+    Args:
+        args: the recipe.
+        sampler: of the training views.
+        num_steps: optimizer steps of the whole training.
+        num_warmup_steps: optimizer steps of the warm-up; None for a schedule that was given to the trainer.
+        rates: the learning rate at each step and after the last (num_steps + 1,); None if a metric decides.
+    """
+    if num_warmup_steps and rates is not None:
+        _warn_of_warmup(args, sampler, rates[:num_steps], num_warmup_steps)
+    _warn_of_epochs(args, sampler, num_steps)
+    _warn_of_batch(args, sampler)
+
+
+def _warn_of_warmup(
+    args: DistillationArguments, sampler: ViewSampler, rates: Sequence[float], num_warmup_steps: int
+) -> None:
+    assert args.learning_rate is not None
+    highest = max(rates)
+    if not rates[-1] == highest < args.learning_rate:
+        return
+    advice = f"lower `warmup_steps` ({args.warmup_steps:g})"
+    if args.warmup_epochs:
+        num_epochs = len(rates) * sampler.step_size / len(sampler)
+        advice = f"lower `warmup_epochs` ({args.warmup_epochs:g}; the run has {num_epochs:.3g} epochs)"
+    logger.warning(
+        "the run ends within its warm-up: it has %d steps, the warm-up %d, and the learning rate reaches %.3g instead "
+        "of %g; %s, or train for longer",
+        *(len(rates), num_warmup_steps, highest, args.learning_rate, advice),
+    )
+
+
+def _warn_of_epochs(args: DistillationArguments, sampler: ViewSampler, num_steps: int) -> None:
+    num_epochs = num_steps * sampler.step_size / len(sampler)
+    is_default = args.num_train_epochs == type(args).num_train_epochs
+    if args.max_steps > 0 and not is_default and round(num_epochs, 2) != round(args.num_train_epochs, 2):
+        logger.warning(
+            "the run ends after %.4g epochs, as `max_steps` is %d, and not after `num_train_epochs` %g; leave out one "
+            "of them, or set `max_steps` to -1",
+            *(num_epochs, args.max_steps, args.num_train_epochs),
+        )
+
+
+def _warn_of_batch(args: DistillationArguments, sampler: ViewSampler) -> None:
+    num_images, step_size = sampler.num_images, sampler.step_size
+    advice = "`per_device_train_batch_size` or `gradient_accumulation_steps`"
+    if not args.min_steps_per_epoch:
+        advice += ", or set `min_steps_per_epoch` to 10"
+    if step_size > num_images:
+        logger.warning(
+            "an optimizer step takes %d views, but there are only %d images, so that each comes %.3g times in every "
+            "step; lower %s",
+            *(step_size, num_images, step_size / num_images, advice),
+        )
+    elif len(sampler) < SMALLEST_SHARE * num_images:
+        streams = "`num_streams`, " if sampler.num_streams > 1 else ""
+        logger.warning(
+            "an epoch has %d views for %d images (%.1f %%): it is cut at whole optimizer steps of %d, and the other "
+            "images wait for later epochs; lower %s%s",
+            *(len(sampler), num_images, 100 * len(sampler) / num_images, step_size, streams, advice),
+        )
