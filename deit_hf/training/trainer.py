@@ -99,8 +99,7 @@ class DistillationTrainer(PushingTrainer):
             args, processing_class, model.config.num_labels, image_column_name, label_column_name
         )
         views = None if train_dataset is None else self._views.training(train_dataset)
-        if views is not None:
-            fit_batch_to_data(args, len(views))
+        fit_batch_to_data(args, views)
         self.view_sampler: ViewSampler | None = None
         self.means = LossLog()
         super().__init__(
