@@ -37,7 +37,7 @@ class ViewSampler(Sampler[ViewKey]):
     exceptions: where `num_repeats` does not divide `step_size`, the image at the border of two steps lies in both (at
     1024 and 3, 834 of the 427,008 images of an ImageNet epoch); and a step of fewer than two images' repeats takes
     the views of two images in turn, over as many steps as they need. Only a dataset of one image is mixed with itself
-    (all pinned by test_sampling.py).
+    (pinned by test_no_image_is_its_own_partner_and_right_steps_are_as_they_were).
 
     Attributes:
         num_images: images in the dataset, at least 1.

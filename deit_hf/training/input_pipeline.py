@@ -117,7 +117,7 @@ class InputPipeline:
             views: TrainingViews = StreamViews(stream, view, **labels, **options)
         else:
             views = TrainingViews(ImageDataset(rows, **labels, **self._columns), view, **options)
-        fit_batch_to_data(self.args, len(views))
+        fit_batch_to_data(self.args, views)
         return views
 
     def evaluation(self, rows: datasets.Dataset) -> EvaluationViews:

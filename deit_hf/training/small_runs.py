@@ -1,7 +1,7 @@
 """Runs that are small for their options: a batch that fits few images, and warnings with the numbers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 from ..data.sampling import ViewSampler
 from .arguments import DistillationArguments
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 SMALLEST_SHARE = 0.9  # of the images that an epoch has views for; less is said
 
 
-def fit_batch_to_data(args: DistillationArguments, num_images: int) -> None:
+def fit_batch_to_data(args: DistillationArguments, images: Sized | None) -> None:
     """Halves the global batch until an epoch has `min_steps_per_epoch` optimizer steps, as far as that goes.
 
     Accumulation steps are halved first, then `per_device_train_batch_size`, which stays even where images are mixed. A
@@ -20,9 +20,11 @@ def fit_batch_to_data(args: DistillationArguments, num_images: int) -> None:
 
     Args:
         args: the recipe; changed in place.
-        num_images: in the training data.
+        images: the training data; without any nothing changes.
     """
-    before, smallest = args.global_batch_size, 2 if args.mixes else 1
+    if images is None:
+        return
+    num_images, before, smallest = len(images), args.global_batch_size, 2 if args.mixes else 1
     while num_images // args.global_batch_size < args.min_steps_per_epoch:
         if args.gradient_accumulation_steps > 1:
             args.gradient_accumulation_steps //= 2

@@ -198,7 +198,7 @@ def test_facts_are_read_from_the_files_of_a_run(
     assert (facts.image_size, facts.num_labels, facts.two_heads) == ((32, 32), 5, True)
     assert (facts.teacher, facts.environment, facts.curves) == ("a/b", "seed 7", "training_curves.png")
     assert facts.evaluated_on == "scikit-learn's digits (evaluation split)"
-    assert facts.crop == "short side resized to 36 pixels (bicubic), centre crop of 32x32"
+    assert facts.crop == "short side resized to 32 pixels (bicubic), centre crop of 32x32"
     assert facts.architecture["layers"] == 3
     assert facts.metrics == METRICS
     assert facts.fusion == "mean of both heads' logits"

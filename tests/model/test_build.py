@@ -68,7 +68,7 @@ def test_flag_wins_over_an_override_of_the_same_name():
 
 @pytest.mark.parametrize(
     ("crop", "size"),
-    [({}, {"shortest_edge": 36}), ({"eval_crop_ratio": 1.0}, {"shortest_edge": 32}), ({"eval_crop": "squash"}, None)],
+    [({}, {"shortest_edge": 32}), ({"eval_crop_ratio": 0.8}, {"shortest_edge": 40}), ({"eval_crop": "squash"}, None)],
     ids=["paper", "ratio", "squash"],
 )
 @pytest.mark.parametrize("kind", ["variant", "deit", "resnet"])

@@ -431,7 +431,7 @@ def test_script_writes_model_and_processor_and_the_way_back_restores_the_file(
     assert native.config.id2label[2] == "emu"
     assert_equal_logits(native, source)
     processor = AutoImageProcessor.from_pretrained(directory)
-    assert (processor.size["shortest_edge"], dict(processor.crop_size)) == (36, {"height": 32, "width": 32})
+    assert (processor.size["shortest_edge"], dict(processor.crop_size)) == (32, {"height": 32, "width": 32})
     assert list(processor.image_mean) == [0.485, 0.456, 0.406]
 
     run_script(monkeypatch, directory, tmp_path / "back" / "timm.safetensors", "--to_timm")

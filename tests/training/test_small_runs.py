@@ -43,7 +43,7 @@ def sampler_of(args: DistillationArguments, num_images: int) -> ViewSampler:
 )
 def test_batch_is_halved_until_an_epoch_has_its_steps(tmp_path, options, num_images, batch, accumulation):
     args = make_args(tmp_path, **{"per_device_train_batch_size": 64, **options})
-    fit_batch_to_data(args, num_images)
+    fit_batch_to_data(args, range(num_images))
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (batch, accumulation)
 
 
@@ -51,7 +51,7 @@ def test_learning_rate_that_follows_from_the_batch_follows_the_fitted_one(tmp_pa
     rates = {"learning_rate": None, "base_learning_rate": 1e-3}
     args = make_args(tmp_path, per_device_train_batch_size=64, min_steps_per_epoch=10, **rates)
     with caplog.at_level(logging.INFO, "deit_hf"):
-        fit_batch_to_data(args, 100)
+        fit_batch_to_data(args, range(100))
     assert args.learning_rate == pytest.approx(1e-3 * 8 / 512)
     assert (
         "the global batch is 8 instead of 64, which gives 12 optimizer steps in an epoch of 100 images "
@@ -71,7 +71,7 @@ def small_data(num_images: int) -> tuple[DistillationArguments, ViewSampler]:
     """The recipe on so many images."""
     flags = ["--dataset_name", "any", "--report_to", "none", "--output_dir", "any"]
     args = parse_recipe((ModelArguments, DataArguments, DistillationArguments), [str(SMALL_DATA), *flags])[-1]
-    fit_batch_to_data(args, num_images)
+    fit_batch_to_data(args, range(num_images))
     return args, sampler_of(args, num_images)
 
 
