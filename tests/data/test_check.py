@@ -165,6 +165,7 @@ def test_other_sources_are_reported_too(toy_rows: datasets.Dataset):
     assert lines[1][0] == "train       a stream"
     assert lines[1][1].startswith("evaluation  3 pictures; 3 looked at: ")
     assert lines[2] == ["evaluation  1 pictures of 1 classes (0 1)"]
+    assert check_data(ImageParts(evaluation=urls)).warnings() == []
 
 
 def test_many_classes_are_counted_and_those_without_pictures_are_said():
