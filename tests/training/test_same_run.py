@@ -189,6 +189,7 @@ def test_checkpoint_of_another_directory_is_compared_too(stopped: Path):
 
 def test_checkpoint_from_elsewhere_does_not_mix_with_another_run(stopped: Path):
     run(stopped, "other", seed=7)
+    (stopped / "other" / ".unfinished-run").touch()
     before = files_of(stopped / "other")
     with pytest.raises(ValueError, match="`seed` was 7 and is 42"):
         run(stopped, "other", resume_from_checkpoint=str(stopped / "run" / "checkpoint-2"))
@@ -366,6 +367,15 @@ def test_changes_stay_in_the_record_when_the_run_is_continued_again(tmp_path: Pa
     trainer.train(resume_from_checkpoint=True)
     assert trainer.effective_recipe["changed at step 2"] == "`max_steps` was 2 and is 4"
     assert trainer.effective_recipe["changed at step 4"] == "`max_steps` was 4 and is 6"
+
+
+def test_each_training_of_a_trainer_is_compared(tmp_path: Path, tiny_config, toy_rows):
+    make_trainer(tmp_path, tiny_config, toy_rows, max_steps=2).train()
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    trainer.args.mixup_alpha = 0.3
+    with pytest.raises(ValueError, match="`mixup_alpha` was 0.8 and is 0.3"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
 def test_comparing_draws_no_random_numbers(tmp_path: Path, tiny_config, toy_rows):
