@@ -84,13 +84,18 @@ def damage_of(directory: Path, *, compares_hashes: bool) -> str | None:
 
 
 def changed_weights(directory: Path) -> str | None:
-    """Which weights of a directory with hashes are not those that were written, in words; None if none is known."""
-    try:
-        hashes = _read(directory)[1]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # no checkpoint of a run: there is nothing to compare with
-    names = [path.name for path in sorted(directory.glob("*.safetensors")) if path.name in hashes]
-    return _first_changed(directory, names, hashes)
+    """Which weights of a checkpoint, or of a folder in one, are not those that were written, in words.
+
+    None if none is known to be: there is no manifest, or one without hashes.
+    """
+    for checkpoint in (directory, directory.parent):  # averaged weights are a model in a folder of their own
+        try:
+            hashes = _read(checkpoint)[1]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        weights = [path.relative_to(checkpoint).as_posix() for path in sorted(directory.glob("*.safetensors"))]
+        return _first_changed(checkpoint, [name for name in weights if name in hashes], hashes)
+    return None
 
 
 def sha256_of(path: Path) -> str:

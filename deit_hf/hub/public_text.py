@@ -77,7 +77,7 @@ def _strings(value: Any) -> Iterator[str]:
 def _mapped(value: Any, paths: set[str]) -> Any:
     """The value with each string in it without paths."""
     if isinstance(value, str):
-        return PurePath(value).name if os.path.isabs(value) else _without_paths(value, paths)
+        return _without_paths(value, paths)
     if isinstance(value, dict):
         return {name: _mapped(part, paths) for name, part in value.items()}
     return [_mapped(part, paths) for part in value] if isinstance(value, list) else value

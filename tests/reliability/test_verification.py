@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support import processes
 
 from deit_hf import (
     DeiTConfig,
@@ -238,7 +239,7 @@ def test_checkpoint_that_is_a_link_and_notes_beside_its_files_are_fine(run: Path
 
 
 def test_rotation_reads_no_weights(run: Path, monkeypatch):
-    monkeypatch.setattr("deit_hf.manifest.sha256_of", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("deit_hf.atomic_files.sha256_of", lambda path: pytest.fail(f"{path} was read"))
     rotate(run, limit=1, keep={"checkpoint-3"})
     assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-3"]
 
@@ -271,14 +272,42 @@ def test_damaged_best_checkpoint_is_not_loaded_at_the_end(tmp_path, rows, caplog
 # ---- a checkpoint that is used as a model ----
 
 
-def test_damaged_weights_of_a_checkpoint_are_no_model_and_no_teacher(run: Path):
+@pytest.mark.parametrize("folder", ["", "ema"])
+def test_damaged_weights_of_a_checkpoint_are_no_model_and_no_teacher(run: Path, folder: str):
     config = DeiTConfig(**CONFIG, intermediate_size=40, num_labels=5)
-    for folder in (run / "checkpoint-3", run / "checkpoint-2"):
-        if folder.name == "checkpoint-3":
-            flip_a_bit(folder / "model.safetensors")
-        for load in (load_classifier, lambda source: Teacher.from_pretrained(source, student_config=config)):
-            if folder.name == "checkpoint-3":
-                with pytest.raises(ValueError, match="checkpoint-3` is not used: model.safetensors is damaged"):
-                    load(str(folder))
-            else:
-                load(str(folder))
+    damaged, sound = run / "checkpoint-3" / folder, run / "checkpoint-2" / folder
+    flip_a_bit(damaged / "model.safetensors")
+    for load in (load_classifier, lambda source: Teacher.from_pretrained(source, student_config=config)):
+        with pytest.raises(ValueError, match="checkpoint-3.*` is not used: .*model.safetensors is damaged"):
+            load(str(damaged))
+        load(str(sound))
+
+
+# ---- several processes ----
+
+LOOK = """
+import sys
+import deit_hf.atomic_files as manifest
+from deit_hf import DistillationArguments
+from deit_hf.reliability.checkpoints import find_checkpoint
+
+files, sha256_of = [], manifest.sha256_of
+manifest.sha256_of = lambda path: files.append(path) or sha256_of(path)
+args = DistillationArguments(sys.argv[1], report_to="none", use_cpu=True)
+found = find_checkpoint(args)
+args.resume_from_checkpoint = f"{sys.argv[1]}/checkpoint-3"
+try:
+    find_checkpoint(args)
+except ValueError as error:
+    found = f"{found} {'optimizer.pt is damaged' in str(error)}"
+print(f"process {args.process_index}: {found} {len(files) > 0}\\n", end="", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_reads_and_both_get_its_answer(run: Path, tmp_path: Path):
+    flip_a_bit(run / "checkpoint-3" / "optimizer.pt")
+    (tmp_path / "look.py").write_text(LOOK)
+    result = processes.run(tmp_path, 2, str(tmp_path / "look.py"), str(run))
+    lines = sorted(line for line in result.stdout.splitlines() if line.startswith("process"))
+    assert lines == [f"process 0: {run}/checkpoint-2 True True", f"process 1: {run}/checkpoint-2 True False"]
