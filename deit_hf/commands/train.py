@@ -73,7 +73,8 @@ def _train(model_args: ModelArguments, data_args: DataArguments, args: Distillat
     if is_finished(args.output_dir) and not args.overwrite_output_dir:
         if not _trains_on(changes, checkpoint, args):
             return _leave_finished(args, changes)
-        logger.warning("the finished run in %s continues from %s", args.output_dir, checkpoint)
+        if args.process_index == 0:
+            logger.warning("the finished run in %s continues from %s", args.output_dir, checkpoint)
     begin_run(args)  # not before everything fits, so that a refused run leaves no trace
     if args.should_save:
         write_identity(args.output_dir, trainer.same_run.record())
