@@ -25,7 +25,7 @@ from deit_hf.data.decoding import decode_image
 from deit_hf.data.mixing import Mixing
 from deit_hf.data.sampling import ViewKey
 from deit_hf.data.transforms import evaluation_view, middle_of, training_view
-from deit_hf.hub.push import NEVER_PUSHED
+from deit_hf.hub.run_files import files_to_push
 from deit_hf.model.image_processing_deit import make_processor
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -470,5 +470,8 @@ def test_unknown_choice_is_refused(tmp_path: Path):
         DistillationArguments(str(tmp_path), on_bad_image="ignore")
 
 
-def test_list_stays_on_this_machine():
-    assert "bad_images*.jsonl" in NEVER_PUSHED  # it holds paths
+def test_list_stays_on_this_machine(tmp_path: Path):
+    model = ["config.json", "preprocessor_config.json", "model.safetensors"]
+    for name in (*model, FILE_NAME, PREVIOUS_FILE_NAME):
+        (tmp_path / name).write_text("{}")
+    assert files_to_push(tmp_path) == model  # the lists hold paths

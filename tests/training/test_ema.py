@@ -9,7 +9,6 @@ import datasets
 import pytest
 import torch
 import yaml
-from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from support.processes import RECIPE
 from support.processes import train as train_in_processes
@@ -27,7 +26,7 @@ from deit_hf.commands.train import train
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.hub.model_card import render_model_card
 from deit_hf.hub.model_facts import ModelFacts
-from deit_hf.hub.push import NEVER_PUSHED
+from deit_hf.hub.run_files import files_to_push
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.training.ema import AveragedWeights, averages_for
@@ -389,7 +388,7 @@ def test_run_leaves_averages_with_their_metrics_and_card(tmp_path, rows_on_disk,
     assert 'subfolder="ema")`' in card
 
     files = [str(path.relative_to(output_dir)) for path in output_dir.rglob("*") if path.is_file()]
-    pushed = set(filter_repo_objects(files, ignore_patterns=NEVER_PUSHED))
+    pushed = files_to_push(output_dir)
     assert {name for name in pushed if name.startswith("ema")} == {
         "ema/config.json",
         "ema/model.safetensors",
