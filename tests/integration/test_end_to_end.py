@@ -110,7 +110,7 @@ def test_evaluate_script_repeats_the_runs_own_numbers(trained: Path):
     assert "eval_top1_average" in result.stdout
     conditions = result.stdout.splitlines()[-1]
     assert conditions == f"crop: {own['eval_crop']}, fusion: mean of both heads' logits"
-    assert own["eval_crop"] == "short side resized to 27 pixels (bicubic), centre crop of 24x24"
+    assert own["eval_crop"] == "short side resized to 24 pixels (bicubic), centre crop of 24x24"
     assert own["eval_fusion"] == again["eval_fusion"] == "logit_mean"
 
 
@@ -158,7 +158,10 @@ print(f"{{best['score']:7.2%}}  {{best['label']}}")
     ("arguments", "message"),
     [
         (("train", "nothing.yaml"), "no recipe at `nothing.yaml`"),
-        (("train", "student.yaml"), "`output_dir` student is not empty and holds no checkpoint"),
+        (
+            ("train", "student.yaml", "--output_dir", "images"),
+            "`output_dir` images is not empty and holds no checkpoint",
+        ),
         (
             ("train", "student.yaml", "--output_dir", "x", "--per_device_train_batch_size", "1"),
             "`per_device_train_batch_size` is 1, but must be even",
