@@ -1,5 +1,6 @@
 """What all tests share: no network, one thread a process, one seed a test, and a model small enough for any test."""
 
+import logging
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the imports below, which read it
@@ -21,8 +22,9 @@ torch.set_num_threads(1)  # toy tensors gain nothing from more, and tests may ru
 
 
 @pytest.fixture(autouse=True)
-def _same_seed_for_every_test() -> None:
+def _same_seed_and_log_level_for_every_test() -> None:
     torch.manual_seed(0)
+    logging.getLogger("deit_hf").setLevel(logging.NOTSET)  # commands that run in this process raise it
 
 
 @pytest.fixture

@@ -20,8 +20,15 @@ _MARK = "<!-- written by deit_hf from the run's files; once edited it is not ove
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """What a JSON file holds; nothing where there is none.
+
+    Raises:
+        ValueError: it is damaged; names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"`{path}` is damaged ({error}); copy it again, or delete it") from error
 
 
 def require_files(directory: Path, names: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ in the same order, which is then said. The trainer, the evaluation, the teacher 
 """
 
 import difflib
+import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 import datasets
 from timm.data import ImageNetInfo
 from transformers import PreTrainedConfig
+
+logger = logging.getLogger(__name__)
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _SAME_CLASSES = 0.95  # share of ImageNet's descriptions that must agree: lists of them differ in a few words
@@ -99,7 +102,14 @@ def _count_labels(rows: datasets.Dataset | datasets.IterableDataset, label_colum
             f"column `{label_column_name}` has no class names, and how many classes there are is not known before all "
             "of a stream is read; set `num_labels`"
         )
-    return max((label for label in rows[label_column_name] if label is not None), default=1) + 1
+    labels = {label for label in rows[label_column_name] if label is not None}
+    if labels and min(labels) > 0:
+        logger.warning(
+            "column `%s` has no class names and no label below %d: classes 0 to %d have no images; if the labels "
+            "count from 1, subtract 1",
+            *(label_column_name, min(labels), min(labels) - 1),
+        )
+    return max(labels, default=1) + 1
 
 
 # ---- what a column of labels may hold ----
@@ -157,6 +167,7 @@ def match_labels(
     side: str,
     own_side: str,
     needs_all: bool = False,
+    numbers_are_indices: bool = False,
     advice: str = "rename the classes so that both agree",
 ) -> LabelMatch:
     """For each class of one side, the class of the other side that it is.
@@ -169,6 +180,7 @@ def match_labels(
         side: the one side in words, such as `the training data`.
         own_side: the other, such as `the model`.
         needs_all: whether the one side must have every class of the other.
+        numbers_are_indices: whether names 0, 1, 2, ... on the one side may be class indices of the other.
         advice: what a user can do if they do not correspond.
 
     Raises:
@@ -178,7 +190,7 @@ def match_labels(
         return _match_by_count(names, num_classes, own_names, num_own, side, own_side, advice)
     if list(names) == list(own_names):
         return LabelMatch()
-    numbers = _class_numbers(names, own_names)
+    numbers = _class_numbers(names, own_names) if numbers_are_indices else None
     if numbers is not None:
         return LabelMatch(
             _unless_same(numbers, num_own),
@@ -231,10 +243,10 @@ def _unless_same(indices: Sequence[int], num_own: int) -> tuple[int, ...] | None
 
 def _class_numbers(names: Sequence[str], own_names: Sequence[str]) -> list[int] | None:
     """Class names that are class indices, counted from 0, of classes that have other names; None of others."""
-    if not all(name.isdecimal() for name in names) or set(names) & set(own_names):
+    if not all(name.isdecimal() and str(int(name)) == name for name in names) or set(names) & set(own_names):
         return None
     numbers = [int(name) for name in names]
-    return numbers if 0 in numbers and max(numbers) < len(own_names) else None
+    return numbers if len(set(numbers)) == len(numbers) and 0 in numbers and max(numbers) < len(own_names) else None
 
 
 def _indices_by_name(names: Sequence[str], own_names: Sequence[str], side: str, own_side: str) -> list[int | None]:
@@ -243,7 +255,8 @@ def _indices_by_name(names: Sequence[str], own_names: Sequence[str], side: str, 
     if len(exact) == len(own_names) and len(set(names)) == len(names) and exact.keys() >= set(names):
         return [exact[name] for name in names]
     wanted, known = _in_one_language(names, own_names)
-    if wanted == known[: len(wanted)]:  # of lists in the same order, repeated names do no harm
+    # of lists in the same order, repeated names do no harm
+    if wanted == known or list(names) == list(own_names)[: len(names)]:
         return list(range(len(wanted)))
     for each, words in ((side, wanted), (own_side, known)):
         repeated = [name for name, count in Counter(words).items() if count > 1 and name in set(wanted)]

@@ -76,6 +76,9 @@ def kind_of(difference: Difference, stored_options: Mapping[str, Any], given_opt
         return "said"
     if name == "num_train_epochs" and None in (stored, given):
         return "harmless"  # `max_steps`, which differs too, says how long the training is
+    if name == "classes":  # the heads answer in the stored order, which a class that moved would not have
+        moved = [each for each in set(stored) & set(given) if stored.index(each) != given.index(each)]
+        return "fixed" if moved else "refused"
     if name in FIXED_ONCE_GIVEN:
         return "harmless" if None in (stored, given) else "fixed"
     if name == "lr_scheduler_type" and STATEFUL_SCHEDULES & {stored, given}:

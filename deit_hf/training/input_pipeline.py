@@ -90,6 +90,7 @@ class InputPipeline:
             side=side,
             own_side="the model",
             needs_all=needs_all,
+            numbers_are_indices=not needs_all,
             advice="rename the classes, or start a new head on those of the data" if needs_all else EVALUATION_ADVICE,
         )
         if match.note is not None:
@@ -138,7 +139,16 @@ class InputPipeline:
         return {name: self.evaluation(rows) for name, rows in data.items()}
 
     def of_plain_rows(self, data: Any) -> Any:
-        """`evaluation` of a plain dataset; anything else, such as views or a name, as it is."""
+        """`evaluation` of a plain dataset; anything else, such as views or a name, as it is.
+
+        Raises:
+            TypeError: rows without an index.
+        """
+        if isinstance(data, datasets.IterableDataset | list | ShardedRows):
+            raise TypeError(
+                f"the evaluation data is a {type(data).__name__}, but must be a `datasets.Dataset`, which has its "
+                "rows by index; make one with `datasets.Dataset.from_list` or `from_generator`"
+            )
         return self.evaluation(data) if isinstance(data, datasets.Dataset) else data
 
     @contextlib.contextmanager

@@ -106,6 +106,18 @@ def _check_options(name: str, options: Mapping[str, Any], *, peak: float) -> Non
                 f"`lr_scheduler_kwargs` has `{option}`, but the warm-up of every schedule is a line from "
                 "`warmup_learning_rate` over `warmup_epochs` or `warmup_steps`; use these"
             )
+    for option, least, most in (
+        ("min_lr", 0, peak),
+        ("min_lr_rate", 0, 1),
+        ("min_lr_ratio", 0, 1),
+        ("power", 1e-9, 1e9),
+    ):
+        value = options.get(option)
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise ValueError(
+                f"`lr_scheduler_kwargs` has `{option}` {value}, but it must be in [{least:g}, {most:g}]: the "
+                "learning rate must not rise after the warm-up"
+            )
     try:
         if name in FOLLOW_A_METRIC:
             get_scheduler(name, _optimizer(peak), scheduler_specific_kwargs=dict(options))

@@ -150,15 +150,17 @@ def test_repeated_names_that_nobody_asks_for_do_no_harm():
 )
 def test_classes_named_by_numbers_from_0_are_the_models_indices(names: list[str], expected):
     own = list("abcde") if expected is None else list("abcdefghijkl")
-    found = match(names, own)
+    found = match(names, own, numbers_are_indices=True)
     assert found.indices == expected
+    with pytest.raises(ValueError, match="none of the . classes of the data"):
+        match(names, own)  # a training's classes, or a teacher's, are others than those of the model
     assert found.note == "the classes of the data are numbers: they are used as class indices of the model (0 is 'a')"
 
 
-@pytest.mark.parametrize("names", [["1", "2", "3"], ["0", "5"], ["0", "x"]], ids="-".join)
+@pytest.mark.parametrize("names", [["1", "2", "3"], ["0", "5"], ["0", "x"], ["0", "00"], ["00", "1"]], ids="-".join)
 def test_numbers_that_may_not_be_indices_are_refused(names: list[str]):
     with pytest.raises(ValueError, match="none of the . classes of the data"):
-        match(names, NAMES)
+        match(names, NAMES, numbers_are_indices=True)
 
 
 def test_numbers_that_are_the_models_own_names_are_names():

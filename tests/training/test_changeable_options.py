@@ -77,7 +77,9 @@ def test_every_option_is_decided_once():
         ("max_steps", 12, -1, "refused"),
         ("libraries", {"torch": "2.14"}, {"torch": "2.15"}, "said"),
         ("seed", 1, 2, "refused"),
-        ("classes", ["a"], ["b"], "refused"),
+        ("classes", ["a", "c"], ["b", "c"], "refused"),
+        ("classes", ["a", "b"], ["b", "a"], "fixed"),
+        ("classes", ["a", "b", "c"], ["b", "c", "zz"], "fixed"),
         ("optim", "sgd", "adamw_torch", "fixed"),
         ("metric_for_best_model", "top1", "loss", "fixed"),  # the best value so far is of the other one
         ("metric_for_best_model", None, "loss", "harmless"),

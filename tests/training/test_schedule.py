@@ -187,6 +187,9 @@ def test_warm_up_holds_as_it_was_given(tmp_path: Path, options: dict, expected: 
         ),
         ("constant", {"lr_scheduler_kwargs": {"power": 2}}, "is {'power': 2}, but .* 'constant' has no options"),
         ("polynomial", {"lr_scheduler_kwargs": {"power": "a"}}, "is {'power': 'a'}, which .* 'polynomial' cannot use"),
+        ("polynomial", {"lr_scheduler_kwargs": {"power": -1}}, "has `power` -1, but it must be in"),
+        ("cosine_with_min_lr", {"lr_scheduler_kwargs": {"min_lr": 0.9}}, "has `min_lr` 0.9, but it must be in"),
+        ("cosine_with_min_lr", {"lr_scheduler_kwargs": {"min_lr_rate": 3}}, "has `min_lr_rate` 3, but it must be in"),
         ("warmup_stable_decay", {}, "which .* 'warmup_stable_decay' cannot use: .* 'num_decay_steps'"),
     ],
 )

@@ -33,7 +33,7 @@ from .folder_layout import (
     parts_beside,
 )
 from .label_files import with_labels_of
-from .shards import ShardedRows, ShardedSplits
+from .shards import ShardedRows, ShardedSplits, check_same_classes
 from .untrusted_rows import check_downloaded_rows, load_named_dataset, said_by_cause
 
 
@@ -129,6 +129,9 @@ def _load_splits(data: DataArguments) -> datasets.DatasetDict:
     if data.dataset_name == DIGITS:
         return load_digits()
     if data.dataset_name is not None:
+        if os.path.isdir(data.dataset_name):
+            files = sorted(str(path) for path in Path(data.dataset_name).rglob("*.parquet"))
+            check_same_classes(files, data.label_column_name)
         return load_named_dataset(data.dataset_name, data.dataset_config_name, data.image_column_name)
     named = ((data.train_split, data.train_dir), (data.eval_split or "validation", data.validation_dir))
     folders = {name: folder for name, folder in named if folder is not None}
@@ -208,6 +211,7 @@ def _all_labelled(rows: datasets.Dataset, data: DataArguments, parts: ImageParts
 def _find_streamed(data: DataArguments, train: bool) -> ImageParts:
     assert data.dataset_name is not None
     splits = ShardedSplits(data.dataset_name, data.dataset_config_name)
+    check_same_classes(splits.files(), data.label_column_name)
     parts = _choose_splits(data, splits.names, train)
     column, names = data.label_column_name, parts.names
     if train:

@@ -3,9 +3,11 @@
 Here they are found and counted, not read. How they are read is in streaming.py.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,10 @@ class ShardedSplits:
         self._streams = self._builder.as_streaming_dataset()
         self.names = list(self._streams)
 
+    def files(self) -> list[str]:
+        """The shards of all splits."""
+        return [str(file) for files in self._builder.config.data_files.values() for file in files]
+
     def stream(self, split: str, max_samples: int | None) -> ShardedRows:
         """The split to read in order; of `max_samples` rows at most, the first ones of each shard."""
         rows, files = self._streams[split], [str(file) for file in self._builder.config.data_files[split]]
@@ -70,6 +76,38 @@ class ShardedSplits:
         """The split by index, and no other: `load_dataset` of the whole would fetch and write them all."""
         files = {split: list(self._builder.config.data_files[split])}
         return datasets.load_dataset(self._builder.name, data_files=files, split=split, features=self._told_features)
+
+
+def check_same_classes(files: Iterable[str], label_column_name: str) -> None:
+    """Refuses parquet files of one dataset that count the same labels as different classes.
+
+    `datasets` reads all files with the classes of the first one, and says nothing of the others'.
+
+    Args:
+        files: paths or URLs; those that are no parquet files tell no classes.
+        label_column_name: column of labels.
+
+    Raises:
+        ValueError: names two files and their first different class.
+    """
+    parquet_files = [file for file in files if file.endswith(".parquet")]
+    with ThreadPoolExecutor(COUNTING_THREADS) as pool:
+        names = list(pool.map(partial(_stored_class_names, column=label_column_name), parquet_files))
+    told = [(file, its) for file, its in zip(parquet_files, names, strict=True) if its is not None]
+    for file, its in told[1:]:
+        if its != told[0][1]:
+            pairs = itertools.zip_longest(told[0][1], its)
+            index, (first, other) = next((index, pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
+            raise ValueError(
+                f"class {index} of column `{label_column_name}` is {first!r} in `{told[0][0]}` but {other!r} in "
+                f"`{file}`; write all files with the same `ClassLabel`, or put the parts into directories of their own"
+            )
+
+
+def _stored_class_names(file: str, column: str) -> list[str] | None:
+    with fsspec.open(file, "rb") as opened:
+        features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(opened))
+    return list(features[column].names) if isinstance(features.get(column), datasets.ClassLabel) else None
 
 
 def _count_parquet_rows(file: str) -> int:

@@ -310,3 +310,17 @@ def test_label_file_wins_over_class_names_in_both_splits(tmp_path: Path):
     name = write_parquet(tmp_path / "p", train=list("ab"), validation=list("ba"))
     train_rows, rows = load(dataset_name=name, label_file=write_label_file(tmp_path / "labels.json", [0, [1]]))
     assert (train_rows["label"], rows["label"]) == ([0, 1], [0, 1])
+
+
+@pytest.mark.parametrize("names", [("train", "validation"), ("train-00000-of-00002", "train-00001-of-00002")])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_files_that_count_classes_in_other_orders_are_refused(tmp_path: Path, names, streaming: bool):
+    # `datasets` would read the second file's labels as classes of the first
+    for name, classes in zip(names, (["cat", "dog", "emu"], ["dog", "cat", "emu"]), strict=True):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
+        rows = {"image": [np.zeros((4, 4, 3), np.uint8)] * 2, "label": [0, 1]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(
+        ValueError, match="class 0 of column `label` is 'cat' in `.*` but 'dog' in `.*; write all files"
+    ):
+        load_image_datasets(DataArguments(dataset_name=str(tmp_path), streaming=streaming))
