@@ -50,10 +50,13 @@ def test_every_script_explains_itself(name: str, monkeypatch: pytest.MonkeyPatch
     assert f"python scripts/{name}.py" in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_old_name_of_a_script_works_and_hides_no_library():
+def test_the_old_name_of_a_script_works_and_hides_no_library(monkeypatch, capsys):
     """As `evaluate.py` it would be imported by its neighbours instead of the `evaluate` library."""
-    old = subprocess.run([sys.executable, ROOT / "scripts" / "evaluate.py", "--help"], capture_output=True, text=True)
-    assert "python scripts/evaluate_model.py" in old.stdout, old.stderr
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--help"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "scripts" / "evaluate.py"), run_name="__main__")
+    assert "python scripts/evaluate_model.py" in " ".join(capsys.readouterr().out.split())
     code = "import sys; sys.path.insert(0, sys.argv[1]); import evaluate; print(evaluate.Metric)"
     beside = subprocess.run([sys.executable, "-c", code, ROOT / "scripts"], capture_output=True, text=True)
     assert beside.stdout == "<class 'evaluate.module.Metric'>\n", beside.stderr
