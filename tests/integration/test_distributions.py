@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("distributions")  # what they share is made by one process
 ROOT = Path(__file__).parents[2]
 USE = """
 import sys

@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import yaml
 
+pytestmark = pytest.mark.xdist_group("end_to_end")  # what they share is made by one process
 ROOT = Path(__file__).parents[2]
 
 TEACHER = {

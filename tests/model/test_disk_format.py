@@ -75,6 +75,8 @@ for row, name in eval(sys.argv[3]).items():
 torch.save(logits, root / "native-logits.pt")
 """
 
+pytestmark = pytest.mark.xdist_group("disk_format")  # what they share is made by one process
+
 
 def run_without_package(code: str, *arguments: str) -> None:
     command = [sys.executable, "-c", WITHOUT_PACKAGE + code, *arguments]
