@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deit_hf.hub.run_files import files_to_leave, files_to_push
+from deit_hf.hub.run_files import files_to_leave, files_to_push, read_json
 
 MODEL = ["config.json", "model.safetensors", "preprocessor_config.json"]
 RUN = [*MODEL, "README.md", "recipe.yaml", "trainer_state.json", "training_curves.png"]
@@ -124,3 +124,10 @@ def test_further_files_that_may_not_go_are_refused_by_name(directory: Path, tmp_
     (directory / "renamed.txt").write_bytes(pickle.dumps({"x": 1}))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         files_to_push(directory, [name])
+
+
+def test_damaged_json_is_named(tmp_path: Path):
+    (tmp_path / "train_results.json").write_text('{"train_loss": ')
+    with pytest.raises(ValueError, match=r"`.*train_results.json` is damaged \(Expecting value"):
+        read_json(tmp_path / "train_results.json")
+    assert read_json(tmp_path / "none.json") == {}

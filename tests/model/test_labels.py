@@ -207,3 +207,11 @@ def test_a_side_without_names_and_with_another_number_is_refused(names, own, num
         ValueError, match=r"the data has . classes.* but the model has 5.* as .* no class names; mend it"
     ):
         match(names, own, num=num, advice="mend it")
+
+
+def test_labels_that_may_count_from_1_are_said(caplog):
+    assert label_config(make_labels([1, 2, 3], Value("int64")), "label") == {"num_labels": 4}
+    assert "no label below 1: classes 0 to 0 have no images; if the labels count from 1, subtract 1" in caplog.text
+    caplog.clear()
+    label_config(make_labels([0, 2], Value("int64")), "label")
+    assert caplog.text == ""
