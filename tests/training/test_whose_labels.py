@@ -208,3 +208,8 @@ def test_several_label_columns_and_several_labels_are_refused_by_name(tmp_path):
     several = rows.map(lambda row: {"tags": [row["label"], 0]}, features=None)
     with pytest.raises(TypeError, match=r"column `tags` holds List.*\(multi-label\)"):
         make_trainer(tmp_path, CLASSES, train_dataset=several, label_column_name="tags")
+
+
+def test_evaluation_rows_without_an_index_are_refused(trained):
+    with pytest.raises(TypeError, match="the evaluation data is a IterableDataset, but must be a `datasets.Dataset`"):
+        trained.evaluate(make_rows(CLASSES, 4).to_iterable_dataset())
