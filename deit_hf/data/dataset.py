@@ -30,7 +30,7 @@ class ImageDataset:
 
     Attributes:
         num_classes: classes that labels may take.
-        labels: (N,); or with several right labels in a row (N, K), filled up with -1.
+        labels: (N,); or with several right labels in a row (N, K), filled up with -1; None for rows without labels.
 
     Raises:
         TypeError: not a map-style `datasets.Dataset`, or labels that are not integers.
@@ -42,7 +42,7 @@ class ImageDataset:
         dataset: datasets.Dataset,
         *,
         image_column_name: str,
-        label_column_name: str,
+        label_column_name: str | None,
         num_classes: int,
         several_labels: bool = False,
         label_indices: Sequence[int] | None = None,
@@ -52,7 +52,7 @@ class ImageDataset:
         Args:
             dataset: rows of image and label.
             image_column_name: column of images.
-            label_column_name: column of labels.
+            label_column_name: column of labels; None for rows to predict, without labels.
             num_classes: of the model.
             several_labels: whether a row may hold a list of labels, all of them right.
             label_indices: for each class of the data the model's, of `match_labels`; None if they are the same.
@@ -63,19 +63,22 @@ class ImageDataset:
                 "`datasets.Dataset.from_list` or `from_generator` (only training rows can be a stream)"
             )
         for name in (image_column_name, label_column_name):
-            if name not in dataset.column_names:
+            if name is not None and name not in dataset.column_names:
                 raise ValueError(
                     f"the dataset has no column `{name}`, only {', '.join(dataset.column_names)}; "
                     "name the columns with `image_column_name` and `label_column_name`"
                 )
         if len(dataset) == 0:
             raise ValueError("the dataset has no rows; check the split and `max_train_samples`/`max_eval_samples`")
-        dataset = dataset.with_format(None)  # a user's format or transform would change what a row holds
+        _check_no_transform(dataset)
+        dataset = dataset.with_format(None)  # a user's format would change what a row holds
         self.num_classes = num_classes
-        num_in_data = num_classes if label_indices is None else len(label_indices)
-        labels = _checked_labels(dataset, label_column_name, num_in_data, several_labels)
-        # what fills up a row of several labels is -1, and stays -1
-        self.labels = labels if label_indices is None else np.append(label_indices, -1)[labels]
+        self.labels: np.ndarray | None = None
+        if label_column_name is not None:
+            num_in_data = num_classes if label_indices is None else len(label_indices)
+            labels = _checked_labels(dataset, label_column_name, num_in_data, several_labels)
+            # what fills up a row of several labels is -1, and stays -1
+            self.labels = labels if label_indices is None else np.append(label_indices, -1)[labels]
         image_column = dataset.select_columns([image_column_name])
         if isinstance(dataset.features[image_column_name], datasets.Image):
             image_column = image_column.cast_column(image_column_name, datasets.Image(decode=False))
@@ -83,7 +86,7 @@ class ImageDataset:
         self.worker_notes = WorkerNotes()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._image_column)
 
     def image(self, index: int) -> Image:
         """The picture in row `index`, as RGB.
@@ -110,6 +113,15 @@ class ImageDataset:
         order = self._image_column._indices  # of rows that were selected or shuffled
         place = index if order is None else order.column(0)[index].as_py()
         return self._image_column.data.column(0)[place].as_py()
+
+
+def _check_no_transform(dataset: datasets.Dataset) -> None:
+    if dataset.format["type"] == "custom":
+        raise ValueError(
+            "the dataset has a transform (`with_transform` or `set_transform`), which would have no effect: views are "
+            "made of the stored images; take it away with `dataset.with_format(None)`, and set the views with "
+            "`random_augment`, `crop_mode` and the other options, or change the images with `dataset.map`"
+        )
 
 
 def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int, several: bool) -> np.ndarray:
@@ -190,6 +202,7 @@ class TrainingViews(Dataset):
             image = self.images.image(key.sample)
         with self.seeded(key), _named_view(key.sample, image):
             pixel_values = self.view(image)
+        assert self.images.labels is not None
         labels = self.images.labels[key.sample]
         return {"pixel_values": pixel_values, "labels": labels, "key": key, "bad_images": bad_images}
 
@@ -210,7 +223,8 @@ class EvaluationViews(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = self.images.image(index)
         with _named_view(index, image):
-            return {"pixel_values": self.view(image), "labels": self.images.labels[index]}
+            view = {"pixel_values": self.view(image)}
+        return view if self.images.labels is None else {**view, "labels": self.images.labels[index]}
 
 
 @contextlib.contextmanager
@@ -228,9 +242,9 @@ def _named_view(index: int, image: Image) -> Iterator[None]:
 class ViewCollator:
     """Batches views; training views are mixed on the way.
 
-    Returns `pixel_values` (B, channels, height, width), `labels` (B,) or, with several right labels, (B, K), and for
-    mixed views `mix_ratios` (B,): the share that each image kept, its partner being its neighbour (mixing.py). Where
-    bad images were replaced, `bad_images` lists them (bad_images.py).
+    Returns `pixel_values` (B, channels, height, width), `labels` (B,) or, with several right labels, (B, K) (none for
+    rows without), and for mixed views `mix_ratios` (B,): the share that each image kept, its partner being its
+    neighbour (mixing.py). Where bad images were replaced, `bad_images` lists them (bad_images.py).
     """
 
     def __init__(self, mixing: Mixing):
@@ -238,8 +252,10 @@ class ViewCollator:
 
     def __call__(self, views: list[dict[str, Any]]) -> dict[str, Any]:
         pixel_values = torch.stack([view["pixel_values"] for view in views])  # (B, channels, height, width)
-        labels = np.asarray([view["labels"] for view in views], dtype=np.int64)  # (B,) or (B, K)
-        batch: dict[str, Any] = {"pixel_values": pixel_values, "labels": torch.from_numpy(labels)}
+        batch: dict[str, Any] = {"pixel_values": pixel_values}
+        if "labels" in views[0]:
+            labels = np.asarray([view["labels"] for view in views], dtype=np.int64)  # (B,) or (B, K)
+            batch["labels"] = torch.from_numpy(labels)
         bad_images = [bad for view in views for bad in view.get("bad_images", ())]
         if bad_images:
             batch["bad_images"] = bad_images

@@ -134,9 +134,10 @@ class HeadAccuracy:
     def __init__(self, confusion: Confusion | None = None) -> None:
         """With a `confusion`, that one counts the answers, too."""
         self.confusion, self.num_images = confusion, 0
-        self._start()
+        self.reset()
 
-    def _start(self) -> None:
+    def reset(self) -> None:
+        """Forgets the batches since the last result."""
         self._metrics: list[TopKAccuracy] = []
         self._loss_sum, self._num_images = 0.0, 0
 
@@ -164,5 +165,5 @@ class HeadAccuracy:
             accuracy: dict[str, Any] = metric.compute()
             result.update({f"{key}{name}": value for key, value in accuracy.items()})
         self.num_images = self._num_images
-        self._start()
+        self.reset()
         return result

@@ -44,6 +44,14 @@ def class_names(dataset: datasets.Dataset | datasets.IterableDataset, label_colu
     return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
+def has_labels(rows: datasets.Dataset, label_column_name: str) -> bool:
+    """Whether rows have labels: a column of -1 alone, as in the test parts of the Hub, has none."""
+    if label_column_name not in rows.column_names:
+        return False
+    column = rows.with_format(None)[label_column_name]
+    return not all(label == -1 or label is None for label in column)
+
+
 def real_names(id2label: Mapping[int, str] | None) -> list[str] | None:
     """Class names in label order, or None where they are not given or are transformers' placeholders."""
     if id2label is None or all(re.fullmatch(r"LABEL_\d+", str(name)) for name in id2label.values()):

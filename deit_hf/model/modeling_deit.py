@@ -293,13 +293,23 @@ def _linear_head(config: DeiTConfig) -> nn.Module:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy with integer labels (B,), at least in float32; mixed targets: see losses.py."""
-    if labels.is_floating_point():
+    """Mean cross-entropy of logits (B, C), at least in float32.
+
+    Args:
+        logits: (B, C).
+        labels: class indices (B,), or mixed and smoothed targets (B, C) whose rows sum to 1.
+
+    Raises:
+        ValueError: they are floating-point, but not of the shape of targets.
+    """
+    if not labels.is_floating_point():
+        return F.cross_entropy(at_least_float32(logits), labels.view(-1))
+    if labels.shape != logits.shape:
         raise ValueError(
-            f"`labels` are {labels.dtype}, but must be class indices (torch.int64); for mixed or softened targets "
-            "call the model without labels and use `deit_hf.distillation.losses.soft_target_cross_entropy`"
+            f"`labels` are {labels.dtype} of shape {tuple(labels.shape)}, but must be class indices (torch.int64) of "
+            f"shape ({len(logits)},), or targets of shape {tuple(logits.shape)} whose rows sum to 1"
         )
-    return F.cross_entropy(at_least_float32(logits), labels.view(-1))
+    return F.cross_entropy(at_least_float32(logits), labels.to(at_least_float32(logits).dtype))
 
 
 class DeiTForImageClassification(DeiTPreTrainedModel):
@@ -326,12 +336,12 @@ class DeiTForImageClassification(DeiTPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> ImageClassifierOutput | tuple[Tensor, ...]:
-        """Logits (B, C) of normalised images, and the cross-entropy when class indices `labels` (B,) are given.
+        """Logits (B, C) of normalised images, and the cross-entropy with `labels`: indices (B,) or targets (B, C).
 
         The other arguments and the errors are those of `DeiTModel.forward`.
 
         Raises:
-            ValueError: `labels` are not integers.
+            ValueError: `labels` are neither integers nor targets (B, C).
         """
         features = self.base_model(
             pixel_values,
@@ -380,12 +390,12 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> DeiTForImageClassificationWithTeacherOutput | tuple[Tensor, ...]:
-        """Logits (B, C) of both heads and their mean, and, with `labels` (B,), the mean of their cross-entropies.
+        """Logits (B, C) of both heads and their mean, and, with `labels`, the mean of their cross-entropies.
 
         The other arguments and the errors are those of `DeiTModel.forward`.
 
         Raises:
-            ValueError: `labels` are not integers.
+            ValueError: `labels` are neither integers nor targets (B, C).
         """
         features = self.deit(
             pixel_values,

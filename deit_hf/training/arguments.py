@@ -16,13 +16,12 @@ from ..distillation.losses import DistillationType, LabelLoss, Reduction
 from ..evaluation.fusion import FUSIONS, Fusion
 from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
 from .changeable_options import check_allowed_changes
-from .global_batch import scaled_learning_rate
+from .derived_options import forget_derived, settle_learning_rate
 from .hub_token import deep_copy, shallow_copy, without_token
 from .refused_arguments import check_supported
 from .schedule_options import PAPER_WARMUP_LEARNING_RATE, settle_schedule
 from .timm_optimizers import check_timm_optimizer
 
-PAPER_BASE_LEARNING_RATE = 5e-4
 LearningRateStepping = Literal["step", "official"]
 StudentMode = Literal["train", "eval"]
 OPTIMIZERS_WITH_OUR_GROUPS = ("adamw_torch", "adamw_torch_fused", "sgd")  # others of transformers make their own
@@ -211,12 +210,8 @@ class DistillationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        self._check_ranges()
-        check_supported(self)
-        check_allowed_changes(self.allow_changes, type(self))
-        self._check_contradictions()
-        self._check_optimization()
-        check_view_options(self.random_augment, self.crop_mode, self.crop_min_scale)
+        forget_derived(self)
+        self._check()
         if not torch.accelerator.is_available():
             self.use_cpu = True  # processes without a device do not join each other unless told so
         check_ranks()
@@ -229,7 +224,31 @@ class DistillationArguments(TrainingArguments):
         )
         check_accelerator_config(self.accelerator_config)
         self._set_precision()
-        self._set_learning_rate()
+        self._derive()
+
+    def settle(self) -> None:
+        """Checks the options, and derives those that were left out; a trainer does so before each training.
+
+        So an option that was changed on `trainer.args` is checked, and takes along what follows from it: with another
+        batch, the learning rate.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        forget_derived(self)
+        self._check()
+        self._derive()
+
+    def _check(self) -> None:
+        self._check_ranges()
+        check_supported(self)
+        check_allowed_changes(self.allow_changes, type(self))
+        self._check_contradictions()
+        self._check_optimization()
+        check_view_options(self.random_augment, self.crop_mode, self.crop_min_scale)
+
+    def _derive(self) -> None:
+        settle_learning_rate(self)
         settle_schedule(self)
         self._check_batch()
 
@@ -314,19 +333,6 @@ class DistillationArguments(TrainingArguments):
         if self.mixed_precision == "fp16" and self.device.type == "cpu":
             raise ValueError("`fp16` is true, but needs a GPU and this run is on CPUs; use `bf16`, or leave both out")
         self.fp16, self.bf16 = self.mixed_precision == "fp16", self.mixed_precision == "bf16"
-
-    def _set_learning_rate(self) -> None:
-        if self.base_learning_rate is None and self.learning_rate is None:
-            self.base_learning_rate = PAPER_BASE_LEARNING_RATE
-        if self.base_learning_rate is None:
-            return
-        scaled = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
-        if self.learning_rate not in (None, scaled):
-            raise ValueError(
-                f"`learning_rate` is {self.learning_rate} but `base_learning_rate` {self.base_learning_rate} gives "
-                f"{scaled} for a global batch of {self.global_batch_size}; give only one of them"
-            )
-        self.learning_rate = scaled
 
     def _check_batch(self) -> None:
         if self.mixes and self.per_device_train_batch_size % 2:

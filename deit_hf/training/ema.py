@@ -126,12 +126,21 @@ class AveragedWeights(TrainerCallback):
             self.load(state.best_model_checkpoint)
 
 
-def averages_for(trainer: Trainer) -> AveragedWeights | None:
+def averages_for(trainer: Trainer, current: AveragedWeights | None = None) -> AveragedWeights | None:
     """The averages that the trainer's options ask for, as a callback that it has; None without `ema_decay`.
+
+    Args:
+        trainer: of the student.
+        current: the averages that it has; others take their place if the options are others.
 
     Raises:
         ValueError: no process has the whole weights.
     """
+    wanted = trainer.args.ema_decay, trainer.args.ema_warmup
+    if current is not None and (current.decay, current.warmup) == wanted:
+        return current
+    if current is not None:
+        trainer.remove_callback(current)
     if not trainer.args.ema_decay:
         return None
     if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():

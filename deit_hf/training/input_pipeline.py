@@ -2,22 +2,23 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 from ..data.dataset import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
-from ..data.mixing import MAX_BLOCK_SIZE, Mixing
+from ..data.mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
 from ..data.sampling import ViewSampler
 from ..data.sources.shards import ShardedRows
 from ..data.streaming import ImageStream, StreamSampler, StreamViews
 from ..data.transforms import VIEW_OPTIONS, evaluation_view, training_view
 from ..evaluation.metric_names import are_parts, check_best_metric
 from ..model.image_processing_deit import crop_size
-from ..model.labels import class_names, match_labels, real_names, take_names
+from ..model.labels import class_names, has_labels, match_labels, real_names, take_names
 from .arguments import DistillationArguments
 from .small_runs import fit_batch_to_data
 
@@ -138,8 +139,12 @@ class InputPipeline:
             return None if data is None else self.evaluation(data)
         return {name: self.evaluation(rows) for name, rows in data.items()}
 
-    def of_plain_rows(self, data: Any) -> Any:
+    def of_plain_rows(self, data: Any, *, needs_labels: bool = True) -> Any:
         """`evaluation` of a plain dataset; anything else, such as views or a name, as it is.
+
+        Args:
+            data: rows, or what was made of them.
+            needs_labels: without, rows may lack their labels.
 
         Raises:
             TypeError: rows without an index.
@@ -149,7 +154,15 @@ class InputPipeline:
                 f"the evaluation data is a {type(data).__name__}, but must be a `datasets.Dataset`, which has its "
                 "rows by index; make one with `datasets.Dataset.from_list` or `from_generator`"
             )
-        return self.evaluation(data) if isinstance(data, datasets.Dataset) else data
+        if not isinstance(data, datasets.Dataset):
+            return data
+        if needs_labels or has_labels(data, self.label_column_name):
+            return self.evaluation(data)
+        self._say(f"the rows have no labels in `{self.label_column_name}`, so nothing is measured on them")
+        images = ImageDataset(
+            data, image_column_name=self.image_column_name, label_column_name=None, num_classes=self.num_classes
+        )
+        return EvaluationViews(images, evaluation_view(self.processor))
 
     @contextlib.contextmanager
     def named_loaders(self, data: Any, own: Any) -> Iterator[Any]:
@@ -183,6 +196,21 @@ class InputPipeline:
                 two_heads=hasattr(model, "distillation_classifier"),
                 averaged=self.args.ema_decay > 0,
             )
+
+    def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Of a batch of training views what a model takes: `pixel_values` and `labels`, the objective's targets."""
+        return {
+            "pixel_values": batch["pixel_values"],
+            "labels": self.targets(batch) if self.args.mixes or self.args.label_smoothing else batch["labels"],
+        }
+
+    def targets(self, batch: Mapping[str, Any]) -> Tensor:
+        """What the class head is to learn of a batch: mixed and smoothed targets (B, C), rows sum to 1."""
+        labels: Tensor = batch["labels"]
+        if labels.is_floating_point():  # they are the targets already
+            return labels
+        smoothing = self.args.label_smoothing
+        return mix_targets(labels, batch.get("mix_ratios"), num_classes=self.num_classes, smoothing=smoothing)
 
     def collator(self) -> ViewCollator:
         """Views -> a batch of the model, mixed as the options say."""

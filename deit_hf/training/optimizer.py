@@ -130,24 +130,10 @@ def parameter_groups(
     ]
 
 
-def _needs_own_optimizer(args: DistillationArguments) -> bool:
-    """Whether the options ask for groups or optimizers that transformers' Trainer does not make."""
-    return args.timm_optimizer is not None or args.layer_decay < 1
-
-
-def check_optimizer(model: nn.Module, optimizer: Optimizer | None, args: DistillationArguments) -> None:
-    """Refuses options that neither the model nor a given optimizer can follow.
-
-    Raises:
-        ValueError: `layer_decay` for a model whose layers have other names, or options beside a given optimizer.
-    """
+def check_layers(model: nn.Module, args: DistillationArguments) -> None:
+    """Raises ValueError for a `layer_decay` that a model cannot follow, as its layers have other names."""
     if args.layer_decay < 1:
         layer_numbers(model)
-    if optimizer is not None and _needs_own_optimizer(args):
-        raise ValueError(
-            "`optimizers` has an optimizer of its own, which `timm_optimizer` and `layer_decay` cannot change; "
-            "leave it out, or those two options"
-        )
 
 
 def create_own_optimizer(
@@ -162,7 +148,7 @@ def create_own_optimizer(
         args: the recipe.
         transformers_own: gives class and keyword arguments of the optimizer that transformers would make.
     """
-    if not _needs_own_optimizer(args):
+    if args.timm_optimizer is None and args.layer_decay == 1:
         return None
     assert args.learning_rate is not None
     groups = parameter_groups(

@@ -186,4 +186,6 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, enum.Enum):
         return value.value
+    if isinstance(value, float):
+        return float(value)  # YAML knows no subclass
     return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import SchedulerType, get_scheduler
 
+from .derived_options import derived
+
 PAPER_WARMUP_EPOCHS, PAPER_WARMUP_LEARNING_RATE, PAPER_MIN_LEARNING_RATE = 5.0, 1e-6, 1e-5
 # Options in `lr_scheduler_kwargs` that set the rate at the end, by schedule; the last of them is a share or rate of 0
 # by which the shape ends at 0.
@@ -59,7 +61,7 @@ def settle_schedule(args: Any) -> None:
 
 def _settle_warmup(args: Any, name: str) -> None:
     if name in FOLLOW_A_METRIC:
-        args.warmup_epochs = args.warmup_epochs or 0.0
+        args.warmup_epochs = derived(0.0) if args.warmup_epochs is None else args.warmup_epochs
         without = {"warmup_epochs": 0.0, "warmup_steps": 0, "warmup_learning_rate": PAPER_WARMUP_LEARNING_RATE}
         for option, value in without.items():
             if getattr(args, option) != value:
@@ -68,7 +70,7 @@ def _settle_warmup(args: Any, name: str) -> None:
                     "has no warm-up; leave it out, or use another schedule such as 'cosine'"
                 )
     elif args.warmup_epochs is None:
-        args.warmup_epochs = 0.0 if args.warmup_steps else PAPER_WARMUP_EPOCHS
+        args.warmup_epochs = derived(0.0 if args.warmup_steps else PAPER_WARMUP_EPOCHS)
     elif args.warmup_epochs and args.warmup_steps:
         raise ValueError(
             f"`warmup_epochs` is {args.warmup_epochs} and `warmup_steps` {args.warmup_steps}; give only one"
@@ -91,7 +93,7 @@ def _settle_end(args: Any, name: str, options: Mapping[str, Any]) -> None:
             f"`min_learning_rate` is {given} and `lr_scheduler_kwargs` has `{own[0]}`; give only one of them"
         )
     if not own and given is None:
-        args.min_learning_rate = PAPER_MIN_LEARNING_RATE
+        args.min_learning_rate = derived(PAPER_MIN_LEARNING_RATE)
 
 
 def _check_options(name: str, options: Mapping[str, Any], *, peak: float) -> None:

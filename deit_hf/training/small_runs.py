@@ -5,7 +5,6 @@ from collections.abc import Sequence, Sized
 
 from ..data.sampling import ViewSampler
 from .arguments import DistillationArguments
-from .global_batch import scaled_learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +33,7 @@ def fit_batch_to_data(args: DistillationArguments, images: Sized | None) -> None
             break
     if args.global_batch_size == before:
         return
-    if args.base_learning_rate is not None:
-        args.learning_rate = scaled_learning_rate(args.base_learning_rate, args.global_batch_size)
+    args.settle()
     if args.process_index == 0:
         logger.info(
             "the global batch is %d instead of %d, which gives %d optimizer steps in an epoch of %d images "

@@ -1,43 +1,41 @@
 """The training of arXiv:2012.12877 on transformers' Trainer: connects student, teacher, views and objective."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 from ..data.bad_images import BadImageList
-from ..data.mixing import mix_targets
-from ..data.sampling import ViewSampler
-from ..data.sources.shards import ShardedRows
 from ..data.worker_crashes import named_crashes
 from ..distillation.losses import distillation_objective
 from ..distillation.teacher import Teacher, fitting_teacher
-from ..evaluation.metric_names import are_parts
-from ..evaluation.metrics import HeadAccuracy, head_logits, negative_log_likelihood
+from ..evaluation.metrics import HeadAccuracy
+from ..evaluation.own_metrics import ComputeMetrics, PreprocessLogits
 from ..evaluation.teacher_accuracy import teacher_accuracy
-from ..hub.pushing_trainer import PushingTrainer
-from ..model.image_processing_deit import checked_processor
 from ..reliability.batch_fitting import train_in_memory
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
 from .arguments import DistillationArguments
-from .ema import averages_for, evaluate_averages
+from .ema import averages_for
 from .global_batch import warn_of_global_batch
-from .input_pipeline import EpochOfViews, InputPipeline
+from .input_pipeline import EpochOfViews
 from .loss_log import LossLog
-from .optimizer import check_optimizer, create_own_optimizer, decay_parameter_names, keeps_options, train_only
+from .optimizer import check_layers, create_own_optimizer, decay_parameter_names, keeps_options
 from .recipe_file import write_recipe
 from .run_summary import LogRunSummary
 from .same_run import SameRun
 from .schedule import create_schedule, keeps_rates, num_warmup_steps
+from .trainer_arguments import check_trainer_arguments
+from .view_trainer import EvaluationRows, TrainingRows, ViewTrainer
 
 
-class DistillationTrainer(PushingTrainer):
+class DistillationTrainer(ViewTrainer):
     """Trains an image classifier of transformers, with or without a teacher, on plain `datasets`.
 
     A model with a distillation head learns from the teacher on that head; any other model learns from labels and
@@ -50,93 +48,129 @@ class DistillationTrainer(PushingTrainer):
     `ema_decay` the averaged weights have theirs beside them, as `eval_ema_loss`, `eval_ema_top1_average` and so on.
     """
 
-    args: DistillationArguments
     lr_scheduler: Any
     optimizer: Any
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: DistillationArguments,
+        model: PreTrainedModel | None = None,
+        args: DistillationArguments | None = None,
         *,
         teacher: Teacher | None = None,
-        train_dataset: datasets.Dataset | datasets.IterableDataset | ShardedRows | None = None,
-        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None = None,
-        processing_class: Any = None,
+        train_dataset: TrainingRows | None = None,
+        eval_dataset: EvaluationRows | None = None,
+        processing_class: BaseImageProcessor | None = None,
         image_column_name: str = "image",
         label_column_name: str = "label",
-        **kwargs: Any,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_metrics: ComputeMetrics | None = None,
+        preprocess_logits_for_metrics: PreprocessLogits | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None = None,
+        compute_loss_func: None = None,
+        data_collator: None = None,
     ):
         """Checks that model, teacher, processor and data fit each other.
 
         Args:
             model: the student: a DeiT of this package, or any image classifier of transformers.
-            args: the recipe.
+            args: the recipe; options that are changed on `trainer.args` count from the next `train()` on.
             teacher: needed for, and only for, `distillation_type` soft and hard.
             train_dataset: rows of image and label; a stream (streaming.py) neither shuffled nor split by node.
             eval_dataset: such rows by index, or several by name; here a row may have a list of right labels.
             processing_class: image processor with the student's statistics; the paper's evaluation view by default.
             image_column_name: column of images.
             label_column_name: column of class indices.
-            kwargs: the parent's other arguments.
+            model_init: makes a student for each training, instead of `model`; takes nothing, or the trial of a
+                `hyperparameter_search`.
+            compute_metrics: `EvalPrediction` -> metrics that are reported with those of the heads (own_metrics.py).
+            preprocess_logits_for_metrics: (logits, labels) -> what `compute_metrics` gets as `predictions`.
+            callbacks: further events of a training.
+            optimizers: an optimizer and a schedule of your own; each may be None.
+            optimizer_cls_and_kwargs: a class and its options; it gets the groups of the recipe's weight decay.
+            compute_loss_func: refused; a subclass may have its own `compute_loss`.
+            data_collator: refused; batches are made of views.
 
         Raises:
             TypeError: an argument is of another kind.
             ValueError: two of them do not fit; names both.
         """
-        if not isinstance(args, DistillationArguments):
-            raise TypeError(f"`args` is a {type(args).__name__}, but must be DistillationArguments")
-        if args.train_only is not None:
-            train_only(model, args.train_only)
-        processing_class = checked_processor(processing_class, model)
-        self._views = InputPipeline(args, processing_class, model.config, image_column_name, label_column_name)
-        self._views.take_names(train_dataset)
-        self.teacher = fitting_teacher(
-            teacher,
-            distillation_type=args.distillation_type,
-            student_config=model.config,
-            student_mean=tuple(processing_class.image_mean),
-            student_std=tuple(processing_class.image_std),
+        check_trainer_arguments(
+            model, args, model_init, optimizers, optimizer_cls_and_kwargs, compute_loss_func, data_collator
         )
-        self.view_sampler: ViewSampler | None = None
+        assert args is not None
+        self.teacher = teacher
         self.means = LossLog()
         super().__init__(
             model,
             args,
-            train_dataset=None if train_dataset is None else self._views.training(train_dataset),
-            eval_dataset=self._views.evaluations(eval_dataset),
+            model_init=model_init,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=kwargs.pop("compute_metrics", None) or HeadAccuracy(),
-            data_collator=self._views.collator(),
-            **kwargs,
+            image_column_name=image_column_name,
+            label_column_name=label_column_name,
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
         self._set_up()
+
+    def check_student(self, config: PreTrainedConfig, processor: BaseImageProcessor) -> None:
+        """Refuses a teacher that is missing, not wanted, or does not know the student's pixels and labels."""
+        self.teacher = fitting_teacher(
+            self.teacher,
+            distillation_type=self.args.distillation_type,
+            student_config=config,
+            student_mean=tuple(processor.image_mean),
+            student_std=tuple(processor.image_std),
+        )
 
     def _set_up(self) -> None:
         """Sets what follows from model, options and data once the parent has taken them."""
         # The objective is a mean over the local batch, so the parent must divide it by the accumulation steps.
         # It would not for a model whose forward takes **kwargs.
         self.model_accepts_loss_kwargs = False
-        self.label_names = ["labels"]
+        self._makes_optimizer = self.optimizer is None
         self.same_run = SameRun(self)
         self.faults, self.bad_images, self._said = NumericalFaults(self), BadImageList(self), LogRunSummary(self)
         for callback in (EpochOfViews(self), SettleGradientLayout(self), self.faults, self.bad_images):
             self.add_callback(callback)
         self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
-        check_optimizer(self.model, self.optimizer, self.args)
-        if isinstance(self.compute_metrics, HeadAccuracy):
-            self._views.check_best_metric(self.eval_dataset, self.model)
+        self._check_options()
         args = self.args
         if self.train_dataset is not None and args.base_learning_rate is not None and args.process_index == 0:
             sizes = {"global_batch_size": args.global_batch_size}
             warn_of_global_batch(self.model.config, **sizes, num_accumulation_steps=args.gradient_accumulation_steps)
         self.ema = averages_for(self)
-        self._ema_metrics: dict[str, float] = {}
         if self.teacher is not None:
             self.teacher.to(self.args.device)
 
+    def _check_options(self) -> None:
+        """Refuses options that model and metrics cannot follow."""
+        check_layers(self.model, self.args)
+        if isinstance(self.compute_metrics, HeadAccuracy):
+            self._views.check_best_metric(self.eval_dataset, self.model)
+
+    def take_options(self, *, of_trial: bool = False) -> bool:
+        """As the parent's; the optimizer is made anew, and averages and teacher follow the options."""
+        changed = super().take_options(of_trial=of_trial)
+        if changed:
+            self.check_student(self.model.config, self.processing_class)
+            self._check_options()
+            self.ema = averages_for(self, self.ema)
+        if self._makes_optimizer:
+            self.optimizer = None  # that of a training before
+        return changed
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the parent's; a data worker that dies is reported with the image that it was at."""
+        if self.model is None:  # between two trials transformers lets go of it
+            self.model = self.call_model_init()
+        self.take_options()
         with named_crashes(self.train_dataset, self.eval_dataset):
             return super().train(*args, **kwargs)
 
@@ -152,6 +186,13 @@ class DistillationTrainer(PushingTrainer):
         """The objective of one batch of training views (sec. 4).
 
         The parent would hand the labels to transformers' loss, which takes mixed targets for multi-label ones.
+
+        Args:
+            model: the student, maybe within a wrapper.
+            inputs: `pixel_values` and `labels`: mixed and smoothed targets (B, C) whose rows sum to 1, or, where the
+                recipe neither mixes nor smooths, class indices (B,). `model(**inputs)` takes both if it is a DeiT.
+            return_outputs: also return what the student said.
+            num_items_in_batch: not read: the objective is a mean over the batch.
         """
         if self.args.student_mode == "eval":
             model.eval()  # the parent has just put it into training mode
@@ -159,12 +200,7 @@ class DistillationTrainer(PushingTrainer):
         cls_logits = outputs.get("cls_logits", outputs["logits"])
         distillation_logits = outputs.get("distillation_logits")
         teacher_logits = self._teacher_logits(inputs["pixel_values"])  # of the mixed image, as official losses.py:47
-        targets = mix_targets(
-            inputs["labels"],
-            inputs.get("mix_ratios"),
-            num_classes=self._views.num_classes,
-            smoothing=self.args.label_smoothing,
-        )
+        targets = self._views.targets(inputs)
         terms = distillation_objective(
             cls_logits,
             distillation_logits,
@@ -188,6 +224,7 @@ class DistillationTrainer(PushingTrainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """As the parent's; notes whether loss and gradient are finite, so that its sum need not hold a bad loss."""
         self.bad_images.add(inputs.get("bad_images", ()))
+        inputs = self._views.model_inputs(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.faults.see(loss, model)
         return loss.nan_to_num(0.0, 0.0, 0.0)
@@ -201,49 +238,20 @@ class DistillationTrainer(PushingTrainer):
             logs["train_bad_images"] = self.bad_images.count()
         super().log(logs, start_time)
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Any, Any, Any]:
-        """Logits of all heads on evaluation views; the parent would give the answer's only, or the training loss."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(pixel_values=inputs["pixel_values"])
-        heads = head_logits(outputs, self.args.eval_fusion)
-        loss = negative_log_likelihood(heads[0], inputs["labels"]).mean()
-        if prediction_loss_only:
-            return loss, None, None
-        return loss, heads if len(heads) > 1 else heads[0], inputs["labels"]
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """As the parent's, with the metrics of the averaged weights in the same report; speeds are the live pass's."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if not are_parts(dataset):  # the parent comes back with each part
-            self._ema_metrics = evaluate_averages(self, self.ema, eval_dataset, metric_key_prefix, ignore_keys)
-        try:
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        finally:
-            self._ema_metrics = {}
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As the parent's, with what `evaluate` measured of the averaged weights."""
-        dataloader = args[0] if args else kwargs["dataloader"]
-        with named_crashes(dataloader.dataset, self.train_dataset):
-            output = super().evaluation_loop(*args, **kwargs)
-        output.metrics.update(self._ema_metrics)
-        return output
+    # ---- the teacher ----
 
     def evaluate_teacher(self) -> dict[str, float]:
         """Top-1, top-5 and loss of the teacher on the evaluation views (of the first data set, if there are several).
 
         They are the views that the student is evaluated on, brought to the teacher's statistics and resolution as in
         training, so that the numbers can differ a little from those of the teacher's own view.
+
+        Raises:
+            ValueError: there is no teacher, or nothing to evaluate on.
         """
+        for name in ("teacher", "eval_dataset"):
+            if getattr(self, name) is None:
+                raise ValueError(f"the trainer has no `{name}`, which `evaluate_teacher` needs; make it with one")
         assert self.teacher is not None
         dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
         batches = map(self._prepare_inputs, self.get_eval_dataloader(dataset))
@@ -254,6 +262,11 @@ class DistillationTrainer(PushingTrainer):
 
     def _inner_training_loop(self, batch_size: int, **options: Any) -> Any:
         """The parent's `auto_find_batch_size` would change the global batch."""
+        if options.get("trial") is not None:  # the parent has just set its options
+            self.take_options(of_trial=True)
+            self.same_run.forget()
+            self.same_run.settle()
+            batch_size = self.args.train_batch_size
         return train_in_memory(self, super()._inner_training_loop, batch_size, **options)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -287,23 +300,6 @@ class DistillationTrainer(PushingTrainer):
             return 0
         sampler = self._get_train_sampler() if self.view_sampler is None else self.view_sampler
         return len(sampler) // sampler.step_size
-
-    # ---- data ----
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ViewSampler:
-        """The parent's order knows no views."""
-        step_size = self.get_total_train_batch_size(self.args)
-        self.view_sampler = self._views.sampler(self.train_dataset, step_size=step_size)
-        return self.view_sampler
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As the parent's, for plain `datasets` too."""
-        with self._views.named_loaders(eval_dataset, self.eval_dataset) as views:
-            return super().get_eval_dataloader(views)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """As the parent's, for plain `datasets` too."""
-        return super().get_test_dataloader(self._views.of_plain_rows(test_dataset))
 
     # ---- what a run leaves ----
 

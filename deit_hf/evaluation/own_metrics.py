@@ -1,0 +1,78 @@
+"""A caller's own `compute_metrics` next to the accuracy of the heads."""
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import EvalPrediction
+
+from .metrics import HeadAccuracy
+
+logger = logging.getLogger(__name__)
+
+ComputeMetrics = Callable[..., dict[str, Any]]
+PreprocessLogits = Callable[[Tensor, Tensor], Tensor]
+
+
+class MetricsWithAccuracy:
+    """The accuracy of all heads, and what a caller's function computes of the model's answer.
+
+    transformers hands over one batch at a time. A function that takes `compute_result` gets the batches as they come;
+    any other one gets the whole evaluation once, as arrays, as transformers' own Trainer would call it.
+
+    Attributes:
+        accuracy: of the heads.
+    """
+
+    def __init__(self, own: ComputeMetrics, preprocess: PreprocessLogits | None = None):
+        """Takes the functions.
+
+        Args:
+            own: `EvalPrediction` -> metrics; `predictions` are the model's answer (N, C) (of two heads: both
+                together), `label_ids` are (N,), or (N, K) filled up with -1 where rows have several right labels.
+            preprocess: (logits, labels) -> what `own` gets as `predictions`, such as the best classes to save memory.
+        """
+        self.accuracy, self.own, self.preprocess = HeadAccuracy(), own, preprocess
+        self._takes_batches = "compute_result" in inspect.signature(own).parameters
+        self._said: set[str] = set()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the batches of an evaluation that did not end."""
+        self.accuracy.reset()
+        self._batches: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, Any]:
+        """Takes a batch in; with `compute_result` the metrics of all batches since the last result."""
+        metrics: dict[str, Any] = dict(self.accuracy(prediction, compute_result))
+        heads, labels = prediction.predictions, prediction.label_ids
+        answer = torch.as_tensor(heads[0] if isinstance(heads, tuple) else heads)  # (B, C)
+        if self.preprocess is not None:
+            answer = self.preprocess(answer, torch.as_tensor(labels))
+        if self._takes_batches:
+            own = self.own(EvalPrediction(answer, labels), compute_result=compute_result)
+        else:
+            self._batches.append((_array(answer), _array(labels)))
+            if not compute_result:
+                return {}
+            answers, all_labels = (np.concatenate(parts) for parts in zip(*self._batches, strict=True))
+            self._batches = []
+            own = self.own(EvalPrediction(answers, all_labels))
+        if not compute_result:
+            return {}
+        self._warn_of_replaced(metrics.keys() & own.keys())
+        return {**metrics, **own}
+
+    def _warn_of_replaced(self, names: set[str]) -> None:
+        for name in sorted(names - self._said):
+            logger.warning("`compute_metrics` returns `%s`, which replaces the one that is measured here", name)
+        self._said |= names
+
+
+def _array(values: Any) -> np.ndarray:
+    tensor = torch.as_tensor(values).detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -1,0 +1,231 @@
+"""A Trainer of image classifiers on plain `datasets`: makes views of rows, and evaluates all heads."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import datasets
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, set_seed
+
+from ..data.dataset import TrainingViews
+from ..data.sampling import ViewSampler
+from ..data.sources.shards import ShardedRows
+from ..data.worker_crashes import named_crashes
+from ..evaluation.metric_names import are_parts
+from ..evaluation.metrics import HeadAccuracy, head_logits, negative_log_likelihood
+from ..evaluation.own_metrics import ComputeMetrics, MetricsWithAccuracy, PreprocessLogits
+from ..hub.pushing_trainer import PushingTrainer
+from ..model.compiled import without_compiled_names
+from ..model.image_processing_deit import checked_processor
+from .arguments import DistillationArguments
+from .ema import AveragedWeights, evaluate_averages
+from .input_pipeline import InputPipeline
+from .late_options import options_of, refuse_late_changes
+from .optimizer import train_only
+
+TrainingRows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShardedRows
+EvaluationRows: TypeAlias = datasets.Dataset | dict[str, datasets.Dataset]
+
+
+class ViewTrainer(PushingTrainer):
+    """Trains on views of rows, and evaluates all heads on the evaluation view.
+
+    What follows from options and rows is made when the trainer is, and again when a training begins and they have
+    changed since. It knows no objective and no teacher.
+    """
+
+    args: DistillationArguments
+    model: Any
+    train_dataset: Any
+    eval_dataset: Any
+
+    def __init__(
+        self,
+        model: PreTrainedModel | None,
+        args: DistillationArguments,
+        *,
+        model_init: Callable[..., PreTrainedModel] | None,
+        train_dataset: TrainingRows | None,
+        eval_dataset: EvaluationRows | None,
+        processing_class: BaseImageProcessor | None,
+        image_column_name: str,
+        label_column_name: str,
+        compute_metrics: ComputeMetrics | None,
+        preprocess_logits_for_metrics: PreprocessLogits | None,
+        **parent: Any,
+    ):
+        """As `DistillationTrainer`, which explains the arguments."""
+        self.args, self.model_init = args, model_init
+        self.student_config: PreTrainedConfig | None = None
+        if model is None:
+            set_seed(args.seed)  # as the parent, which would make one more
+            model = self.call_model_init()
+        else:
+            model = self._as_student(model)
+        processing_class = checked_processor(processing_class, model)
+        self.student_config = model.config
+        self._views = InputPipeline(args, processing_class, model.config, image_column_name, label_column_name)
+        self._views.take_names(train_dataset)
+        self.check_student(model.config, processing_class)
+        self.view_sampler: ViewSampler | None = None
+        self._train_rows = train_dataset
+        super().__init__(
+            model,
+            args,
+            train_dataset=None if train_dataset is None else self._views.training(train_dataset),
+            eval_dataset=self._views.evaluations(eval_dataset),
+            processing_class=processing_class,
+            compute_metrics=_metrics(compute_metrics, preprocess_logits_for_metrics),
+            data_collator=self._views.collator(),
+            **parent,
+        )
+        self.model_init = model_init
+        self.label_names = ["labels"]
+        self.ema: AveragedWeights | None = None
+        self._ema_metrics: dict[str, float] = {}
+        self._options = options_of(args)
+
+    def check_student(self, config: PreTrainedConfig, processor: BaseImageProcessor) -> None:
+        """Checks the student against what a child class has, before anything is written; nothing here."""
+
+    # ---- the student ----
+
+    def call_model_init(self, trial: Any = None) -> PreTrainedModel:
+        """As the parent's; each student gets the class names and the frozen parts of the first one."""
+        student = self._as_student(super().call_model_init(trial))
+        if self.student_config is not None:
+            if student.config.num_labels != self.student_config.num_labels:
+                raise ValueError(
+                    f"`model_init` returns a model of {student.config.num_labels} classes, but the first one had "
+                    f"{self.student_config.num_labels}"
+                )
+            student.config.id2label = dict(self.student_config.id2label)
+            student.config.label2id = dict(self.student_config.label2id)
+        return student
+
+    def _as_student(self, model: nn.Module) -> PreTrainedModel:
+        student = without_compiled_names(model)
+        if not isinstance(student, PreTrainedModel):
+            raise TypeError(
+                f"`model` is a {type(student).__name__}, but must be an image classifier of transformers, such as "
+                "deit_hf.DeiTForImageClassificationWithTeacher; timm's models are loaded by "
+                "AutoModelForImageClassification.from_pretrained('timm/...')"
+            )
+        if self.args.train_only is not None:
+            train_only(student, self.args.train_only)
+        return student
+
+    # ---- options and rows ----
+
+    def take_options(self, *, of_trial: bool = False) -> bool:
+        """Takes options and rows as they are now; before each training.
+
+        Args:
+            of_trial: the options are those of a hyperparameter search, which sets up the accelerator anew.
+
+        Returns:
+            Whether options have changed since the last time.
+
+        Raises:
+            ValueError: an option is out of its range, contradicts another, or cannot change any more.
+        """
+        self.args.settle()
+        now = options_of(self.args)
+        if not of_trial:
+            refuse_late_changes(self._options, now)
+        changed = now != self._options
+        if now["seed"] != self._options["seed"]:
+            set_seed(self.args.seed)
+        self._views = replace(self._views, args=self.args)
+        self._take_rows(anew=changed)
+        self.data_collator = self._views.collator()
+        self._options = options_of(self.args)  # `min_steps_per_epoch` may have made the batch smaller
+        return changed
+
+    def _take_rows(self, *, anew: bool) -> None:
+        """Makes views of rows that were assigned to the trainer, or of all rows `anew`."""
+        if not isinstance(self.train_dataset, TrainingViews | None):
+            self._train_rows, anew = self.train_dataset, True
+        if anew and self.train_dataset is not None:
+            self.train_dataset = self._views.training(self._train_rows)
+        if not isinstance(self.eval_dataset, dict):
+            self.eval_dataset = self._views.of_plain_rows(self.eval_dataset)
+        self._train_batch_size = self.args.train_batch_size
+
+    # ---- data ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As the parent's, for plain `datasets` that were assigned to the trainer, too."""
+        self._take_rows(anew=False)
+        return super().get_train_dataloader()
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ViewSampler:
+        """The parent's order knows no views."""
+        step_size = self.get_total_train_batch_size(self.args)
+        self.view_sampler = self._views.sampler(self.train_dataset, step_size=step_size)
+        return self.view_sampler
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As the parent's, for plain `datasets` too."""
+        with self._views.named_loaders(eval_dataset, self.eval_dataset) as views:
+            return super().get_eval_dataloader(views)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As the parent's, for plain `datasets` too; they may have no labels."""
+        return super().get_test_dataloader(self._views.of_plain_rows(test_dataset, needs_labels=False))
+
+    # ---- evaluation ----
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As the parent's, with the metrics of the averaged weights in the same report; speeds are the live pass's."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not are_parts(dataset):  # the parent comes back with each part
+            self._ema_metrics = evaluate_averages(self, self.ema, eval_dataset, metric_key_prefix, ignore_keys)
+        try:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._ema_metrics = {}
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, with what `evaluate` measured of the averaged weights."""
+        dataloader = args[0] if args else kwargs["dataloader"]
+        self.compute_metrics.reset()  # of an evaluation that did not end
+        with named_crashes(dataloader.dataset, self.train_dataset):
+            output = super().evaluation_loop(*args, **kwargs)
+        output.metrics.update(self._ema_metrics)
+        return output
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Logits of all heads on evaluation views; the parent would give the answer's only, or the training loss."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(pixel_values=inputs["pixel_values"])
+        heads = head_logits(outputs, self.args.eval_fusion)
+        labels = inputs.get("labels")
+        loss = None if labels is None else negative_log_likelihood(heads[0], labels).mean()
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, heads if len(heads) > 1 else heads[0], labels
+
+
+def _metrics(own: ComputeMetrics | None, preprocess: PreprocessLogits | None) -> ComputeMetrics:
+    """Measures the accuracy of the heads, and what a caller's function computes."""
+    if own is None or isinstance(own, HeadAccuracy):
+        if preprocess is not None:
+            raise ValueError(
+                "`preprocess_logits_for_metrics` is given without a `compute_metrics` that would read its result; "
+                "leave it out"
+            )
+        return own or HeadAccuracy()
+    return MetricsWithAccuracy(own, preprocess)
