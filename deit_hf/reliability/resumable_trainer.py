@@ -30,7 +30,7 @@ from .checkpoints import (
 )
 from .run_identity import write_identity
 from .run_lock import run_lock
-from .stop_signals import StopSignals, TrainingStopped, leaves_signals_to_the_main_process
+from .stop_signals import StopSignals, leaves_signals_to_the_main_process, stopped_by
 from .verification import agreed
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class ResumableTrainer(Trainer):
             ValueError: there is none, or the named one is not complete, is damaged, holds more than tensors or is of
                 another run; or another run has `args.output_dir`.
             TrainingStopped: a signal came, and a checkpoint was saved.
+            KeyboardInterrupt: the same, of Ctrl-C in a notebook or at a prompt.
         """
         self.resume_from = None
         if resume_from_checkpoint is True:
@@ -114,8 +115,10 @@ class ResumableTrainer(Trainer):
         """As the parent's, with workers that signals do not reach, and without a trace in the random streams.
 
         A loader draws a seed when it starts its workers, which with `dataloader_persistent_workers` a resumed run does
-        more often.
+        more often. Accelerate forgets its state when other options are made; then it is set up again.
         """
+        if not hasattr(self.accelerator.state, "distributed_type"):
+            self.create_accelerator_and_postprocess()
         loader = super()._get_dataloader(*args, **kwargs)
         inner = getattr(loader, "base_dataloader", loader)
         inner.generator = torch.Generator().manual_seed(self.args.seed)
@@ -298,4 +301,4 @@ class _CheckpointEvents(TrainerCallback):
             message = f"stopped after step {state.global_step}; {_how_to_go_on(args)}"
             if self.trainer.is_world_process_zero():
                 logger.warning("%s", message)
-            raise TrainingStopped(message)
+            raise stopped_by(self.trainer.stop_signals.received, message)

@@ -6,6 +6,7 @@ What is saved before leaving is in resumable_trainer.py.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,9 +35,26 @@ class TrainingStopped(SystemExit):
         return self.message
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C stopped a training in a notebook or at a prompt, which live on; what there was to save is saved."""
+
+
+def is_interactive() -> bool:
+    """Whether this Python is a notebook's, or has a prompt: it must not end with a training."""
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive)
+
+
+def stopped_by(signal_name: str | None, message: str) -> BaseException:
+    """What a run raises that stopped on a signal: of its own process, or None where another process had it."""
+    if signal_name == "SIGINT" and is_interactive():
+        return TrainingInterrupted(message)
+    return TrainingStopped(message)
+
+
 class StopSignals:
     """As a context: the first signal is noted and changes nothing else, a second one ends the process at once.
 
+    In a notebook or at a prompt a second Ctrl-C raises KeyboardInterrupt instead, as without a training.
     Only Python's main thread gets signals; in another one the context does nothing.
 
     Attributes:
@@ -69,6 +87,8 @@ class StopSignals:
         if self.received is None:
             self.received, self._received_at = name, time.monotonic()
             _say(f"{name}: saving a checkpoint after this step, then leaving; a second signal leaves at once")
+        elif name == "SIGINT" and is_interactive():
+            raise KeyboardInterrupt
         elif _world_size() == 1 or time.monotonic() - self._received_at > _ECHO_OF_THE_LAUNCHER:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -103,11 +123,12 @@ class LeaveOnSignal:
             signal.signal(number, handler)
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)  # a second one leaves at once
-        message = f"{signal.Signals(number).name}: nothing to save; start the same command again to go on"
+        for each in _SIGNALS:  # a second one leaves at once
+            signal.signal(each, signal.default_int_handler if is_interactive() else signal.SIG_DFL)
+        name = signal.Signals(number).name
+        message = f"{name}: nothing to save; start the same command again to go on"
         _say(message)
-        raise TrainingStopped(message)
+        raise stopped_by(name, message)
 
 
 def leaves_signals_to_the_main_process(init: Callable[[int], None] | None) -> Callable[[int], None]:

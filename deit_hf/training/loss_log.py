@@ -43,7 +43,7 @@ class LossLog:
 
     def end_step(self, *, is_good: bool) -> None:
         """Counts the step's batches, or leaves them out if it was skipped."""
-        if is_good:
+        if is_good and self._step.count:  # a loss of a subclass tells no terms
             self._since_report.add(self._step.sums, self._step.count)
             self._training.add({"loss": self._step.sums["loss"]}, self._step.count)
         self._step = _Sums()

@@ -137,7 +137,9 @@ def _num_values(value: Any, known: dict[int, int]) -> int:
     return known[id(value)]
 
 
-def write_recipe(path: str | Path, *options: Any, in_force: Mapping[str, str] | None = None) -> None:
+def write_recipe(
+    path: str | Path, *options: Any, in_force: Mapping[str, str] | None = None, repeats: bool = True
+) -> None:
     """Writes what is in force as a recipe: each option of ours, and of transformers' what differs from its default.
 
     The command that reads it repeats the run. Tokens are left out.
@@ -146,12 +148,15 @@ def write_recipe(path: str | Path, *options: Any, in_force: Mapping[str, str] | 
         path: of the file.
         options: instances of the classes of options.
         in_force: what followed from them in this run (run_summary.py), as comments.
+        repeats: whether the options are all that the run was made of.
     """
     recipe: dict[str, Any] = {}
     for group in options:
         recipe.update(_options_in_force(group))
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     head = [f"Repeat with: python scripts/train.py {path} --output_dir ANOTHER"]
+    if not repeats:
+        head = ["The options of a training in Python. Its model, data and other arguments are not among them."]
     if any(name.startswith(CHANGED) for name in in_force or ()):
         head = ["The options at the end of the run, which does not repeat with them: some changed on the way."]
     head += ["In force, with what followed from the options:", *as_block(in_force).splitlines()] if in_force else []

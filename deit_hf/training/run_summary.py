@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from torch.optim import Optimizer
 from transformers import PreTrainedModel, TrainerCallback
 
 from ..data.sampling import ViewSampler
@@ -14,7 +15,7 @@ from ..distillation.teacher import Teacher
 from ..model.image_processing_deit import LARGEST_UNCROPPED_SIZE, crop_in_words, crop_size
 from .arguments import DistillationArguments
 from .recipe_file import as_block
-from .schedule import learning_rates
+from .schedule import learning_rates, peak_learning_rate
 from .small_runs import warn_of_small_run
 
 logger = logging.getLogger(__name__)
@@ -29,26 +30,37 @@ class Run:
         student: with or without distillation head.
         processor: of the evaluation view.
         sampler: of the training views.
-        rates: learning rate at each step and after the last (num_steps + 1,); None if a metric decides.
+        optimizer: that steps.
+        schedule: of its learning rate.
         num_steps: optimizer steps of the whole training.
         num_warmup_steps: optimizer steps of the warm-up; None for a schedule that was given to the trainer.
         precision: `no`, `fp16` or `bf16`.
         teacher: None without.
         teacher_top1: of the teacher on the evaluation split, in [0, 1]; None where it was not measured.
         teacher_split: where that was measured, in words.
+        given_optimizer: whether the optimizer, or its class, was given to the trainer.
+        own_objective: name of a subclass that computes the loss in its own way.
     """
 
     args: DistillationArguments
     student: PreTrainedModel
     processor: Any
     sampler: ViewSampler
-    rates: list[float] | None
+    optimizer: Optimizer
+    schedule: Any
     num_steps: int
     num_warmup_steps: int | None
     precision: str
     teacher: Teacher | None = None
     teacher_top1: float | None = None
     teacher_split: str = "the evaluation split"
+    given_optimizer: bool = False
+    own_objective: str | None = None
+
+    @property
+    def rates(self) -> list[float] | None:
+        """Learning rate at each step and after the last (num_steps + 1,); None if it is no function of the step."""
+        return learning_rates(self.schedule, self.num_steps)
 
 
 def effective_recipe(run: Run) -> dict[str, str]:
@@ -64,7 +76,7 @@ def effective_recipe(run: Run) -> dict[str, str]:
         else f"{run.num_steps}, as `max_steps` says; an epoch has {steps_in_epoch(run.sampler)}",
         "learning rate": _learning_rate(run),
         "warm-up": _warmup(run),
-        "optimizer": _optimizer(run.args),
+        "optimizer": _optimizer(run),
         "views": _views(run),
         "mixing": _mixing(run.args),
         "averaged weights": _averages(run.args),
@@ -95,6 +107,8 @@ def _student(run: Run) -> str:
 
 
 def _objective(run: Run) -> str:
+    if run.own_objective is not None:
+        return f"that of {run.own_objective}.compute_loss"
     args = run.args
     labels = f"{args.label_loss.replace('_', ' ')} of the labels (smoothing {args.label_smoothing:g})"
     if args.distillation_type == "none":
@@ -129,19 +143,27 @@ def _images(run: Run) -> str:
 
 
 def _learning_rate(run: Run) -> str:
-    args = run.args
-    is_given = run.num_warmup_steps is None
-    base = "" if args.base_learning_rate is None or is_given else f"{args.base_learning_rate:g} per 512 images, "
+    args, is_given = run.args, run.num_warmup_steps is None
+    follows_batch = args.base_learning_rate is not None and not run.given_optimizer
+    base = f"{args.base_learning_rate:g} per 512 images, " if follows_batch else ""
     decay = f", x {args.layer_decay:g} for each layer down" if args.layer_decay < 1 else ""
-    name = "a given schedule" if is_given else _word(args.lr_scheduler_type)
+    name = f"a given {type(run.schedule).__name__}" if is_given else _word(args.lr_scheduler_type)
     if run.rates is None:
-        lowest = "" if args.min_learning_rate is None else f", at least {args.min_learning_rate:g}"
-        return f"{base}{args.learning_rate:g} at first; {name}, which follows a metric{lowest}{decay}"
+        lowest = "" if is_given or args.min_learning_rate is None else f", at least {args.min_learning_rate:g}"
+        follows = "" if is_given else ", which follows a metric"
+        return f"{base}{_rate(run.optimizer):g} at first; {name}{follows}{lowest}{decay}"
     *of_steps, end = run.rates
+    stepping = "" if is_given else f", stepping {args.learning_rate_stepping}"
     return (
-        f"{base}{max(of_steps):g} at its peak; {name} to {end:g}, stepping {args.learning_rate_stepping}; "
+        f"{base}{max(of_steps):g} at its peak; {name} to {end:g}{stepping}; "
         f"{of_steps[0]:.3g} in the first step, {of_steps[-1]:.3g} in the last{decay}"
     )
+
+
+def _rate(optimizer: Optimizer) -> float:
+    """The learning rate of the highest layer, as it is now."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) / group.get("learning_rate_scale", 1.0)
 
 
 def _warmup(run: Run) -> str:
@@ -150,9 +172,14 @@ def _warmup(run: Run) -> str:
     return f"{run.num_warmup_steps} steps from {run.rates[0]:g}" if run.num_warmup_steps and run.rates else "none"
 
 
-def _optimizer(args: DistillationArguments) -> str:
-    name = f"timm's {args.timm_optimizer}" if args.timm_optimizer is not None else _word(args.optim)
+def _optimizer(run: Run) -> str:
+    args = run.args
     clip = f"gradient clipped to norm {args.max_grad_norm:g}" if args.max_grad_norm else "no clipping"
+    if run.given_optimizer:
+        decays = sorted({group.get("weight_decay", 0.0) for group in run.optimizer.param_groups}, reverse=True)
+        decay = " and ".join(f"{value:g}" for value in decays)
+        return f"a given {type(run.optimizer).__name__}, weight decay {decay}, {clip}"
+    name = f"timm's {args.timm_optimizer}" if args.timm_optimizer is not None else _word(args.optim)
     return f"{name}, weight decay {args.weight_decay:g} (no bias, norm, token or position), {clip}"
 
 
@@ -190,32 +217,22 @@ class LogRunSummary(TrainerCallback):
     With a teacher, its accuracy on the evaluation split comes first: a broken teacher shows here and not at the end.
 
     Attributes:
-        recipe: what was said.
+        recipe: what was said; after a training also the learning rates that its first and last step had.
     """
 
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
+    def __init__(self, trainer: Any, *, own_objective: str | None):
+        self.trainer, self.own_objective = trainer, own_objective
         self.recipe: dict[str, str] = {}
-        self._has_own_schedule = trainer.lr_scheduler is None  # it is made when the training begins
+        # otherwise they are made when the training begins
+        self._has_own_schedule = trainer.lr_scheduler is None
+        self._given_optimizer = trainer.optimizer is not None or trainer.optimizer_cls_and_kwargs is not None
+        self._rates: list[tuple[int, float]] = []  # step and rate
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
-        measures = trainer.teacher is not None and trainer.eval_dataset is not None and args.evaluate_teacher
-        run = Run(
-            args=args,
-            student=trainer.model,
-            processor=trainer.processing_class,
-            sampler=trainer.view_sampler,
-            rates=learning_rates(trainer.lr_scheduler, state.max_steps),
-            num_steps=state.max_steps,
-            num_warmup_steps=trainer.num_warmup_steps(state.max_steps) if self._has_own_schedule else None,
-            precision=trainer.accelerator.mixed_precision,
-            teacher=trainer.teacher,
-            teacher_top1=trainer.evaluate_teacher()["top1"] if measures else None,
-            **_first_part(trainer.eval_dataset),
-        )
-        self.recipe = {**effective_recipe(run), **trainer.same_run.changes_in_words()}
-        if trainer.is_world_process_zero():
+        self._rates = []
+        run = self._run(args, state)
+        self.recipe = {**effective_recipe(run), **self.trainer.same_run.changes_in_words()}
+        if self.trainer.is_world_process_zero():
             logger.info("The recipe in force:\n%s", as_block(self.recipe))
             warn_of_small_run(
                 args,
@@ -223,4 +240,33 @@ class LogRunSummary(TrainerCallback):
                 num_steps=run.num_steps,
                 num_warmup_steps=run.num_warmup_steps,
                 rates=run.rates,
+                peak=peak_learning_rate(run.optimizer),
             )
+
+    def _run(self, args: Any, state: Any) -> Run:
+        trainer = self.trainer
+        measures = trainer.teacher is not None and trainer.eval_dataset is not None and args.evaluate_teacher
+        return Run(
+            args=args,
+            student=trainer.model,
+            processor=trainer.processing_class,
+            sampler=trainer.view_sampler,
+            optimizer=getattr(trainer.optimizer, "optimizer", trainer.optimizer),  # within Accelerate's
+            schedule=getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler),  # within DeepSpeed's
+            num_steps=state.max_steps,
+            num_warmup_steps=trainer.num_warmup_steps(state.max_steps) if self._has_own_schedule else None,
+            precision=trainer.accelerator.mixed_precision,
+            teacher=trainer.teacher,
+            teacher_top1=trainer.evaluate_teacher()["top1"] if measures else None,
+            given_optimizer=self._given_optimizer,
+            own_objective=self.own_objective,
+            **_first_part(trainer.eval_dataset),
+        )
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        self._rates = [*self._rates[:1], (state.global_step + 1, _rate(optimizer))]
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._rates:
+            (first, first_rate), (last, last_rate) = self._rates[0], self._rates[-1]
+            self.recipe["rates reached"] = f"{first_rate:g} in step {first}, {last_rate:g} in step {last}"

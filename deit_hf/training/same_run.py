@@ -38,8 +38,7 @@ class SameRun:
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        # one that the trainer makes follows from the options
-        self.optimizer = None if trainer.optimizer is None else type(trainer.optimizer).__name__
+        self.optimizer = _given_optimizer(trainer)  # one that the trainer makes follows from the options
         self.groups: dict[str, Any] = {}
         self.identity: dict[str, Any] | None = None
         self._settled: tuple[Path, ...] | None = None
@@ -118,6 +117,15 @@ def _step_of(places: Sequence[Path]) -> int:
 
 
 # ---- what a run is ----
+
+
+def _given_optimizer(trainer: Any) -> str | None:
+    """The classes of optimizer and schedule that were given to a trainer; None without any."""
+    optimizer = None if trainer.optimizer is None else type(trainer.optimizer)
+    if trainer.optimizer_cls_and_kwargs is not None:
+        optimizer = trainer.optimizer_cls_and_kwargs[0]
+    schedule = None if trainer.lr_scheduler is None else type(trainer.lr_scheduler)
+    return ", ".join(given.__name__ for given in (optimizer, schedule) if given is not None) or None
 
 
 def collect_identity(trainer: Any, groups: Mapping[str, Any], optimizer: str | None) -> dict[str, Any]:

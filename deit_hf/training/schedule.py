@@ -82,7 +82,7 @@ def _factor(step: int, *, shape: Shape, num_warmup_steps: int, first: float, las
 
 
 def learning_rates(schedule: Any, num_steps: int) -> list[float] | None:
-    """The rates (num_steps + 1,) that are logged at each step, and that after the last; None if a metric decides."""
+    """The rates (num_steps + 1,) at each step, and that after the last; None if it is no function of the step."""
     schedule = getattr(schedule, "scheduler", schedule)  # within DeepSpeed's
     if not isinstance(schedule, LambdaLR):
         return None

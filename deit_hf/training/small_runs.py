@@ -50,6 +50,7 @@ def warn_of_small_run(
     num_steps: int,
     num_warmup_steps: int | None,
     rates: Sequence[float] | None,
+    peak: float,
 ) -> None:
     """Warns when the run ends within its warm-up or elsewhere than it says, or an epoch leaves out many images.
 
@@ -59,19 +60,19 @@ def warn_of_small_run(
         num_steps: optimizer steps of the whole training.
         num_warmup_steps: optimizer steps of the warm-up; None for a schedule that was given to the trainer.
         rates: the learning rate at each step and after the last (num_steps + 1,); None if a metric decides.
+        peak: the learning rate that the warm-up leads to.
     """
     if num_warmup_steps and rates is not None:
-        _warn_of_warmup(args, sampler, rates[:num_steps], num_warmup_steps)
+        _warn_of_warmup(args, sampler, rates[:num_steps], num_warmup_steps, peak)
     _warn_of_epochs(args, sampler, num_steps)
     _warn_of_batch(args, sampler)
 
 
 def _warn_of_warmup(
-    args: DistillationArguments, sampler: ViewSampler, rates: Sequence[float], num_warmup_steps: int
+    args: DistillationArguments, sampler: ViewSampler, rates: Sequence[float], num_warmup_steps: int, peak: float
 ) -> None:
-    assert args.learning_rate is not None
     highest = max(rates)
-    if not rates[-1] == highest < args.learning_rate:
+    if not rates[-1] == highest < peak:
         return
     advice = f"lower `warmup_steps` ({args.warmup_steps:g})"
     if args.warmup_epochs:
@@ -80,7 +81,7 @@ def _warn_of_warmup(
     logger.warning(
         "the run ends within its warm-up: it has %d steps, the warm-up %d, and the learning rate reaches %.3g instead "
         "of %g; %s, or train for longer",
-        *(len(rates), num_warmup_steps, highest, args.learning_rate, advice),
+        *(len(rates), num_warmup_steps, highest, peak, advice),
     )
 
 

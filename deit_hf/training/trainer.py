@@ -136,7 +136,9 @@ class DistillationTrainer(ViewTrainer):
         self.model_accepts_loss_kwargs = False
         self._makes_optimizer = self.optimizer is None
         self.same_run = SameRun(self)
-        self.faults, self.bad_images, self._said = NumericalFaults(self), BadImageList(self), LogRunSummary(self)
+        own_objective = None if type(self).compute_loss is DistillationTrainer.compute_loss else type(self).__name__
+        self._said = LogRunSummary(self, own_objective=own_objective)
+        self.faults, self.bad_images = NumericalFaults(self), BadImageList(self)
         for callback in (EpochOfViews(self), SettleGradientLayout(self), self.faults, self.bad_images):
             self.add_callback(callback)
         self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
@@ -340,4 +342,4 @@ class DistillationTrainer(ViewTrainer):
         """The recipe, which only a run of scripts/train.py has written by itself."""
         path = Path(self.args.output_dir) / "recipe.yaml"
         if not path.exists():
-            write_recipe(path, self.args, in_force=self.effective_recipe)
+            write_recipe(path, self.args, in_force=self.effective_recipe, repeats=False)

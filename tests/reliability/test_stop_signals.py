@@ -12,7 +12,7 @@ import pytest
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
 from deit_hf.reliability.checkpoints import last_complete_checkpoint
-from deit_hf.reliability.stop_signals import EXIT_CODE, StopSignals, TrainingStopped
+from deit_hf.reliability.stop_signals import EXIT_CODE, LeaveOnSignal, StopSignals, TrainingStopped
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -221,3 +221,55 @@ with LeaveOnSignal():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (EXIT_CODE, "")
     assert "SIGINT: nothing to save; start the same command again to go on" in result.stderr
+
+
+# ---- notebooks and prompts, which live on ----
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Jupyter, IPython and Python's prompt set."""
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+
+
+@pytest.mark.usefixtures("notebook")
+def test_first_ctrl_c_in_a_notebook_saves_and_raises_what_python_raises(tmp_path, tiny_config, toy_rows):
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows)
+    trainer.model.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT), prepend=True)
+    interrupted = None
+    try:
+        trainer.train()
+    except KeyboardInterrupt as error:
+        interrupted = error
+    assert "stopped after step 1; start the same command again to go on" in str(interrupted)
+    assert last_complete_checkpoint(tmp_path) is not None
+
+
+@pytest.mark.usefixtures("notebook")
+def test_second_ctrl_c_in_a_notebook_raises_at_once_and_ends_no_process():
+    raised = False
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == "SIGINT"
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raised = True
+    assert raised
+
+
+@pytest.mark.usefixtures("notebook")
+def test_sigterm_of_a_notebook_is_still_an_end(tmp_path, tiny_config, toy_rows):
+    with pytest.raises(TrainingStopped):
+        make_trainer(tmp_path, tiny_config, toy_rows, signal_at=2).train()
+
+
+@pytest.mark.usefixtures("notebook")
+def test_ctrl_c_outside_the_steps_of_a_notebook_is_a_keyboard_interrupt():
+    raised = False
+    try:
+        with LeaveOnSignal():
+            os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raised = True
+    assert raised

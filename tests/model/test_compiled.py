@@ -1,0 +1,43 @@
+"""A compiled model keeps the names of its weights, its answers, and being compiled."""
+
+import copy
+
+import torch
+from torch import nn
+
+from deit_hf.model.compiled import without_compiled_names
+
+
+def compiled_by(calls: list[int]):
+    def backend(graph, inputs):
+        calls.append(len(inputs))
+        return graph.forward
+
+    return backend
+
+
+def test_whole_model_loses_its_wrapper_and_stays_compiled(tiny_student, toy_images):
+    calls: list[int] = []
+    names, expected = set(tiny_student.state_dict()), tiny_student.eval()(toy_images).logits
+    model = without_compiled_names(torch.compile(tiny_student, backend=compiled_by(calls)))
+    assert model is tiny_student
+    assert set(model.state_dict()) == names
+    torch.testing.assert_close(model(toy_images).logits, expected, rtol=0, atol=1e-6)
+    assert calls
+    calls.clear()
+    copy.deepcopy(model)(toy_images[:3])
+    assert not calls  # a copy, such as the averaged weights, would run the original's code
+
+
+def test_parts_that_were_compiled_lose_their_wrappers():
+    calls: list[int] = []
+    model = nn.Sequential(nn.Linear(3, 3), torch.compile(nn.Linear(3, 3), backend=compiled_by(calls)))
+    model = without_compiled_names(model)
+    assert set(model.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    model(torch.zeros(2, 3))
+    assert calls
+
+
+def test_model_that_is_not_compiled_stays_as_it_is(tiny_student):
+    assert without_compiled_names(tiny_student) is tiny_student
+    assert tiny_student._compiled_call_impl is None

@@ -1,0 +1,55 @@
+"""What was left out follows from the other options, also in a copy, after a change, and on its way to disk."""
+
+import copy
+import dataclasses
+import pickle
+
+import pytest
+from support.trainers import make_args
+
+from deit_hf.training.derived_options import is_derived
+
+
+def test_copy_of_options_derives_anew(tmp_path):
+    args = make_args(tmp_path, learning_rate=None, warmup_epochs=None, per_device_train_batch_size=8)
+    larger = dataclasses.replace(args, per_device_train_batch_size=16)
+    assert larger.learning_rate == pytest.approx(5e-4 * 16 / 512)
+    assert args.learning_rate == pytest.approx(5e-4 * 8 / 512)
+    assert dataclasses.replace(args, warmup_steps=10).warmup_epochs == 0
+    assert dataclasses.replace(larger, lr_scheduler_type="constant").min_learning_rate is None
+    absolute = dataclasses.replace(args, learning_rate=1e-3)
+    assert (absolute.learning_rate, absolute.base_learning_rate) == (1e-3, None)
+    based = dataclasses.replace(args, base_learning_rate=1e-3)
+    assert based.learning_rate == pytest.approx(1e-3 * 8 / 512)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda args: pickle.loads(pickle.dumps(args))])
+def test_copies_know_what_was_derived(tmp_path, way):
+    args = way(make_args(tmp_path, learning_rate=None))
+    assert dataclasses.replace(args, gradient_accumulation_steps=4).learning_rate == pytest.approx(
+        4 * args.learning_rate
+    )
+
+
+def test_what_was_given_stays_in_a_copy(tmp_path):
+    args = make_args(tmp_path, learning_rate=1e-3, warmup_epochs=2, min_learning_rate=1e-4)
+    larger = dataclasses.replace(args, per_device_train_batch_size=16)
+    assert (larger.learning_rate, larger.warmup_epochs, larger.min_learning_rate) == (1e-3, 2, 1e-4)
+    with pytest.raises(ValueError, match="`warmup_epochs` is 2 and `warmup_steps` 10; give only one"):
+        dataclasses.replace(args, warmup_steps=10)
+
+
+def test_value_that_a_search_casts_to_the_derived_kind_is_given(tmp_path):
+    """transformers' search sets `type(old)(value)`; red when that counts as left out."""
+    args = make_args(tmp_path, learning_rate=None)
+    args.learning_rate = type(args.learning_rate)(0.01)
+    args.settle()
+    assert args.learning_rate == 0.01
+    assert not is_derived(args.learning_rate)
+
+
+def test_changed_batch_takes_the_learning_rate_along(tmp_path):
+    args = make_args(tmp_path, learning_rate=None)
+    args.per_device_train_batch_size = 64
+    args.settle()
+    assert args.learning_rate == pytest.approx(5e-4 * 64 / 512)
