@@ -30,7 +30,7 @@ from .checkpoints import (
 )
 from .run_identity import write_identity
 from .run_lock import run_lock
-from .stop_signals import StopSignals, leaves_signals_to_the_main_process, stopped_by
+from .stop_signals import StopSignals, is_interactive, leaves_signals_to_the_main_process, stopped_by
 from .verification import agreed
 
 logger = logging.getLogger(__name__)
@@ -256,6 +256,8 @@ def _not_written(args: TrainingArguments, output_dir: Path, name: str, error: Ba
 
 def _how_to_go_on(args: TrainingArguments) -> str:
     """With these options the same command would not: it would lose what there is, or begin where it began."""
+    if is_interactive():
+        return "continue with `train(resume_from_checkpoint=True)`"
     obstacle = next((name for name in ("overwrite_output_dir", "resume_from_checkpoint") if getattr(args, name)), None)
     return f"start the same command again{f' without `{obstacle}`' if obstacle else ''} to go on"
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch.optim import Optimizer
+
 from .global_batch import scaled_learning_rate
 
 PAPER_BASE_LEARNING_RATE = 5e-4  # table 9
@@ -28,6 +30,21 @@ def derived(value: float) -> DerivedFloat:
 def is_derived(value: object) -> bool:
     """Whether a value followed from other options."""
     return isinstance(value, DerivedFloat) and value.is_derived
+
+
+def unmark_rates(optimizer: Optimizer, schedule: Any) -> None:
+    """Makes the rates of an optimizer and its schedule plain numbers.
+
+    A checkpoint that holds a class of ours would count as one that could run code.
+
+    Args:
+        optimizer: changed in place.
+        schedule: of its learning rate, or None as long as there is none.
+    """
+    for group in optimizer.param_groups:
+        group.update({name: float(group[name]) for name in ("lr", "initial_lr") if is_derived(group.get(name))})
+    if hasattr(schedule, "base_lrs"):
+        schedule.base_lrs = [float(rate) if is_derived(rate) else rate for rate in schedule.base_lrs]
 
 
 def forget_derived(args: Any) -> None:

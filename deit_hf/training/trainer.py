@@ -22,6 +22,7 @@ from ..reliability.batch_fitting import train_in_memory
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
 from .arguments import DistillationArguments
+from .derived_options import unmark_rates
 from .ema import averages_for
 from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews
@@ -100,22 +101,14 @@ class DistillationTrainer(ViewTrainer):
             model, args, model_init, optimizers, optimizer_cls_and_kwargs, compute_loss_func, data_collator
         )
         assert args is not None
-        self.teacher = teacher
-        self.means = LossLog()
+        self.teacher, self.means = teacher, LossLog()
+        columns: Any = {"image_column_name": image_column_name, "label_column_name": label_column_name}
+        own: Any = {"compute_metrics": compute_metrics, "callbacks": callbacks, "optimizers": optimizers}
+        own["preprocess_logits_for_metrics"] = preprocess_logits_for_metrics
+        own["optimizer_cls_and_kwargs"] = optimizer_cls_and_kwargs
+        data: Any = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         super().__init__(
-            model,
-            args,
-            model_init=model_init,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            image_column_name=image_column_name,
-            label_column_name=label_column_name,
-            compute_metrics=compute_metrics,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            model, args, model_init=model_init, processing_class=processing_class, **data, **columns, **own
         )
         self._set_up()
 
@@ -277,7 +270,9 @@ class DistillationTrainer(ViewTrainer):
             student = self.model if model is None else model
             transformers_own = partial(self.get_optimizer_cls_and_kwargs, self.args, student)
             self.optimizer = create_own_optimizer(student, self.args, transformers_own)
-        return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        unmark_rates(optimizer, self.lr_scheduler)
+        return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The parent would decay tokens and positions."""

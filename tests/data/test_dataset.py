@@ -304,9 +304,11 @@ def test_rows_are_read_whatever_their_format(output_format: str | None):
     assert images.labels.tolist() == [0, 1, 2, 0]
 
 
-def test_a_users_transform_does_not_replace_the_views():
+def test_a_users_transform_is_refused_and_a_format_changes_nothing():
     rows = make_rows().with_transform(lambda batch: {"image": [None] * len(batch["image"])})
-    images = make_images(rows)
+    with pytest.raises(ValueError, match=r"has a transform .*`dataset.with_format\(None\)`"):
+        make_images(rows)
+    images = make_images(make_rows().with_format("numpy"))
     assert grey_values(images.image(3))[0] == 30
     assert images.labels.tolist() == [0, 1, 2, 0]
 

@@ -545,10 +545,16 @@ def test_loss_is_the_mean_cross_entropy_over_heads_and_images(kind: Kind, toy_im
 
 
 @every_classifier
-def test_soft_labels_are_refused(kind: Kind, toy_images: Tensor):
+def test_loss_of_mixed_targets_is_their_cross_entropy(kind: Kind, toy_images: Tensor):
     """Red when mixed targets silently become a binary cross-entropy, as in transformers."""
-    with pytest.raises(ValueError, match=r"`labels` are torch.float32, but must be class indices"):
-        build(kind)(toy_images, labels=torch.full((4, 5), 0.2))
+    model = build(kind)
+    targets = torch.rand(4, 5, generator=torch.Generator().manual_seed(0)).softmax(dim=-1)
+    outputs = model(toy_images, labels=targets)
+    heads = [outputs.cls_logits, outputs.distillation_logits] if kind.name == "distilled" else [outputs.logits]
+    nll = [-(targets * head.log_softmax(dim=-1)).sum(dim=-1).mean().item() for head in heads]
+    assert outputs.loss.item() == pytest.approx(sum(nll) / len(nll), rel=1e-5)
+    with pytest.raises(ValueError, match=r"`labels` are torch.float32 of shape \(4,\), but must be class indices"):
+        model(toy_images, labels=torch.zeros(4))
 
 
 @every_classifier

@@ -241,7 +241,7 @@ def test_first_ctrl_c_in_a_notebook_saves_and_raises_what_python_raises(tmp_path
         trainer.train()
     except KeyboardInterrupt as error:
         interrupted = error
-    assert "stopped after step 1; start the same command again to go on" in str(interrupted)
+    assert str(interrupted) == "stopped after step 1; continue with `train(resume_from_checkpoint=True)`"
     assert last_complete_checkpoint(tmp_path) is not None
 
 

@@ -5,8 +5,10 @@ import dataclasses
 import pickle
 
 import pytest
+import torch
 from support.trainers import make_args
 
+from deit_hf import DistillationTrainer
 from deit_hf.training.derived_options import is_derived
 
 
@@ -29,6 +31,21 @@ def test_copies_know_what_was_derived(tmp_path, way):
     assert dataclasses.replace(args, gradient_accumulation_steps=4).learning_rate == pytest.approx(
         4 * args.learning_rate
     )
+
+
+@pytest.mark.parametrize("given", ["nothing", "optimizer", "schedule"])
+def test_checkpoint_holds_derived_rates_as_any_number(tmp_path, tiny_student, toy_rows, given):
+    """Red when it holds a class that only code could make: no run goes on from such a file."""
+    args = make_args(tmp_path, learning_rate=None, max_steps=2, save_strategy="steps", save_steps=1)
+    optimizer = schedule = None
+    if given != "nothing":
+        optimizer = torch.optim.SGD(tiny_student.parameters(), lr=args.learning_rate)
+    if given == "schedule":
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1)
+    trainer = DistillationTrainer(tiny_student, args, train_dataset=toy_rows, optimizers=(optimizer, schedule))
+    trainer.train()
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.load(tmp_path / "run" / "checkpoint-1" / name, weights_only=True)
 
 
 def test_what_was_given_stays_in_a_copy(tmp_path):

@@ -18,7 +18,6 @@ from deit_hf import (
     DeiTForImageClassificationWithTeacher,
     DistillationTrainer,
 )
-from deit_hf.distillation.losses import soft_target_cross_entropy
 from deit_hf.model.image_processing_deit import make_processor
 
 
@@ -315,17 +314,6 @@ def test_batches_of_other_students_hold_class_indices_where_nothing_is_mixed(tmp
     Seeing(make_resnet(), make_args(tmp_path, max_steps=1), train_dataset=toy_rows, **processor).train()
     names = {"pixel_values", "labels"}
     assert kinds == [(names, torch.int64, 1), (names, torch.float32, 2)]
-
-
-def test_models_loss_of_targets_is_the_cross_entropy_of_mixed_labels(make_student, toy_images):
-    model = make_student().eval()
-    targets = torch.rand(4, 5).softmax(dim=-1)
-    outputs = model(toy_images, labels=targets)
-    heads = outputs.cls_logits, outputs.distillation_logits
-    expected = sum(soft_target_cross_entropy(head, targets) for head in heads) / 2
-    torch.testing.assert_close(outputs.loss, expected, rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match=r"`labels` are torch.float32 of shape \(4,\), but must be class indices"):
-        model(toy_images, labels=torch.zeros(4))
 
 
 # ---- arguments that work, or are refused by name ----
