@@ -33,7 +33,8 @@ class MetricsWithAccuracy:
 
         Args:
             own: `EvalPrediction` -> metrics; `predictions` are the model's answer (N, C) (of two heads: both
-                together), `label_ids` are (N,), or (N, K) filled up with -1 where rows have several right labels.
+                together), `label_ids` are (N,), or (N, K) filled up with -1 where rows have several right labels;
+                with `include_for_metrics` also `losses` and `inputs` (of this process: transformers gathers none).
             preprocess: (logits, labels) -> what `own` gets as `predictions`, such as the best classes to save memory.
         """
         self.accuracy, self.own, self.preprocess = HeadAccuracy(), own, preprocess
@@ -44,7 +45,7 @@ class MetricsWithAccuracy:
     def reset(self) -> None:
         """Forgets the batches of an evaluation that did not end."""
         self.accuracy.reset()
-        self._batches: list[tuple[np.ndarray, np.ndarray]] = []
+        self._batches: list[dict[str, Any]] = []
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, Any]:
         """Takes a batch in; with `compute_result` the metrics of all batches since the last result."""
@@ -53,15 +54,17 @@ class MetricsWithAccuracy:
         answer = torch.as_tensor(heads[0] if isinstance(heads, tuple) else heads)  # (B, C)
         if self.preprocess is not None:
             answer = self.preprocess(answer, torch.as_tensor(labels))
+        inputs = prediction.inputs["pixel_values"] if isinstance(prediction.inputs, dict) else prediction.inputs
+        batch = {"predictions": answer, "label_ids": labels, "losses": prediction.losses, "inputs": inputs}
         if self._takes_batches:
-            own = self.own(EvalPrediction(answer, labels), compute_result=compute_result)
+            own = self.own(EvalPrediction(**batch), compute_result=compute_result)
         else:
-            self._batches.append((_array(answer), _array(labels)))
+            self._batches.append({name: _array(part) for name, part in batch.items() if part is not None})
             if not compute_result:
                 return {}
-            answers, all_labels = (np.concatenate(parts) for parts in zip(*self._batches, strict=True))
-            self._batches = []
-            own = self.own(EvalPrediction(answers, all_labels))
+            batches, self._batches = self._batches, []
+            whole = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+            own = self.own(EvalPrediction(**whole))
         if not compute_result:
             return {}
         self._warn_of_replaced(metrics.keys() & own.keys())

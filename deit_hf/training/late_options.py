@@ -10,8 +10,8 @@ from .arguments import DistillationArguments
 READ_ONCE = {"bf16", "fp16", "tf32", "use_cpu", "full_determinism", "deepspeed", "fsdp", "fsdp_config", "ddp_backend"}
 READ_ONCE |= {"accelerator_config", "parallelism_config", "torch_compile", "torch_compile_backend", "ddp_timeout"}
 READ_ONCE |= {"torch_compile_mode", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"}
-READ_ONCE |= {"ddp_static_graph", "report_to", "disable_tqdm", "log_level", "log_level_replica", "skip_memory_metrics"}
-READ_ONCE |= {"label_names", "neftune_noise_alpha", "train_only"}
+READ_ONCE |= {"ddp_static_graph", "report_to", "disable_tqdm", "log_level", "log_level_replica", "train_only"}
+READ_ONCE |= {"skip_memory_metrics"}
 
 
 def options_of(args: DistillationArguments) -> dict[str, Any]:

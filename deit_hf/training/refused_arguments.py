@@ -3,8 +3,24 @@
 from pathlib import Path
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from ..hub.push import check_repository_name
+
+# Options that would have no effect on pictures and views, or a wrong one: by name the reason, and what to do.
+REFUSED = {
+    "label_names": "the labels are those of `label_column_name`",
+    "length_column_name": "pictures have no lengths; the columns are `image_column_name` and `label_column_name`",
+    "include_num_input_tokens_seen": "pictures have no such tokens; the log has samples per second",
+    "neftune_noise_alpha": "it is for embeddings of text; views have `mixup_alpha` and `random_augment`",
+    "use_liger_kernel": "it is for language models; `torch_compile` makes a student faster",
+    "liger_kernel_config": "it is for language models; `torch_compile` makes a student faster",
+    "dataloader_drop_last": "an epoch of views has whole steps anyway, and an evaluation counts every image",
+    "ignore_data_skip": "a resumed run shows the views that are still to come; to skip the others decodes no image",
+    "eval_accumulation_steps": "metrics are counted by batch; lower `per_device_eval_batch_size`",
+    "hub_always_push": "the finished run is pushed once",
+    "do_predict": "a `test` part is measured at the end by itself; for single pictures use scripts/predict.py",
+}
 
 
 def check_supported(args: TrainingArguments) -> None:
@@ -20,6 +36,16 @@ def check_supported(args: TrainingArguments) -> None:
         )
     if args.remove_unused_columns or not args.batch_eval_metrics:
         raise ValueError("`remove_unused_columns` must be false and `batch_eval_metrics` true; leave both out")
+    for name, reason in REFUSED.items():
+        default = type(args).__dataclass_fields__[name].default
+        value = getattr(args, name)
+        if value not in (default, False) and (value or default):
+            raise ValueError(f"`{name}` is {value!r}, but has no use here: {reason}; leave it out")
+    if HubStrategy(args.hub_strategy) in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        raise ValueError(
+            f"`hub_strategy` is {HubStrategy(args.hub_strategy).value!r}, but checkpoints stay here and the finished "
+            "run is pushed; leave it out, or use 'end'"
+        )
     if args.enable_jit_checkpoint:
         raise ValueError(
             "`enable_jit_checkpoint` is true, but a signal always saves a complete checkpoint here; leave it out"

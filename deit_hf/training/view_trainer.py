@@ -78,7 +78,7 @@ class ViewTrainer(PushingTrainer):
             train_dataset=None if train_dataset is None else self._views.training(train_dataset),
             eval_dataset=self._views.evaluations(eval_dataset),
             processing_class=processing_class,
-            compute_metrics=_metrics(compute_metrics, preprocess_logits_for_metrics),
+            compute_metrics=_metrics(compute_metrics, preprocess_logits_for_metrics, args),
             data_collator=self._views.collator(),
             **parent,
         )
@@ -219,13 +219,16 @@ class ViewTrainer(PushingTrainer):
         return loss, heads if len(heads) > 1 else heads[0], labels
 
 
-def _metrics(own: ComputeMetrics | None, preprocess: PreprocessLogits | None) -> ComputeMetrics:
+def _metrics(
+    own: ComputeMetrics | None, preprocess: PreprocessLogits | None, args: DistillationArguments
+) -> ComputeMetrics:
     """Measures the accuracy of the heads, and what a caller's function computes."""
-    if own is None or isinstance(own, HeadAccuracy):
-        if preprocess is not None:
-            raise ValueError(
-                "`preprocess_logits_for_metrics` is given without a `compute_metrics` that would read its result; "
-                "leave it out"
-            )
-        return own or HeadAccuracy()
-    return MetricsWithAccuracy(own, preprocess)
+    if own is not None and not isinstance(own, HeadAccuracy):
+        return MetricsWithAccuracy(own, preprocess)
+    unread = {
+        "preprocess_logits_for_metrics": preprocess is not None,
+        "include_for_metrics": bool(args.include_for_metrics),
+    }
+    for name in (name for name, is_given in unread.items() if is_given):
+        raise ValueError(f"`{name}` is given without a `compute_metrics` that would read it; leave it out")
+    return own or HeadAccuracy()

@@ -91,3 +91,22 @@ def test_best_model_may_be_chosen_by_a_metric_of_ones_own(tmp_path, student, toy
     trainer.train()
     reports = [log["eval_accuracy"] for log in trainer.state.log_history if "eval_accuracy" in log]
     assert trainer.state.best_metric == max(reports)
+
+
+@pytest.mark.parametrize("by_batch", [False, True])
+def test_losses_and_inputs_arrive_if_they_are_asked_for(tmp_path, student, toy_rows, by_batch):
+    seen = []
+
+    def whole(prediction):
+        seen.append((len(prediction.inputs), len(prediction.losses), len(prediction.predictions)))
+        return {}
+
+    def batch(prediction, compute_result=False):
+        return whole(prediction)
+
+    args = make_args(tmp_path, include_for_metrics=["inputs", "loss"], per_device_eval_batch_size=8)
+    own = batch if by_batch else whole
+    DistillationTrainer(student, args, eval_dataset=toy_rows, compute_metrics=own).evaluate()
+    assert seen == ([(8, 8, 8)] * 5 if by_batch else [(40, 40, 40)])
+    with pytest.raises(ValueError, match="`include_for_metrics` is given without a `compute_metrics`"):
+        DistillationTrainer(student, args)

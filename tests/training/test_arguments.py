@@ -11,6 +11,7 @@ from deit_hf import DistillationArguments
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.evaluation.arguments import EvaluationArguments
 from deit_hf.model.arguments import ModelArguments
+from deit_hf.training.refused_arguments import REFUSED
 
 # arXiv:2012.12877 table 9 and section 5; official main.py for what the paper leaves open
 PAPER = {
@@ -276,3 +277,42 @@ def test_odd_batch_is_refused_only_when_images_are_mixed(tmp_path: Path):
 
 def test_memory_is_only_pinned_for_a_device(tmp_path: Path):
     assert make_args(tmp_path).dataloader_pin_memory == torch.accelerator.is_available()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("label_names", ["labels"]),
+        ("length_column_name", "width"),
+        ("include_num_input_tokens_seen", "all"),
+        ("neftune_noise_alpha", 5.0),
+        ("use_liger_kernel", True),
+        ("liger_kernel_config", {"rope": True}),
+        ("dataloader_drop_last", True),
+        ("ignore_data_skip", True),
+        ("eval_accumulation_steps", 2),
+        ("hub_always_push", True),
+        ("do_predict", True),
+        ("hub_strategy", "checkpoint"),
+        ("hub_strategy", "all_checkpoints"),
+    ],
+)
+def test_option_of_transformers_without_use_for_pictures_is_refused_by_name(tmp_path: Path, name: str, value: Any):
+    with pytest.raises(ValueError, match=rf"`{name}` is .*, but .*; leave it out"):
+        make_args(tmp_path, **{name: value})
+
+
+def test_every_refused_option_has_a_case_above():
+    cases = {case[0] for mark in _cases_of_refused_options() for case in mark}
+    assert cases == {*REFUSED, "hub_strategy"}
+
+
+def _cases_of_refused_options() -> list:
+    marks = test_option_of_transformers_without_use_for_pictures_is_refused_by_name.pytestmark
+    return [mark.args[1] for mark in marks if mark.name == "parametrize"]
+
+
+def test_defaults_and_the_push_of_a_finished_run_are_no_refused_options(tmp_path: Path):
+    args = make_args(tmp_path, hub_strategy="end", dataloader_drop_last=False, include_num_input_tokens_seen="no")
+    args.settle()
+    assert args.hub_strategy == "end"
