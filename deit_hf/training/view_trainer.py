@@ -39,6 +39,7 @@ class ViewTrainer(PushingTrainer):
 
     args: DistillationArguments
     model: Any
+    model_wrapped: Any
     train_dataset: Any
     eval_dataset: Any
 
@@ -97,13 +98,7 @@ class ViewTrainer(PushingTrainer):
         """As the parent's; each student gets the class names and the frozen parts of the first one."""
         student = self._as_student(super().call_model_init(trial))
         if self.student_config is not None:
-            if student.config.num_labels != self.student_config.num_labels:
-                raise ValueError(
-                    f"`model_init` returns a model of {student.config.num_labels} classes, but the first one had "
-                    f"{self.student_config.num_labels}"
-                )
-            student.config.id2label = dict(self.student_config.id2label)
-            student.config.label2id = dict(self.student_config.label2id)
+            self._check_classes(student.config)
         return student
 
     def _as_student(self, model: nn.Module) -> PreTrainedModel:
@@ -117,6 +112,28 @@ class ViewTrainer(PushingTrainer):
         if self.args.train_only is not None:
             train_only(student, self.args.train_only)
         return student
+
+    def _take_student(self) -> None:
+        """Takes a model that was assigned to `trainer.model`; the parent would train the one before, and save this."""
+        before = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
+        if self.model is None or self.model in (before, self.model_wrapped):
+            return
+        self.model = self._as_student(self.model)
+        if self.model is not before:  # it may be the same one, compiled
+            self._check_classes(self.model.config)
+            if self.place_model_on_device:
+                self.model.to(self.args.device)
+            self.model_wrapped = self.model
+
+    def _check_classes(self, config: PreTrainedConfig) -> None:
+        """Gives a later student the class names of the first one."""
+        assert self.student_config is not None
+        if config.num_labels != self.student_config.num_labels:
+            raise ValueError(
+                f"the model has {config.num_labels} classes, but the trainer was made for one with "
+                f"{self.student_config.num_labels}"
+            )
+        config.id2label, config.label2id = self.student_config.id2label, self.student_config.label2id
 
     # ---- options and rows ----
 
@@ -132,6 +149,7 @@ class ViewTrainer(PushingTrainer):
         Raises:
             ValueError: an option is out of its range, contradicts another, or cannot change any more.
         """
+        self._take_student()
         self.args.settle()
         now = options_of(self.args)
         if not of_trial:

@@ -272,6 +272,30 @@ def test_compiled_student_is_trained_and_saved_under_its_own_names(tmp_path, mak
     assert set(trainer.ema.model.state_dict()) == set(plain)
 
 
+@pytest.mark.parametrize("way", ["another", "compiled"])
+def test_model_that_is_assigned_is_the_one_that_is_trained_and_saved(tmp_path, make_student, toy_rows, way):
+    expected = trained(DistillationTrainer(make_student(), make_args(tmp_path, max_steps=2), train_dataset=toy_rows))
+    first = make_student()
+    trainer = DistillationTrainer(first, make_args(tmp_path, max_steps=2), train_dataset=toy_rows)
+    if way == "another":
+        nn.init.zeros_(first.cls_classifier.weight)
+        trainer.model = make_student()
+    else:
+        trainer.model = torch.compile(first, backend="eager")
+    weights = trained(trainer)
+    assert set(weights) == set(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_later_student_of_other_classes_is_refused(tmp_path, make_student, tiny_config, toy_rows):
+    trainer = DistillationTrainer(make_student(), make_args(tmp_path), train_dataset=toy_rows)
+    other = DeiTConfig(**{**tiny_config.to_diff_dict(), "num_labels": 3})
+    trainer.model = DeiTForImageClassificationWithTeacher(other)
+    with pytest.raises(ValueError, match="the model has 3 classes, but the trainer was made for one with 5"):
+        trainer.train()
+
+
 def test_student_that_is_no_model_of_transformers_is_refused(tmp_path, toy_rows):
     with pytest.raises(TypeError, match="`model` is a Linear, but must be an image classifier of transformers"):
         DistillationTrainer(nn.Linear(3, 3), make_args(tmp_path), train_dataset=toy_rows)
