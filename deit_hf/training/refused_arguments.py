@@ -20,6 +20,11 @@ def check_supported(args: TrainingArguments) -> None:
         )
     if args.remove_unused_columns or not args.batch_eval_metrics:
         raise ValueError("`remove_unused_columns` must be false and `batch_eval_metrics` true; leave both out")
+    if args.logging_nan_inf_filter:
+        raise ValueError(
+            "`logging_nan_inf_filter` is true, but must be false: a loss that is not finite stops the training or is "
+            "skipped (`max_bad_steps`), and never enters the log"
+        )
     if args.enable_jit_checkpoint:
         raise ValueError(
             "`enable_jit_checkpoint` is true, but a signal always saves a complete checkpoint here; leave it out"

@@ -191,6 +191,7 @@ def test_value_out_of_range_is_refused_at_construction(tmp_path: Path, name: str
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1, but must be 0: .* use `label_smoothing`"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be false"),
         ({"batch_eval_metrics": False}, "`batch_eval_metrics` true"),
+        ({"logging_nan_inf_filter": True}, "`logging_nan_inf_filter` is true, but must be false: .*`max_bad_steps`"),
         ({"train_sampling_strategy": "group_by_length"}, "'group_by_length', but must be 'random'"),
     ],
 )
