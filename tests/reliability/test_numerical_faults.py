@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from support.patience import PATIENCE
 from support.processes import RECIPE
 from support.trainers import make_args, make_resnet, make_trainer, parameters_of
 from torch import Tensor, nn
@@ -321,7 +322,7 @@ def run_two(folder: Path, *options: str) -> list[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
     command += ["worker.py", "recipe.yaml", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert result.returncode == 0, result.stderr
     return [(folder / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
 
