@@ -1,5 +1,6 @@
 """What all tests share: no network, one thread a process, one seed a test, and a model small enough for any test."""
 
+import gc
 import logging
 import os
 
@@ -19,6 +20,12 @@ from torch import Tensor, nn
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, Teacher
 
 torch.set_num_threads(1)  # toy tensors gain nothing from more, and tests may run side by side
+
+
+def pytest_collection_finish() -> None:
+    """Each training collects garbage, which takes a second where it looks through all imported modules, too."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -196,7 +196,7 @@ class DistillationArguments(TrainingArguments):
         default=True, metadata={"help": "A resumed run stops early where it would have without the interruption."}
     )
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Replace non-finite losses in the log; waits for the device at every step."}
+        default=False, metadata={"help": "Must be false: a loss that is not finite never enters the log."}
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False,

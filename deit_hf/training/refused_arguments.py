@@ -18,6 +18,7 @@ REFUSED = {
     "dataloader_drop_last": "an epoch of views has whole steps anyway, and an evaluation counts every image",
     "ignore_data_skip": "a resumed run shows the views that are still to come; to skip the others decodes no image",
     "eval_accumulation_steps": "metrics are counted by batch; lower `per_device_eval_batch_size`",
+    "logging_nan_inf_filter": "a loss that is not finite stops the training or is skipped, and never enters the log",
     "hub_always_push": "the finished run is pushed once",
     "do_predict": "a `test` part is measured at the end by itself; for single pictures use scripts/predict.py",
 }

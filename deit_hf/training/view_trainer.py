@@ -40,6 +40,7 @@ class ViewTrainer(PushingTrainer):
     args: DistillationArguments
     model: Any
     model_wrapped: Any
+    data_collator: Any
     train_dataset: Any
     eval_dataset: Any
 
@@ -84,6 +85,7 @@ class ViewTrainer(PushingTrainer):
             **parent,
         )
         self.model_init = model_init
+        self._collator = self.data_collator
         self.label_names = ["labels"]
         self.ema: AveragedWeights | None = None
         self._ema_metrics: dict[str, float] = {}
@@ -159,7 +161,8 @@ class ViewTrainer(PushingTrainer):
             set_seed(self.args.seed)
         self._views = replace(self._views, args=self.args)
         self._take_rows(anew=changed)
-        self.data_collator = self._views.collator()
+        if self.data_collator is self._collator:  # and not one that was assigned
+            self.data_collator = self._collator = self._views.collator()
         self._options = options_of(self.args)  # `min_steps_per_epoch` may have made the batch smaller
         return changed
 

@@ -18,6 +18,7 @@ import torch
 import yaml
 from accelerate import skip_first_batches
 from accelerate.data_loader import BatchSamplerShard
+from support.patience import PATIENCE
 from torch.utils.data import BatchSampler, DataLoader
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
@@ -431,7 +432,7 @@ def start(folder: Path, name: str, num_processes: int, *options: str) -> subproc
 
 
 def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
 
 
@@ -455,7 +456,7 @@ def test_run_that_was_killed_ends_with_the_same_file(tmp_path: Path, num_process
     options = ("--dataloader_num_workers", num_workers, "--num_streams", str(num_processes))
     finish(start(tmp_path, "whole", num_processes, *options))
     killed = start(tmp_path, "killed", num_processes, *options)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "killed" / "checkpoint-12" / "trainer_state.json").exists():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -17,6 +17,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from support.local_hub import LocalHub, metadata_errors
+from support.patience import PATIENCE
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from deit_hf.hub.model_card import render_model_card, write_model_card
@@ -455,7 +456,7 @@ for path in sys.argv[1:]:
     with LocalHub() as hub:
         environment = hub.client_environment(tmp_path / "home")
         command = [sys.executable, "-c", code, *map(str, paths)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert result.returncode == 0, result.stderr
         assert len(hub.seen("POST", "^/api/validate-yaml")) == len(VARIANTS) + len(CARDS) + 1
     assert re.fullmatch(r".*wrong\.md .*license.* must be one of .*\n", result.stdout)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.local_hub import LARGE_FILE_BYTES, LocalHub, StoredFile
+from support.patience import PATIENCE
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher
 from deit_hf.hub.model_card import write_model_card
@@ -90,7 +91,7 @@ class Client:
     def __call__(self, *command: str, token: str | None = None) -> subprocess.CompletedProcess[str]:
         process = self.start(*command, token=token)
         try:
-            stdout, stderr = process.communicate(timeout=180)
+            stdout, stderr = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
         assert token is None or token not in stdout + stderr
@@ -233,14 +234,17 @@ def test_push_that_is_killed_in_the_upload_leaves_nothing_and_can_be_repeated(
 
     def wait_for_the_end() -> None:
         uploading.set()
-        killed.wait(30)
+        killed.wait(PATIENCE)
 
     hub.fail("PUT", "^/storage/", hook=wait_for_the_end)
     process = client.start("-c", IMPORTS + PUSH, str(run_directory), REPO, "{}", token=alice)
-    assert uploading.wait(30)
-    process.kill()
-    process.communicate(timeout=120)
-    killed.set()
+    try:
+        assert uploading.wait(PATIENCE)
+        process.kill()
+        process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        killed.set()
     assert hub.files(REPO) == {}
     assert client.push(run_directory, alice).returncode == 0
     assert hub.files(REPO) == public_files(run_directory)
@@ -383,7 +387,7 @@ def ask(hub: LocalHub, method: str, url: str, body: bytes, token: str | None = N
     """The status of a request without the client."""
     request = urllib.request.Request(url, body, {"Authorization": f"Bearer {token}"} if token else {}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return response.status
     except urllib.error.HTTPError as error:
         return error.code

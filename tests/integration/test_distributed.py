@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.patience import PATIENCE
 from support.processes import RECIPE, ROOT, SIZES, column, results, run, train
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher
@@ -173,7 +174,9 @@ model, info = AutoModelForImageClassification.from_pretrained("fsdp", output_loa
 assert not info["missing_keys"], info
 print(model(torch.ones(1, 3, 16, 16)).logits.sum().item())
 """
-    plain = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    plain = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert plain.returncode == 0, plain.stderr
     own = DeiTForImageClassificationWithTeacher.from_pretrained(tmp_path / "fsdp")
     with torch.no_grad():

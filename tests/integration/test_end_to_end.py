@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import yaml
+from support.patience import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("end_to_end")  # what they share is made by one process
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def run(folder: Path, *command: str, blocked: bool = False) -> subprocess.Comple
     """Runs python in `folder`; `blocked` makes importing deit_hf fail there."""
     if blocked:
         command = ("-c", "import sys; sys.modules['deit_hf'] = None\n" + command[0])
-    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=240)
+    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def script(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess:

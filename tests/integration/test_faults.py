@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from support.patience import PATIENCE
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher
 from deit_hf.model.image_processing_deit import make_processor
@@ -88,7 +89,7 @@ def campaign(
     (folder / "specification.json").write_text(json.dumps(spec))
     command = [sys.executable, str(ROOT / "tests" / "support" / "killed_runs.py"), str(folder / "specification.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(result.stdout)
     logger.info("%s", report)  # see it with --log-cli-level info
@@ -172,7 +173,7 @@ def test_full_disk_keeps_the_last_good_checkpoint_says_so_and_nothing_is_lost(tm
     command = ["unshare", "--map-root-user", "--mount", "sh", "disk.sh", sys.executable, train]
     if shutil.which("unshare") is None or subprocess.run(command[:3] + ["true"], capture_output=True).returncode:
         pytest.skip("no mount namespaces here")
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     if result.returncode == 99:
         pytest.skip(f"no tmpfs here: {result.stderr}")
     assert (tmp_path / "full.code").read_text() == "2\n"

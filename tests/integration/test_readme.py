@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import transformers
+from support.patience import PATIENCE
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from deit_hf.data.sources.arguments import DataArguments
@@ -32,7 +33,9 @@ def test_python_examples_train_and_save_what_plain_transformers_and_onnxruntime_
     make_processor(32).save_pretrained(teacher)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     code = "\n".join(blocks)
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert result.returncode == 0, result.stderr
     session = onnxruntime.InferenceSession(tmp_path / "outputs" / "readme" / "model.onnx")
     assert session.run(["logits"], {"pixel_values": np.zeros((7, 3, 32, 32), np.float32)})[0].shape == (7, 10)

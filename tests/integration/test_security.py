@@ -21,6 +21,7 @@ import torch
 import yaml
 from PIL import Image
 from support.local_hub import LocalHub
+from support.patience import PATIENCE
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer, Teacher
 from deit_hf.data.sources.arguments import DataArguments
@@ -376,7 +377,7 @@ def test_token_is_in_no_file_and_no_output_of_a_run_whether_or_not_it_pushes(tmp
     for name, options in (("kept", []), ("pushed", ["--push_to_hub", "True", "--hub_model_id", "user/x"])):
         options = ["--output_dir", name, *options, "--log_level", "debug"]
         result = subprocess.run(
-            [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+            [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE
         )
         assert result.returncode == 0, result.stderr
         assert ("was not pushed" in result.stderr) == (name == "pushed")

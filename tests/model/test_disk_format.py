@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from support.patience import PATIENCE
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel
 from deit_hf.model.image_processing_deit import make_processor
@@ -80,7 +81,7 @@ pytestmark = pytest.mark.xdist_group("disk_format")  # what they share is made b
 
 def run_without_package(code: str, *arguments: str) -> None:
     command = [sys.executable, "-c", WITHOUT_PACKAGE + code, *arguments]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert process.returncode == 0, process.stderr[-3000:]
 
 

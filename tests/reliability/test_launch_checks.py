@@ -11,6 +11,7 @@ import pytest
 import yaml
 from accelerate.commands.config import load_config_from_file
 from accelerate.utils import DistributedType
+from support.patience import PATIENCE
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, DistillationArguments
@@ -151,7 +152,7 @@ def test_launch_that_starts_one_of_two_processes_is_one_line_and_no_output(tmp_p
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     command += [str(ROOT / "scripts" / "train.py"), "--variant", "deit_tiny_patch16_224", "--dataset_name", "digits"]
     command += ["--output_dir", "out", "--report_to", "none"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode != 0
     assert "error: `accelerate launch` asks for 2 processes, but 1 would train here" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -232,7 +233,9 @@ def test_cpu_configuration_starts_two_processes_that_train_together(tmp_path):
     config = str(ROOT / "scripts" / "accelerate" / "cpu.yaml")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
     command += [str(ROOT / "scripts" / "train.py"), "recipe.yaml"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, env=dict(os.environ)
+    )
     assert result.returncode == 0, result.stderr
     text = (tmp_path / "out" / "recipe.yaml").read_text()
     assert re.search(r"global batch +4 = 2 on each of 2 processes x 1", text)

@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
 from deit_hf.reliability.checkpoints import last_complete_checkpoint
@@ -116,7 +116,7 @@ def started(folder: Path) -> subprocess.Popen:
 def test_ctrl_c_of_a_terminal_reaches_all_processes_and_the_run_is_saved(tmp_path: Path):
     process = started(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == EXIT_CODE
     assert output.count("SIGINT: saving a checkpoint after this step, then leaving; a second signal") == 1
     assert "start the same command again to go on" in output
@@ -129,7 +129,7 @@ def test_ctrl_c_of_a_terminal_reaches_all_processes_and_the_run_is_saved(tmp_pat
 def test_group_wide_sigterm_of_a_scheduler_is_saved(tmp_path: Path):
     process = started(tmp_path)
     os.killpg(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == EXIT_CODE, output
     assert last_complete_checkpoint(tmp_path / "run") is not None
 
@@ -176,12 +176,12 @@ if __name__ == "__main__":
     "options", [["fork", "launched"], pytest.param(["spawn"], marks=pytest.mark.slow)], ids=lambda value: value[0]
 )
 def test_workers_outlive_signals_of_others_and_end_with_the_main_process(tmp_path: Path, options: list[str]):
-    """Red, after two minutes, when multiprocessing waits at the exit for a worker that ignores its signal."""
+    """Red, after a long time, when multiprocessing waits at the exit for a worker that ignores its signal."""
     program = tmp_path / "program.py"
     program.write_text(WITH_A_WORKER)
     command = [sys.executable, str(program), *options]
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=path)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=path)
     assert result.returncode == 0, result.stderr
     workers = result.stdout.split()
     assert len(workers) == len(options)
@@ -200,13 +200,11 @@ with StopSignals() as signals:
     assert signals.agreed()
     print("noted", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(30)
+    time.sleep({PATIENCE})
 """
-    began = time.monotonic()
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert result.stdout == "noted\n"
     assert result.returncode == -signal.SIGTERM
-    assert time.monotonic() - began < 29
 
 
 def test_signal_before_anything_is_trained_leaves_with_the_same_code(tmp_path: Path):
@@ -218,7 +216,7 @@ with LeaveOnSignal():
     os.kill(os.getpid(), signal.SIGINT)
     print("not reached")
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert (result.returncode, result.stdout) == (EXIT_CODE, "")
     assert "SIGINT: nothing to save; start the same command again to go on" in result.stderr
 

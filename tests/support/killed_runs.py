@@ -135,7 +135,7 @@ def run(
         port = probe.getsockname()[1]
     pids = [start(folder, options, number, spec, rank, port) for rank in range(spec.get("processes", 1))]
     codes: dict[int, int] = {}
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900  # patience of tests
     began = time.monotonic()
     while len(codes) < len(pids):
         for pid in pids:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from support.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"patch_size": 8, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
@@ -33,7 +34,7 @@ def run(folder: Path, num_processes: int, script: str, *arguments: str) -> subpr
     path = script if Path(script).is_absolute() else str(ROOT / "scripts" / script)
     command = [sys.executable, *(launch if num_processes > 1 else []), path, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, env=environment)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert result.returncode == 0, result.stderr
     return result
 

@@ -1,0 +1,52 @@
+"""The best checkpoint stays when older ones go, and the model of the end is its."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.trainers import make_args, parameters_of
+
+from deit_hf import DeiTForImageClassificationWithTeacher, DistillationTrainer
+
+LOSSES = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0}  # by step; the best is the second one
+
+
+class WithKnownLosses(DistillationTrainer):
+    """Evaluates to `LOSSES`."""
+
+    def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
+        metrics = {**super().evaluate(*args, **kwargs), "eval_loss": LOSSES[self.state.global_step]}
+        self.last_weights = parameters_of(self.model)
+        return metrics
+
+
+def train(folder: Path, tiny_config, toy_rows, **options) -> WithKnownLosses:
+    options = {"max_steps": 5, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", **options}
+    args = make_args(folder, **options, save_steps=1, ema_decay=0.5, metric_for_best_model="loss")
+    student = DeiTForImageClassificationWithTeacher(tiny_config)
+    rows = {"train_dataset": toy_rows.select(range(8)), "eval_dataset": toy_rows.select(range(2))}
+    trainer = WithKnownLosses(student, args, **rows)
+    trainer.train()
+    return trainer
+
+
+# transformers itself deletes the last one at the end if there is to be one alone
+@pytest.mark.parametrize(("limit", "left"), [(1, [2]), (2, [2, 5]), (3, [2, 4, 5]), (None, [1, 2, 3, 4, 5])])
+def test_rotation_keeps_the_best_checkpoint_and_the_last_ones(tmp_path: Path, tiny_config, toy_rows, limit, left):
+    trainer = train(tmp_path, tiny_config, toy_rows, save_total_limit=limit, load_best_model_at_end=True)
+    output_dir = Path(trainer.args.output_dir)
+    assert sorted(path.name for path in output_dir.glob("checkpoint-*")) == [f"checkpoint-{step}" for step in left]
+    assert trainer.state.best_model_checkpoint == str(output_dir / "checkpoint-2")
+    assert (trainer.state.best_metric, trainer.state.best_global_step) == (1.0, 2)
+    for trained, folder in ((trainer.model, "checkpoint-2"), (trainer.ema.model, "checkpoint-2/ema")):
+        best = DeiTForImageClassificationWithTeacher.from_pretrained(output_dir / folder).state_dict()
+        assert all(torch.equal(tensor, best[name]) for name, tensor in trained.state_dict().items())
+    assert not torch.equal(trainer.last_weights["cls_classifier.weight"], trainer.model.cls_classifier.weight)
+
+
+def test_without_a_best_model_to_load_the_best_checkpoint_is_kept_too(tmp_path: Path, tiny_config, toy_rows):
+    trainer = train(tmp_path, tiny_config, toy_rows, save_total_limit=2)
+    left = {path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*")}
+    assert left == {"checkpoint-2", "checkpoint-5"}
+    last = trainer.last_weights["cls_classifier.weight"]
+    assert torch.equal(last, trainer.model.cls_classifier.weight)
