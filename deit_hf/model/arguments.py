@@ -60,6 +60,10 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         self._check_source()
+        if self.image_size is not None:
+            check("image_size", self.image_size, lambda v: v >= 2, "2 pixels or more")
+        if self.drop_path_rate is not None:
+            check("drop_path_rate", self.drop_path_rate, lambda v: 0 <= v < 1, "in [0, 1)")
         check_crop(self.eval_crop, "eval_crop_ratio", self.eval_crop_ratio)
         self._check_config_overrides()
 
