@@ -4,7 +4,7 @@ import difflib
 import json
 from dataclasses import dataclass, field, fields
 
-from ..argument_checks import check, check_choice
+from ..argument_checks import check, check_choice, check_kinds
 from .configuration_deit import VARIANTS, DeiTConfig
 from .image_processing_deit import EvalCrop
 
@@ -59,6 +59,7 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         self._check_source()
         if self.image_size is not None:
             check("image_size", self.image_size, lambda v: v >= 2, "2 pixels or more")

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from transformers import SchedulerType, TrainingArguments
 
-from ..argument_checks import check, check_choice
+from ..argument_checks import check, check_choice, check_kinds
 from ..data.bad_images import OnBadImage
 from ..data.transforms import PAPER_CROP_MIN_SCALE, CropMode, check_view_options
 from ..distillation.losses import DistillationType, LabelLoss, Reduction
@@ -211,6 +211,7 @@ class DistillationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         self._check_ranges()
         check_supported(self)
         check_allowed_changes(self.allow_changes, type(self))
