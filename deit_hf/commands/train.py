@@ -26,6 +26,7 @@ from ..hub.push import push_or_warn
 from ..hub.run_files import read_json
 from ..model.arguments import ModelArguments
 from ..model.build import build_student
+from ..model.image_processing_deit import statistics_of
 from ..model.labels import label_config
 from ..reliability.checkpoints import begin_run, end_run, find_checkpoint, is_finished, remembered_places
 from ..reliability.numerical_faults import NonFiniteLossError
@@ -102,8 +103,8 @@ def _trainer(
         teacher = Teacher.from_pretrained(
             model_args.teacher_model_name_or_path,
             student_config=student.config,
-            student_mean=tuple(processor.image_mean),
-            student_std=tuple(processor.image_std),
+            student_mean=statistics_of(processor)["mean"],
+            student_std=statistics_of(processor)["std"],
         )
     trainer = DistillationTrainer(
         student,

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -22,7 +21,7 @@ from .arguments import ModelArguments
 from .configuration_deit import VARIANTS, DeiTConfig
 from .conversion import convert_checkpoint
 from .distillation_token import without_token
-from .image_processing_deit import make_processor, with_crop
+from .image_processing_deit import make_processor, savable_processor, with_crop
 from .labels import match_labels, named_labels, real_names
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from .safe_loading import check_recorded_weights, named_errors
@@ -91,7 +90,6 @@ def _pretrained_student(
     source: str, labels: dict[str, Any], sizes: dict[str, Any], model_args: ModelArguments
 ) -> tuple[PreTrainedModel, Any]:
     """A student that starts from saved weights; for other classes than theirs it gets new heads."""
-    _refuse_weight_file(source)
     student_class = _deit_class(source, _wants_token(model_args))
     if student_class is AutoModelForImageClassification:
         _refuse_deit_options(source, **sizes, use_distillation_token=model_args.use_distillation_token)
@@ -105,7 +103,7 @@ def _pretrained_student(
     if same_size and known is None:
         _restart_heads(student)
     if student_class is AutoModelForImageClassification:
-        return student, AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        return student, savable_processor(AutoImageProcessor.from_pretrained(source, trust_remote_code=False))
     return student, make_processor(student.config.image_size)
 
 
@@ -139,14 +137,6 @@ def _refuse_deit_options(source: str, **options: Any) -> None:
     given = ", ".join(f"`{name}`" for name, value in options.items() if value is not None)
     if given:
         raise ValueError(f"{given} can be set for a DeiT, but `{source}` is of another type; leave it out")
-
-
-def _refuse_weight_file(source: str) -> None:
-    if Path(source).is_file():
-        raise ValueError(
-            f"`model_name_or_path` is the file {source}, but must name a saved model (a directory or a Hub id); for "
-            f"weights of a DeiT make one: python scripts/convert_checkpoint.py {source} DIR"
-        )
 
 
 def _deit_class(source: str, with_token: bool | None = None) -> Any:

@@ -21,7 +21,7 @@ from ..evaluation.metric_names import are_parts
 from ..evaluation.metrics import HeadAccuracy, head_logits, negative_log_likelihood
 from ..evaluation.teacher_accuracy import teacher_accuracy
 from ..hub.pushing_trainer import PushingTrainer
-from ..model.image_processing_deit import checked_processor
+from ..model.image_processing_deit import checked_processor, statistics_of
 from ..reliability.batch_fitting import train_in_memory
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
@@ -95,8 +95,8 @@ class DistillationTrainer(PushingTrainer):
             teacher,
             distillation_type=args.distillation_type,
             student_config=model.config,
-            student_mean=tuple(processing_class.image_mean),
-            student_std=tuple(processing_class.image_std),
+            student_mean=statistics_of(processing_class)["mean"],
+            student_std=statistics_of(processing_class)["std"],
         )
         self.view_sampler: ViewSampler | None = None
         self.means = LossLog()
