@@ -18,6 +18,7 @@ from ..reliability.launch_checks import check_accelerator_config, check_launch, 
 from .changeable_options import check_allowed_changes
 from .global_batch import scaled_learning_rate
 from .hub_token import deep_copy, shallow_copy, without_token
+from .option_values import check_option_values
 from .refused_arguments import check_supported
 from .schedule_options import PAPER_WARMUP_LEARNING_RATE, settle_schedule
 from .timm_optimizers import check_timm_optimizer
@@ -214,6 +215,7 @@ class DistillationArguments(TrainingArguments):
         check_kinds(self)
         self._check_ranges()
         check_supported(self)
+        check_option_values(self)
         check_allowed_changes(self.allow_changes, type(self))
         self._check_contradictions()
         self._check_optimization()

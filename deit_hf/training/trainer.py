@@ -22,7 +22,7 @@ from ..evaluation.metrics import HeadAccuracy, head_logits, negative_log_likelih
 from ..evaluation.teacher_accuracy import teacher_accuracy
 from ..hub.pushing_trainer import PushingTrainer
 from ..model.image_processing_deit import checked_processor, statistics_of
-from ..reliability.batch_fitting import train_in_memory
+from ..reliability.batch_fitting import names_batch_size, train_in_memory
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
 from .arguments import DistillationArguments
@@ -233,7 +233,7 @@ class DistillationTrainer(PushingTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As the parent's, with what `evaluate` measured of the averaged weights."""
         dataloader = args[0] if args else kwargs["dataloader"]
-        with named_crashes(dataloader.dataset, self.train_dataset):
+        with named_crashes(dataloader.dataset, self.train_dataset), names_batch_size(self.args, training=False):
             output = super().evaluation_loop(*args, **kwargs)
         output.metrics.update(self._ema_metrics)
         return output
@@ -247,7 +247,7 @@ class DistillationTrainer(PushingTrainer):
         assert self.teacher is not None
         dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
         batches = map(self._prepare_inputs, self.get_eval_dataloader(dataset))
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), names_batch_size(self.args, training=False):
             return teacher_accuracy(self.teacher, batches, self.accelerator.gather_for_metrics)
 
     # ---- optimisation ----
