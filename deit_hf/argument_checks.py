@@ -1,13 +1,33 @@
 """Range and choice checks that all option classes share, and what an error may quote of a command line."""
 
+import dataclasses
+import difflib
 import math
+import numbers
+import os
 import re
-from collections.abc import Callable, Sequence
+import types
+import typing
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 _TOKEN = re.compile(r"\b(?:hf_|api_org_)[A-Za-z0-9]{20,}|\bhf_(?:oauth|jwt)_[\w.-]{20,}")  # as the Hub gives them out
 
 
+# What an annotation of a simple kind accepts; numpy's numbers and paths are as good.
+_KINDS: dict[type, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (numbers.Integral,),
+    float: (numbers.Real,),
+    str: (str, os.PathLike),
+    types.NoneType: (types.NoneType,),
+}
+_ALSO_BOOL = {"resume_from_checkpoint"}  # which transformers takes as text or True
+
+
 def check(name: str, value: float, allowed: Callable[[float], bool], description: str) -> None:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` is {value!r}, but must be a number, {description}")
     if not (math.isfinite(value) and allowed(value)):
         raise ValueError(f"`{name}` is {value}, but must be {description}")
 
@@ -15,6 +35,59 @@ def check(name: str, value: float, allowed: Callable[[float], bool], description
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"`{name}` is {value!r}, but must be one of {', '.join(choices)}")
+
+
+def check_kinds(options: Any) -> None:
+    """Refuses a value of another kind than the annotation of its field, where that is of simple kinds.
+
+    Args:
+        options: an instance of a dataclass; the command line has checked its values, Python has not.
+
+    Raises:
+        TypeError: names field, value and kind.
+    """
+    hints = typing.get_type_hints(type(options))
+    for option in dataclasses.fields(options):
+        hint = hints[option.name]
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = typing.get_args(hint) if is_union else (hint,)
+        if option.name in _ALSO_BOOL or not all(kind in _KINDS for kind in kinds):
+            continue
+        value = getattr(options, option.name)
+        accepted = tuple(kind for each in kinds for kind in _KINDS[each])
+        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+            shown = f"a {type(value).__name__}" if "token" in option.name else repr(value)  # it may be a secret
+            words = " or ".join(each.__name__.replace("NoneType", "None") for each in kinds)
+            raise TypeError(f"`{option.name}` is {shown}, but must be of type {words}")
+
+
+def check_flags(arguments: Sequence[str], known: Collection[str], *, abbreviated: bool = False) -> None:
+    """Refuses unknown flags before anything else is looked at, as what is missing often is what was mistyped.
+
+    Args:
+        arguments: a command line.
+        known: flags such as `--output_dir`.
+        abbreviated: whether the beginning of a flag will do.
+
+    Raises:
+        ValueError: names the flags, without what follows them, and the nearest one that is known.
+    """
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    unknown = [
+        flag
+        for argument in arguments[:end]
+        if re.match(r"--?[A-Za-z]", argument) and (flag := argument.partition("=")[0]) not in known
+        if not (abbreviated and any(each.startswith(flag) for each in known))
+    ]
+    if unknown:
+        raise ValueError(f"unknown option {', '.join(unknown)}{nearest_option(unknown[0], known)}")
+
+
+def nearest_option(name: str, known: Collection[str]) -> str:
+    """Which options somebody may have meant by an unknown one, as the end of a sentence."""
+    names = {each.lstrip("-").replace("-", "_") for each in known}
+    close = difflib.get_close_matches(name.partition("=")[0].lstrip("-").replace("-", "_"), names, n=3)
+    return f"; did you mean {' or '.join(f'`{each}`' for each in close)}?" if close else "; see --help for all"
 
 
 def unknown_options(arguments: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from timm.data.auto_augment import RandAugment
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ..argument_checks import check
 from ..data.dataset import ImageDataset, TrainingViews
 from ..data.sampling import ViewKey, ViewSampler
 from ..data.transforms import View, posterize, training_view
@@ -57,6 +58,7 @@ class InputSpeed:
 
 def generate_jpegs(num_images: int) -> datasets.Dataset:
     """Smooth random textures with some noise, as JPEG files in rows of image and label; the same ones every time."""
+    check("num_images", num_images, lambda v: v >= 1, "1 or more")
     height, width = GENERATED_SIZE
     files = []
     for index in range(num_images):
@@ -85,8 +87,8 @@ def measure_input(
     Raises:
         ValueError: no round, or an image that cannot be decoded.
     """
-    if num_rounds < 1:
-        raise ValueError(f"`num_rounds` is {num_rounds}, but must be 1 or more")
+    check("num_rounds", num_rounds, lambda v: v >= 1, "1 or more")
+    check("image_size", image_size, lambda v: v >= 2, "2 pixels or more")
     rounds = _Rounds(rows, image_size, num_rounds + 1, image_column_name)
     loader = DataLoader(rounds, batch_size=None, num_workers=1)
     (_, _, num_equal), *counted = list(tqdm(loader, unit="round", leave=False))

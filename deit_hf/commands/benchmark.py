@@ -26,6 +26,9 @@ def main() -> None:
     options = parser.parse_args()
     with one_line_errors():
         if options.dataset_name is None:
+            for name in ("train_split", "image_column_name", "label_column_name"):
+                if getattr(options, name) != parser.get_default(name):
+                    raise ValueError(f"`{name}` is for a dataset; name one with `--dataset_name`, or leave it out")
             rows = generate_jpegs(options.num_images)
         else:
             data = DataArguments(

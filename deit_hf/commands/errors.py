@@ -2,7 +2,7 @@
 
 | exit code | error |
 |---|---|
-| 2 | `MENDABLE`: a wrong value, kind, file or install |
+| 2 | `MENDABLE`: a wrong value, kind, file or install; too little memory |
 | 3 | `HubPushError` (hub/push.py) |
 | 4 | `NonFiniteLossError` (reliability/numerical_faults.py) |
 | 75 | `TrainingStopped` (reliability/stop_signals.py), which leaves by itself |
@@ -16,12 +16,21 @@ import sys
 from collections.abc import Iterator
 
 import datasets
+from safetensors import SafetensorError
 
 from ..argument_checks import without_tokens
 
 logger = logging.getLogger(__name__)
 
-MENDABLE = (ValueError, TypeError, OSError, ImportError, datasets.exceptions.DatasetsError)
+MENDABLE = (
+    ValueError,
+    TypeError,
+    OSError,
+    ImportError,
+    MemoryError,
+    SafetensorError,
+    datasets.exceptions.DatasetsError,
+)
 
 
 @contextlib.contextmanager
@@ -30,12 +39,18 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        exit_code = getattr(error, "exit_code", 2 if isinstance(error, MENDABLE) else None)
+        mendable = isinstance(error, MENDABLE) or _is_out_of_memory(error)
+        exit_code = getattr(error, "exit_code", 2 if mendable else None)
         if exit_code is None:
             raise
         logger.debug("the error in full", exc_info=True)
         sys.stderr.write(f"error: {without_tokens(_one_line(error))}\n")
         raise SystemExit(exit_code) from None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether torch has too little memory, for a model or an image: for a batch there is an error of its own."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _one_line(error: Exception) -> str:

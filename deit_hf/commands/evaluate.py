@@ -4,12 +4,15 @@ Prints top-1 and top-5, of both heads and of both together if the model has two,
 belong to. Writes them with --output_file, and the accuracy of each class with --per_class_file.
 """
 
+import dataclasses
 import json
 import logging
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from ..data.check import check_data, log_data_report
 from ..data.sources.arguments import DataArguments
@@ -51,10 +54,12 @@ def evaluate(
 
     Raises:
         ValueError: the model's labels and the data's do not fit, or images have several labels but are to be counted
-            by class.
+            by class; or an option would have no effect.
         OSError: a source is not found.
     """
+    _check_used(data_args)
     model, processor = load_classifier(model_name_or_path)
+    _check_fusion(args, model)
     parts = load_image_parts(data_args, train=False)
     columns = {name: getattr(data_args, name) for name in ("image_column_name", "label_column_name")}
     if args.process_index == 0:
@@ -81,6 +86,30 @@ def evaluate(
         report = {name: metrics[name] for name in ("eval_crop", "eval_fusion") if name in metrics}
         Path(per_class_file).write_text(json.dumps({**report, **confusion.report()}, indent=1), encoding="utf-8")
     return metrics
+
+
+def _check_used(data_args: DataArguments) -> None:
+    """Refuses what only a training reads."""
+    unused = {
+        "train_dir": "name the folder to evaluate on with `validation_dir`",
+        "train_split": "name the split to evaluate on with `eval_split`",
+        "max_train_samples": "use `max_eval_samples`",
+        "num_labels": "the model says how many classes there are; leave it out",
+        "streaming": "leave it out",
+    }
+    defaults = {option.name: option.default for option in dataclasses.fields(data_args)}
+    for name, advice in unused.items():
+        if getattr(data_args, name) != defaults[name]:
+            raise ValueError(
+                f"`{name}` is {getattr(data_args, name)}, but an evaluation reads no training data; {advice}"
+            )
+
+
+def _check_fusion(args: DistillationArguments, model: PreTrainedModel) -> None:
+    if args.eval_fusion != "logit_mean" and not type(model).__name__.endswith("WithTeacher"):
+        raise ValueError(
+            f"`fusion` is {args.eval_fusion!r}, but a {type(model).__name__} has one head only; leave it out"
+        )
 
 
 def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:

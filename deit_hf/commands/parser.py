@@ -1,20 +1,26 @@
-"""An argument parser whose errors quote no secrets."""
+"""An argument parser whose errors are one line and quote no secrets."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..argument_checks import unknown_options, without_tokens
+from ..argument_checks import check_flags, unknown_options, without_tokens
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse's, but for its errors: a mistyped option is named without the value that followed it."""
+    """argparse's, but for its errors: a mistyped option is named first, with the nearest one and without its value."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        options, rest = self.parse_known_args(args, namespace)
+        arguments = sys.argv[1:] if args is None else args
+        try:
+            check_flags(arguments, self._option_string_actions, abbreviated=True)
+        except ValueError as error:
+            self.error(str(error))
+        options, rest = self.parse_known_args(arguments, namespace)
         if rest:
-            self.error(f"unrecognized arguments: {unknown_options(rest)}")
+            self.error(f"no option takes {unknown_options(rest)}")
         return options
 
     def error(self, message: str) -> NoReturn:
-        super().error(without_tokens(message))
+        self.exit(2, f"error: {without_tokens(message)}{'' if '--help' in message else '; see --help'}\n")

@@ -26,8 +26,10 @@ from ..hub.push import push_or_warn
 from ..hub.run_files import read_json
 from ..model.arguments import ModelArguments
 from ..model.build import build_student
+from ..model.image_processing_deit import statistics_of
 from ..model.labels import label_config
 from ..reliability.checkpoints import begin_run, end_run, find_checkpoint, is_finished, remembered_places
+from ..reliability.disk_faults import says_what_to_mend
 from ..reliability.numerical_faults import NonFiniteLossError
 from ..reliability.run_identity import Difference, write_identity
 from ..reliability.run_lock import run_lock
@@ -102,8 +104,8 @@ def _trainer(
         teacher = Teacher.from_pretrained(
             model_args.teacher_model_name_or_path,
             student_config=student.config,
-            student_mean=tuple(processor.image_mean),
-            student_std=tuple(processor.image_std),
+            student_mean=statistics_of(processor)["mean"],
+            student_std=statistics_of(processor)["std"],
         )
     trainer = DistillationTrainer(
         student,
@@ -195,9 +197,10 @@ def _save(
     args = trainer.args
     if trainer.is_world_process_zero():
         shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)  # of an earlier run; it would be pushed
-    trainer.save_model()
-    trainer.save_state()
-    trainer.save_metrics("train", metrics)
+    with says_what_to_mend("the finished model", args.output_dir):
+        trainer.save_model()
+        trainer.save_state()
+        trainer.save_metrics("train", metrics)
     if trainer.is_world_process_zero():
         write_recipe(
             Path(args.output_dir) / "recipe.yaml", model_args, data_args, args, in_force=trainer.effective_recipe

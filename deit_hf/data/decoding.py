@@ -4,18 +4,20 @@ import errno
 import io
 import os
 import stat
+import urllib.request
 import warnings
+from http.client import HTTPException
 from typing import Any
 
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
 from PIL.Image import Image, Transpose
-from transformers.image_utils import load_image
 
 from .bad_images import BadImageError
 
 URL_TIMEOUT = 30  # seconds
+URL_HEADERS = {"User-Agent": "deit_hf"}  # some sites refuse a client without a name of its own
 _ORIENTATION = PIL.ExifTags.Base.Orientation
 _TO_UPRIGHT = {  # by EXIF orientation
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -42,7 +44,7 @@ def decode_image(source: Any, where: str) -> Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        BadImageError: it cannot be read or decoded.
+        BadImageError: it cannot be fetched, read or decoded.
         OSError: the disk or the machine is at fault.
         MemoryError: there is too little.
     """
@@ -53,6 +55,8 @@ def decode_image(source: Any, where: str) -> Image:
         return image if image.mode == "RGB" else image.convert("RGB")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{named}: there is no such file") from error
+    except _NotFetchedError as error:
+        raise BadImageError(f"{named} could not be fetched: {error}; check the address and the connection") from error
     except PIL.UnidentifiedImageError as error:
         raise BadImageError(f"{named} is empty or of no image format that Pillow knows; mend or remove it") from error
     except MemoryError as error:
@@ -80,13 +84,31 @@ def _open(source: Any) -> Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)  # would decode it all the same
         if isinstance(source, str) and source.startswith(("http://", "https://")):
-            return load_image(source, timeout=URL_TIMEOUT)
+            source = io.BytesIO(_fetched(source))
         if isinstance(source, str) and not stat.S_ISREG(os.stat(source).st_mode):
             raise ValueError("it is no file")  # to open a pipe waits for ever
         image = PIL.Image.open(source)
     if image.format == "EPS":
         raise ValueError("it is PostScript, which is a program that Ghostscript would run")
     return image
+
+
+def _fetched(url: str) -> bytes:
+    """What an address answers with.
+
+    Raises:
+        _NotFetchedError: it does not, or not with a file.
+    """
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=URL_HEADERS), timeout=URL_TIMEOUT) as answer:
+            return answer.read()
+    except (OSError, HTTPException, ValueError) as error:  # refused, cut off, or no address
+        reason = " ".join(str(error).split()).removeprefix("<urlopen error ").rstrip(">")
+        raise _NotFetchedError(reason or type(error).__name__) from error
+
+
+class _NotFetchedError(Exception):
+    """Why a picture could not be had from its address."""
 
 
 def _upright(image: Image) -> Image:

@@ -14,7 +14,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
 
 from ..model.configuration_deit import to_pair
 from ..model.image_processing_deit import crop_size, warn_of_known_faults
@@ -45,8 +45,8 @@ class Teacher(nn.Module):
         self,
         module: nn.Module,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         image_size: int | tuple[int, int] | None = None,
         id2label: Mapping[int, str] | None = None,
         name: str = "teacher",
@@ -57,17 +57,20 @@ class Teacher(nn.Module):
 
         Args:
             module: the classifier.
-            mean: per channel, of pixels in [0, 1], that the module expects.
-            std: per channel.
-            image_size: pixels, one number or (height, width); None if the module takes the student's size.
+            mean: per channel, of pixels in [0, 1], that the module expects. A model of timm, also in transformers'
+                wrapper, tells it if it is left out.
+            std: per channel, likewise.
+            image_size: pixels, one number or (height, width). If it is left out, that of the model; of one that does
+                not tell it, the student's.
             id2label: class names, if they mean something.
             name: for messages.
             student_mean: statistics that the incoming pixels were normalised with.
             student_std: per channel.
 
         Raises:
-            TypeError: `module` is no module.
-            ValueError: statistics of other lengths, or names for another number of classes than the module has.
+            TypeError: `module` is no module, or statistics are not numbers.
+            ValueError: the module does not tell statistics that are left out, they have other lengths, or there are
+                names for another number of classes than the module has.
         """
         super().__init__()
         if not isinstance(module, nn.Module):
@@ -75,16 +78,16 @@ class Teacher(nn.Module):
                 f"the teacher is a {type(module).__name__}, but must be a torch.nn.Module; to load one by name use "
                 "Teacher.from_pretrained(source, student_config=config)"
             )
-        if not len(mean) == len(std) == len(student_mean) == len(student_std):
-            raise ValueError(
-                f"mean and std of teacher `{name}` and student have {len(mean)}, {len(std)}, {len(student_mean)} and "
-                f"{len(student_std)} channels, but must have the same number"
-            )
+        own = _told_by(module)
+        mean, std = (_given_or_own(each, own.get(key), module, name) for each, key in ((mean, "mean"), (std, "std")))
+        image_size = own.get("image_size") if image_size is None else image_size
+        statistics = {"mean": mean, "std": std, "student_mean": student_mean, "student_std": student_std}
+        mean, std, student_mean, student_std = _checked_statistics(name, statistics)
         self.name = name
         self.module = module.requires_grad_(False)
         self.image_size = None if image_size is None else to_pair(image_size)
         self.id2label = None if id2label is None else {int(index): label for index, label in id2label.items()}
-        self.student_mean, self.student_std = tuple(student_mean), tuple(student_std)
+        self.student_mean, self.student_std = student_mean, student_std
         self._matched_to: dict[int, str] | None = None
         # teacher pixels = (student pixels * student_std + student_mean - mean) / std, as one scale and one shift
         scale = torch.tensor(student_std) / torch.tensor(std)
@@ -144,12 +147,18 @@ class Teacher(nn.Module):
                 f"and {self.student_std}; make it with `student_mean=` and `student_std=`"
             )
 
-    def match_labels(self, student_config: Any) -> None:
+    def match_labels(self, student_config: PreTrainedConfig) -> None:
         """From now on answers come in the label order of `student_config`: by name when both sides have real names.
 
         Raises:
+            TypeError: `student_config` is not a configuration of transformers.
             ValueError: the label sets do not fit; names both sides.
         """
+        if not isinstance(student_config, PreTrainedConfig):
+            raise TypeError(
+                f"`student_config` is a {type(student_config).__name__}, but must be the student's configuration "
+                "(`student.config`)"
+            )
         if self._matched_to == student_config.id2label:
             return  # said once already
         match = match_labels(
@@ -172,7 +181,7 @@ class Teacher(nn.Module):
         cls,
         source: str | os.PathLike,
         *,
-        student_config: Any,
+        student_config: PreTrainedConfig,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         student_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
@@ -213,7 +222,7 @@ def fitting_teacher(
     teacher: Teacher | None,
     *,
     distillation_type: str,
-    student_config: Any,
+    student_config: PreTrainedConfig,
     student_mean: tuple[float, ...],
     student_std: tuple[float, ...],
 ) -> Teacher | None:
@@ -233,7 +242,8 @@ def fitting_teacher(
     if not isinstance(teacher, Teacher):
         raise TypeError(
             f"`teacher` is a {type(teacher).__name__}, but must be a deit_hf.Teacher; wrap it: "
-            "Teacher(module, mean=..., std=..., image_size=...) or Teacher.from_pretrained(source, student_config=...)"
+            "Teacher(timm_model), Teacher(module, mean=..., std=..., image_size=...) or "
+            "Teacher.from_pretrained(source, student_config=...)"
         )
     if distillation_type == "none":
         raise ValueError(
@@ -244,16 +254,53 @@ def fitting_teacher(
     return teacher
 
 
+def _told_by(module: nn.Module) -> dict[str, Any]:
+    """`mean`, `std` and `image_size` as far as a model itself tells them: timm's do, transformers' tell a size."""
+    config = getattr(module, "config", None)
+    timm_model = getattr(module, "timm_model", module)  # in transformers' wrapper
+    settings = getattr(config, "pretrained_cfg", None) or getattr(timm_model, "pretrained_cfg", None)
+    if not settings:
+        return {"image_size": getattr(config, "image_size", None)}
+    cfg = timm.data.resolve_data_config(pretrained_cfg=settings)
+    built_for = getattr(getattr(timm_model, "patch_embed", None), "img_size", None)  # may be other than the weights'
+    return {"mean": cfg["mean"], "std": cfg["std"], "image_size": built_for or tuple(cfg["input_size"][1:])}
+
+
+def _given_or_own(
+    given: Sequence[float] | None, own: Sequence[float] | None, module: nn.Module, name: str
+) -> Sequence[float]:
+    if given is None and own is None:
+        raise ValueError(
+            f"`mean` or `std` of teacher `{name}` is left out, and a {type(module).__name__} does not tell which "
+            "pixels it expects; pass both (`image_mean` and `image_std` of its processor), or load the model with "
+            "Teacher.from_pretrained(source, student_config=...)"
+        )
+    return cast(Sequence[float], own if given is None else given)
+
+
+def _checked_statistics(name: str, statistics: Mapping[str, Sequence[float]]) -> list[tuple[float, ...]]:
+    checked = []
+    for key, values in statistics.items():
+        try:
+            checked.append(tuple(float(value) for value in values))
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"`{key}` of teacher `{name}` is {values!r}, but must be numbers, one for each channel"
+            ) from error
+        if "std" in key and not all(value > 0 for value in checked[-1]):
+            raise ValueError(f"`{key}` of teacher `{name}` is {checked[-1]}, but must be greater than 0")
+    if len({len(values) for values in checked}) > 1:
+        raise ValueError(
+            f"mean and std of teacher `{name}` and student have {', '.join(str(len(each)) for each in checked)} "
+            "channels, but must have the same number"
+        )
+    return checked
+
+
 def _load_timm(source: str) -> tuple[nn.Module, dict[str, Any]]:
     module = create_timm_model(source)
-    cfg = timm.data.resolve_model_data_config(module)
     label_names = cast(dict, module.pretrained_cfg).get("label_names")
-    return module, {
-        "mean": cfg["mean"],
-        "std": cfg["std"],
-        "image_size": tuple(cfg["input_size"][1:]),
-        "id2label": None if label_names is None else dict(enumerate(label_names)),
-    }
+    return module, {"id2label": None if label_names is None else dict(enumerate(label_names))}
 
 
 def _load_transformers(source: str) -> tuple[nn.Module, dict[str, Any]]:

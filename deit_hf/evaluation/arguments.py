@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..argument_checks import check, check_choice
+from ..argument_checks import check, check_choice, check_kinds
 from ..model.arguments import check_crop
 from ..model.image_processing_deit import EvalCrop
 from .fusion import FUSIONS, Fusion
@@ -44,6 +44,7 @@ class EvaluationArguments:
     )
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_choice("fusion", self.fusion, tuple(FUSIONS))
         check_crop(self.eval_crop, "crop_ratio", self.crop_ratio)
         check("batch_size", self.batch_size, lambda v: v >= 1, "1 or more")

@@ -17,7 +17,6 @@ class Prediction(NamedTuple):
     classes: list[tuple[str, float]]
 
 
-@torch.no_grad()
 def predict(images: Iterable[str], model_name_or_path: str, *, num_best: int = 5) -> Iterator[Prediction]:
     """Classifies pictures one by one, by the mean of both heads if the model has two.
 
@@ -27,9 +26,16 @@ def predict(images: Iterable[str], model_name_or_path: str, *, num_best: int = 5
         num_best: classes to give for each picture, at most all.
 
     Raises:
-        ValueError: a picture cannot be read or decoded; names it.
+        ValueError: `num_best` is less than 1, or a picture cannot be read or decoded; names it.
         OSError: the model or a picture is not found.
     """
+    if num_best < 1:
+        raise ValueError(f"`num_best` (`--top_k`) is {num_best}, but must be 1 or more")
+    return _predictions(images, model_name_or_path, num_best)
+
+
+@torch.no_grad()
+def _predictions(images: Iterable[str], model_name_or_path: str, num_best: int) -> Iterator[Prediction]:
     model, processor = load_classifier(model_name_or_path)
     view = evaluation_view(processor)
     for source in images:

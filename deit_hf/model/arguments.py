@@ -4,7 +4,7 @@ import difflib
 import json
 from dataclasses import dataclass, field, fields
 
-from ..argument_checks import check, check_choice
+from ..argument_checks import check, check_choice, check_kinds
 from .configuration_deit import VARIANTS, DeiTConfig
 from .image_processing_deit import EvalCrop
 
@@ -59,7 +59,12 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         self._check_source()
+        if self.image_size is not None:
+            check("image_size", self.image_size, lambda v: v >= 2, "2 pixels or more")
+        if self.drop_path_rate is not None:
+            check("drop_path_rate", self.drop_path_rate, lambda v: 0 <= v < 1, "in [0, 1)")
         check_crop(self.eval_crop, "eval_crop_ratio", self.eval_crop_ratio)
         self._check_config_overrides()
 

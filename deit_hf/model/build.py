@@ -18,12 +18,14 @@ from transformers import (
 )
 
 from .arguments import ModelArguments
-from .configuration_deit import DeiTConfig
-from .image_processing_deit import make_processor, with_crop
+from .configuration_deit import VARIANTS, DeiTConfig
+from .conversion import convert_checkpoint
+from .distillation_token import without_token
+from .image_processing_deit import make_processor, savable_processor, with_crop
 from .labels import match_labels, named_labels, real_names
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from .safe_loading import check_recorded_weights, named_errors
-from .timm_models import create_timm_model, is_timm_source
+from .timm_models import create_timm_model, is_deit_of_timm, is_timm_source, name_in_timm, names_weights
 
 logger = logging.getLogger(__name__)
 
@@ -68,22 +70,31 @@ def _build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[
         deit = DeiTForImageClassificationWithTeacher if config.use_distillation_token else DeiTForImageClassification
         return deit(config), make_processor(config.image_size)
     source = str(model_args.model_name_or_path)
+    if is_deit_of_timm(source):
+        return _deit_of_timm(source, labels, sizes, _wants_token(model_args))
     if is_timm_source(source):
-        _refuse_deit_options(source, drop_path_rate=model_args.drop_path_rate)
+        options = {"drop_path_rate": model_args.drop_path_rate}
+        _refuse_deit_options(source, **options, use_distillation_token=model_args.use_distillation_token)
         return _timm_student(source, labels, model_args.image_size)
     return _pretrained_student(source, labels, sizes, model_args)
+
+
+def _wants_token(model_args: ModelArguments) -> bool | None:
+    """Whether a student from weights is to have the token; None leaves it as the weights have it."""
+    if model_args.use_distillation_token is None and model_args.teacher_model_name_or_path is not None:
+        return True
+    return model_args.use_distillation_token
 
 
 def _pretrained_student(
     source: str, labels: dict[str, Any], sizes: dict[str, Any], model_args: ModelArguments
 ) -> tuple[PreTrainedModel, Any]:
     """A student that starts from saved weights; for other classes than theirs it gets new heads."""
-    with_token = model_args.use_distillation_token
-    if with_token is None and model_args.teacher_model_name_or_path is not None:
-        with_token = True
-    student_class = _deit_class(source, with_token)
+    student_class = _deit_class(source, _wants_token(model_args))
     if student_class is AutoModelForImageClassification:
-        _refuse_deit_options(source, **sizes)
+        _refuse_deit_options(source, **sizes, use_distillation_token=model_args.use_distillation_token)
+    elif model_args.use_distillation_token is False:
+        sizes = {**sizes, "use_distillation_token": False}
     stored = AutoConfig.from_pretrained(source, trust_remote_code=False)
     same_size = stored.num_labels == labels["num_labels"]
     known = _own_classes(source, stored, labels) if same_size else None
@@ -92,7 +103,7 @@ def _pretrained_student(
     if same_size and known is None:
         _restart_heads(student)
     if student_class is AutoModelForImageClassification:
-        return student, AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        return student, savable_processor(AutoImageProcessor.from_pretrained(source, trust_remote_code=False))
     return student, make_processor(student.config.image_size)
 
 
@@ -125,7 +136,7 @@ def _restart_heads(student: PreTrainedModel) -> None:
 def _refuse_deit_options(source: str, **options: Any) -> None:
     given = ", ".join(f"`{name}`" for name, value in options.items() if value is not None)
     if given:
-        raise ValueError(f"{given} can be set for a DeiT, but `{source}` is of another type")
+        raise ValueError(f"{given} can be set for a DeiT, but `{source}` is of another type; leave it out")
 
 
 def _deit_class(source: str, with_token: bool | None = None) -> Any:
@@ -142,10 +153,42 @@ def _deit_class(source: str, with_token: bool | None = None) -> Any:
     return DeiTForImageClassificationWithTeacher if with_token else DeiTForImageClassification
 
 
+def _deit_of_timm(
+    source: str, labels: dict[str, Any], sizes: dict[str, Any], with_token: bool | None
+) -> tuple[PreTrainedModel, Any]:
+    """A DeiT of this package around weights that timm reads; for other classes than theirs it gets new heads."""
+    overrides = {name: value for name, value in sizes.items() if name != "image_size"}
+    model: Any = convert_checkpoint(create_timm_model(source), **overrides)
+    if with_token and not model.config.use_distillation_token:
+        logger.warning("%s has no distillation token: the token, its position and its head start at random", source)
+        model = DeiTForImageClassificationWithTeacher.from_plain(model)
+    elif with_token is False and model.config.use_distillation_token:
+        model = without_token(model, DeiTForImageClassification, source)
+    known = None
+    if model.config.num_labels == labels["num_labels"]:
+        known = _own_classes(source, model.config, labels)
+    else:
+        numbers = (source, model.config.num_labels, labels["num_labels"])
+        logger.warning("`%s` has %d classes and the data %d: the classifier starts anew", *numbers)
+    config = copy.deepcopy(model.config)
+    for name, value in (known or labels).items():
+        setattr(config, name, value)
+    student = type(model)(config)
+    kept = {name: x for name, x in model.state_dict().items() if known is not None or "classifier" not in name}
+    student.load_state_dict(kept, strict=False)
+    if "image_size" in sizes:
+        student.resize_position_embeddings(sizes["image_size"])
+    return student.eval(), make_processor(student.config.image_size)
+
+
 def _timm_student(source: str, labels: dict[str, Any], image_size: int | None) -> tuple[PreTrainedModel, Any]:
     """A model of timm in transformers' wrapper, with its own statistics and, unless said, its own resolution."""
-    name = source.removeprefix("timm:").removeprefix("timm/").partition("@")[0]
-    from_weights = "@" in source or source.startswith("timm/")
+    name, from_weights = name_in_timm(source), names_weights(source)
+    if name.partition(".")[0] in VARIANTS:
+        raise ValueError(
+            f"`model_name_or_path` is {source}, a DeiT without weights; train it from scratch with `--variant "
+            f"{name.partition('.')[0]}`, or name weights as in {source}@FILE"
+        )
     module = create_timm_model(source, labels["num_labels"], pretrained=from_weights)
     pretrained_cfg: Any = module.pretrained_cfg
     if from_weights and pretrained_cfg["num_classes"] != labels["num_labels"]:
@@ -153,8 +196,23 @@ def _timm_student(source: str, labels: dict[str, Any], image_size: int | None) -
     student = TimmWrapperForImageClassification(TimmWrapperConfig(architecture=name, **labels))
     student.timm_model.load_state_dict(module.state_dict())
     data_config = timm.data.resolve_model_data_config(module)
-    size = (image_size, image_size) if image_size is not None else tuple(data_config["input_size"][1:])
+    own_size = tuple(data_config["input_size"][1:])
+    size = (image_size, image_size) if image_size is not None else own_size
+    if size != own_size:
+        _check_size(student, size, source, own_size)
     return student, make_processor(size, mean=data_config["mean"], std=data_config["std"])
+
+
+@torch.no_grad()
+def _check_size(student: nn.Module, size: tuple[int, ...], source: str, own_size: tuple[int, ...]) -> None:
+    """Tries another size than the model's own on an empty picture: some of timm's models are built for one size."""
+    try:
+        student.eval()(pixel_values=torch.zeros(1, 3, *size))
+    except (AssertionError, RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"`image_size` is {size[0]}, which `{source}` cannot take ({' '.join(str(error).split())[:200]}); its own "
+            f"is {' x '.join(map(str, own_size))}: leave `image_size` out"
+        ) from error
 
 
 def _start_head_small(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from PIL.Image import Resampling
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from transformers import DeiTImageProcessor, PreTrainedModel
+from transformers import DeiTImageProcessor, ImageProcessingMixin, PreTrainedModel
 from transformers.utils import cached_file
 
 from .configuration_deit import DeiTConfig, to_pair
@@ -111,6 +111,19 @@ def with_crop(processor: Any, *, crop_ratio: float | None = None, eval_crop: Eva
     )
 
 
+def savable_processor(processor: Any) -> Any:
+    """The processor, or in place of timm's, which no directory can hold, one of the same size, mean, std and crop."""
+    view = getattr(processor, "data_config", None)
+    if view is None:
+        return processor
+    if view["interpolation"] != "bicubic":
+        logger.warning(
+            "the evaluation view of this run is resized bicubically, not %s as timm's", view["interpolation"]
+        )
+    eval_crop: EvalCrop = "squash" if view["crop_mode"] == "squash" else "center"
+    return with_crop(processor, crop_ratio=None if eval_crop == "squash" else view["crop_pct"], eval_crop=eval_crop)
+
+
 def crop_in_words(processor: Mapping[str, Any]) -> str:
     """The evaluation view that an image processor's `to_dict()`, or its preprocessor_config.json, describes."""
     size, crop = processor.get("size"), processor.get("crop_size")
@@ -153,12 +166,36 @@ def crop_size(processor: Any) -> tuple[int, int]:
     )
 
 
+def statistics_of(processor: Any) -> dict[str, tuple[float, ...]]:
+    """`mean` and `std` per channel of what an image processor of transformers gives, also of timm's.
+
+    Raises:
+        ValueError: the processor does not normalise.
+    """
+    own = getattr(processor, "data_config", None)  # of timm's models on the Hub
+    if own is None:
+        own = {"mean": getattr(processor, "image_mean", None), "std": getattr(processor, "image_std", None)}
+    if own["mean"] is None or own["std"] is None:
+        raise ValueError(
+            f"the {type(processor).__name__} has no mean and std (`image_mean`, `image_std`); use "
+            "`deit_hf.model.image_processing_deit.make_processor(image_size, mean=..., std=...)`"
+        )
+    return {name: tuple(own[name]) for name in ("mean", "std")}
+
+
 def checked_processor(processor: Any, model: PreTrainedModel) -> Any:
     """The image processor, or without one the paper's at the model's size.
 
     Raises:
+        TypeError: it is not an image processor.
         ValueError: its size is not the model's, or there is none and the model does not say its size.
     """
+    if processor is not None and not isinstance(processor, ImageProcessingMixin):
+        raise TypeError(
+            f"`processing_class` is a {type(processor).__name__}, but must be an image processor of transformers; "
+            "load the model's own with AutoImageProcessor.from_pretrained(source), or use "
+            "`deit_hf.model.image_processing_deit.make_processor(image_size)`"
+        )
     image_size = getattr(model.config, "image_size", None)
     if processor is None:
         if image_size is None:

@@ -10,6 +10,7 @@ import copy
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
 from .configuration_deit import DeiTConfig
+from .distillation_token import NEEDS_TOKEN, drops_token, fresh_names, loading_info, student_name, without_token
 from .image_processing_deit import save_processor_beside, stored_settings, warn_of_known_faults
 from .layers import DeiTEmbeddings, DeiTEncoder, DeiTPooler, at_least_float32, resize_position_table
 from .safe_loading import check_all_layers_loaded, check_sizes, named_errors
@@ -161,7 +163,8 @@ class DeiTPreTrainedModel(PreTrainedModel):
             config: as transformers', whose own `DeiTConfig` and `ViTConfig` are welcome; its `image_size` wins over
                 the stored one.
             kwargs: as transformers'. Fields of `DeiTConfig` override the stored ones: with `image_size=384` the
-                position table is resized at load, so that `save_pretrained` stores the resized one.
+                position table is resized at load, so that `save_pretrained` stores the resized one; with
+                `use_distillation_token=False` distilled weights lose the token, its position and its head.
 
         Returns:
             The model in eval mode (with `output_loading_info=True`, the model and the info).
@@ -170,11 +173,12 @@ class DeiTPreTrainedModel(PreTrainedModel):
             OSError: the source is not found, or the Hub was not reached; names it.
             ValueError: a file is damaged or could run code, or weights and configuration do not fit each other.
         """
-        source = pretrained_model_name_or_path
+        source, config = pretrained_model_name_or_path, _own_config(config)
+        if source is not None and drops_token(config, kwargs, source, partial(_stored_config, source, kwargs)):
+            return _load_without_token(cls, source, *model_args, config=config, **kwargs)
         image_size = kwargs.pop("image_size", None)
         with_info = kwargs.pop("output_loading_info", False)
         mismatches_allowed = kwargs.pop("ignore_mismatched_sizes", False)
-        config = _own_config(config)
         layers_chosen = config is not None or "num_hidden_layers" in kwargs
         if isinstance(config, DeiTConfig) and source is not None:
             stored = _stored_config(source, kwargs)
@@ -221,6 +225,23 @@ def _where(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Those arguments of `from_pretrained` that say where its files are."""
     names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
     return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _load_without_token(cls: Any, source: Any, *model_args: Any, config: Any, **kwargs: Any) -> Any:
+    """`cls.from_pretrained` of distilled weights as a model without the token, which keeps the class head."""
+    loaded_class: Any = cls
+    one_head = "DeiTForImageClassification" in (_stored_config(source, kwargs).architectures or ())
+    if issubclass(cls, DeiTForImageClassification) and not one_head:
+        loaded_class = DeiTForImageClassificationWithTeacher
+    with_info = kwargs.pop("output_loading_info", False)
+    kwargs |= {"use_distillation_token": True, "output_loading_info": True}
+    if config is not None:  # it has all fields, and transformers gives what is beside it to the constructor
+        config, _ = copy.deepcopy(config), kwargs.pop("use_distillation_token")
+        config.use_distillation_token = True
+    distilled, info = loaded_class.from_pretrained(source, *model_args, config=config, **kwargs)
+    has_pooler = isinstance(distilled, DeiTModel) and distilled.pooler is not None
+    model = without_token(distilled, partial(cls, add_pooling_layer=has_pooler) if cls is DeiTModel else cls, source)
+    return (model, loading_info(info, distilled)) if with_info else model
 
 
 class DeiTModel(DeiTPreTrainedModel):
@@ -372,10 +393,7 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
     def __init__(self, config: DeiTConfig):
         super().__init__(config)
         if not config.use_distillation_token:
-            raise ValueError(
-                "`use_distillation_token` is False, but this class needs the token; use DeiTForImageClassification "
-                "for plain DeiT, or a config with `use_distillation_token=True`"
-            )
+            raise ValueError(f"`use_distillation_token` is False, but {NEEDS_TOKEN}")
         self.deit = DeiTModel(config, add_pooling_layer=False)
         self.cls_classifier = _linear_head(config)
         self.distillation_classifier = _linear_head(config)
@@ -426,6 +444,8 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
     ) -> Any:
         """As the parent's; a plain (`vit`) checkpoint starts a student with a fresh distillation token and head."""
         source = pretrained_model_name_or_path
+        if kwargs.get("use_distillation_token") is False:
+            raise ValueError(f"`use_distillation_token` is False, but {NEEDS_TOKEN}")
         if source is None or _stored_config(source, kwargs).use_distillation_token:
             return super().from_pretrained(source, *model_args, config=config, **kwargs)
         config = copy.deepcopy(_own_config(config))
@@ -438,7 +458,7 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         student = cls.from_plain(plain)
         if not info:
             return student
-        info[0]["missing_keys"] = {_student_name(name) for name in info[0]["missing_keys"]} | _fresh_names(student)
+        info[0]["missing_keys"] = {student_name(name) for name in info[0]["missing_keys"]} | fresh_names(student)
         return student, *info
 
     @classmethod
@@ -452,21 +472,11 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         config.use_distillation_token = True
         student = cls(config)
         student.to(device=plain.device, dtype=plain.dtype)
-        state = {_student_name(name): tensor for name, tensor in plain.state_dict().items()}
+        state = {student_name(name): tensor for name, tensor in plain.state_dict().items()}
         positions = "deit.embeddings.position_embeddings"
         fresh_position = student.state_dict()[positions][:, 1:2]
         state[positions] = torch.cat([state[positions][:, :1], fresh_position, state[positions][:, 1:]], dim=1)
         missing, unexpected = student.load_state_dict(state, strict=False)
-        assert set(missing) == _fresh_names(student), missing
+        assert set(missing) == fresh_names(student), missing
         assert not unexpected, unexpected
         return student.eval()
-
-
-def _student_name(plain_name: str) -> str:
-    """Name in the distilled student of a parameter of the plain model."""
-    return plain_name.replace("vit.", "deit.", 1).replace("classifier.", "cls_classifier.", 1)
-
-
-def _fresh_names(student: DeiTForImageClassificationWithTeacher) -> set[str]:
-    """Names of what a student has and a plain model lacks: the distillation token and its head."""
-    return {name for name in student.state_dict() if "distillation_" in name}

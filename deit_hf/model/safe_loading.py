@@ -26,12 +26,24 @@ _ENCODER_LAYER = re.compile(r"(^|\.)encoder\.layer\.\d+\.")
 
 
 def check_model_source(source: str | os.PathLike) -> None:
-    """Refuses a name that can only be a directory, but is none.
+    """Refuses a name that can only be a directory, but is none, and one of a file or of a model of timm.
 
     Raises:
         FileNotFoundError: names it.
+        ValueError: it is a file, or a name of timm; says what to do with it.
     """
     source = os.fspath(source)
+    if os.path.isfile(source):
+        raise ValueError(
+            f"`{source}` is a file, but a saved model is a directory or a Hub id; make one of the weights of a DeiT: "
+            f"python scripts/convert_checkpoint.py {source} DIR"
+        )
+    if source.startswith("timm:"):
+        raise ValueError(
+            f"`{source}` names a model of timm, which can be trained or be a teacher, but is not a saved model; name "
+            "a directory or a Hub id, or make one of the weights of a DeiT: python scripts/convert_checkpoint.py FILE "
+            "DIR"
+        )
     if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not os.path.isdir(source):
         raise FileNotFoundError(f"no directory `{source}`; name a saved model, or a Hub id such as user/name")
 
@@ -92,7 +104,8 @@ def named_errors(source: Any) -> Iterator[None]:
     except OSError as error:
         if str(source) in str(error):
             raise
-        raise OSError(f"`{source}` was not loaded: {' '.join(str(error).split())}") from error
+        nowhere = "" if os.path.isdir(str(source)) else "is no directory here and "
+        raise OSError(f"`{source}` {nowhere}was not loaded: {' '.join(str(error).split())}") from error
 
 
 def damaged_file(error: Exception, name: Any) -> ValueError:

@@ -5,13 +5,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from safetensors import SafetensorError
 from torch import nn
 
 
 def is_timm_source(source: str) -> bool:
     """Whether a model's name is one of timm's: `timm:<name>`, `timm:<name>@<file>` or `timm/<name>` on the Hub."""
     return source.startswith("timm:") or (source.startswith("timm/") and not os.path.isdir(source))
+
+
+def names_weights(source: str) -> bool:
+    """Whether such a name comes with weights; without them it is a model to train from scratch."""
+    return "@" in source or source.startswith("timm/")
+
+
+def name_in_timm(source: str) -> str:
+    """The architecture in such a name, with the tag of its weights if it has one."""
+    return source.removeprefix("timm:").removeprefix("timm/").partition("@")[0]
+
+
+def is_deit_of_timm(source: str) -> bool:
+    """Whether such a name is that of weights of a DeiT, for which this package has models of its own."""
+    return is_timm_source(source) and names_weights(source) and name_in_timm(source).startswith(("deit_", "deit3_"))
 
 
 def create_timm_model(source: str, num_classes: int | None = None, pretrained: bool = True) -> nn.Module:
@@ -27,7 +41,9 @@ def create_timm_model(source: str, num_classes: int | None = None, pretrained: b
         FileNotFoundError: the file does not exist.
         ValueError: timm has no such model, or the file does not fit it.
     """
-    name, _, path = source.removeprefix("timm:").partition("@")
+    name, at, path = source.removeprefix("timm:").partition("@")
+    if at and not path:
+        raise ValueError(f"`{source}` names no file after `@`; name one, or leave `@` out")
     name = f"hf-hub:{name}" if name.startswith("timm/") else name
     if not name.startswith("hf-hub:") and not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
@@ -45,15 +61,22 @@ def create_timm_model(source: str, num_classes: int | None = None, pretrained: b
         return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay or None, **kwargs)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"`{source}` cannot be loaded, the weights do not fit timm's `{name}`: {reason}") from error
+        raise ValueError(
+            f"`{source}` cannot be loaded, the weights do not fit timm's `{name}`; name the model that they belong "
+            f"to, or convert those of a DeiT: python scripts/convert_checkpoint.py {path or 'FILE'} DIR ({reason})"
+        ) from error
 
 
 def _num_classes_of_file(name: str, path: str) -> int:
     """Classes of the weights in a file, by the shape of timm's classifier layer."""
     try:
         state = timm.models.load_state_dict(path, weights_only=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError, SafetensorError) as error:
-        raise ValueError(f"`{path}` is not a file of weights that can be read safely: {str(error)[:300]}") from error
+    except Exception as error:  # bytes of any kind come here: a damaged pickle fails in a dozen ways
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(
+            f"`{path}` is not a file of weights that can be read safely ({reason}); name a "
+            "`.safetensors` or `.pth` file of tensors"
+        ) from error
     cfg = timm.get_pretrained_cfg(name)
     classifier = cfg.classifier[0] if isinstance(cfg.classifier, (tuple, list)) else cfg.classifier
     weight = state.get(f"{classifier}.weight") if isinstance(state, Mapping) else None

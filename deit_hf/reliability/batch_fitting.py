@@ -1,9 +1,12 @@
-"""`auto_find_batch_size` with the global batch kept: what does not fit in memory at once is accumulated.
+"""What to do when memory runs out: `auto_find_batch_size` with the global batch kept, or an error that says how.
+
+What does not fit in memory at once is accumulated.
 
 transformers' own search makes the local batch smaller and leaves it at that: another global batch, other views in a
 step, a learning rate that belongs to neither; and it goes on from whatever weights the failed attempt has left.
 """
 
+import contextlib
 import copy
 import logging
 import random
@@ -16,6 +19,53 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import Trainer
 
 logger = logging.getLogger(__name__)
+
+
+class BatchOutOfMemoryError(torch.OutOfMemoryError):
+    """The memory of the device or the machine does not hold a batch; says which options help."""
+
+    exit_code = 2  # of a command
+
+
+@contextlib.contextmanager
+def names_batch_size(args: Any, *, training: bool) -> Iterator[None]:
+    """Gives an error of memory the options that decide about it, with their values and ones that may fit.
+
+    Args:
+        args: the options of the run.
+        training: whether a training step or an evaluation is in the block.
+
+    Raises:
+        BatchOutOfMemoryError: instead of torch's own.
+    """
+    try:
+        yield
+    except BatchOutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        reason = " ".join(str(error).split())[:160]
+        advice = _training_advice(args) if training else _evaluation_advice(args)
+        raise BatchOutOfMemoryError(f"out of memory: {advice} ({reason})") from error
+
+
+def _training_advice(args: Any) -> str:
+    size, steps = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    smaller = next(local_batches(size * steps, at_most=size // 2, even=args.mixes), None)
+    found = f"`per_device_train_batch_size` is {size} and `gradient_accumulation_steps` {steps}"
+    if smaller is None:
+        return f"{found}, which cannot be less; take a smaller model or image, or `--gradient_checkpointing true`"
+    return (
+        f"{found}; use {smaller} and {size * steps // smaller}, which keep the global batch of "
+        f"{args.global_batch_size}, or `--auto_find_batch_size true`, which finds such a pair"
+    )
+
+
+def _evaluation_advice(args: Any) -> str:
+    size = args.per_device_eval_batch_size
+    smaller = f"use {size // 2}" if size > 1 else "take a smaller model or image"
+    return f"`per_device_eval_batch_size` (`batch_size` of an evaluation by itself) is {size}; {smaller}"
 
 
 def local_batches(in_one_step: int, *, at_most: int, even: bool) -> Iterator[int]:
@@ -45,11 +95,13 @@ def train_in_memory(trainer: Trainer, training_loop: Callable, batch_size: int, 
         options: of the loop.
 
     Raises:
+        BatchOutOfMemoryError: the local batch does not fit, and the option is off.
         ValueError: no local batch fits, or the weights are sharded.
     """
     args = trainer.args
     if not args.auto_find_batch_size:
-        return training_loop(batch_size, **options)
+        with names_batch_size(args, training=True):
+            return training_loop(batch_size, **options)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError(
             "`auto_find_batch_size` is true, but weights that FSDP or DeepSpeed have sharded cannot start anew; set "

@@ -28,6 +28,7 @@ from .checkpoints import (
     rotate,
     running_state_files,
 )
+from .disk_faults import advice_of
 from .run_identity import write_identity
 from .run_lock import run_lock
 from .stop_signals import StopSignals, is_interactive, leaves_signals_to_the_main_process, stopped_by
@@ -250,7 +251,7 @@ def _not_written(args: TrainingArguments, output_dir: Path, name: str, error: Ba
     kept = f"the last complete one is {last}" if last is not None else "there is no earlier one"
     return (
         f"{name} could not be written to {output_dir} ({free:.0f} MiB free): {' '.join(str(error).split())}; {kept}. "
-        f"Make room, or lower `save_total_limit`, and {_how_to_go_on(args)}"
+        f"{advice_of(error, output_dir)}, and {_how_to_go_on(args)}"
     )
 
 

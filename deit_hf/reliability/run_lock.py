@@ -16,6 +16,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
+from .disk_faults import check_writable
+
 logger = logging.getLogger(__name__)
 
 LOCK, HOLDER = ".run-lock", ".run-holder.json"
@@ -74,7 +76,7 @@ def decided_by_first(decide: Callable[[], T], state: PartialState, *, keep: bool
 def _take(output_dir: Path) -> tuple[FileLock, Path, list[Path]] | None:
     """The lock, its directory and what was made for it; None for one that this process has already, or cannot have."""
     made = [path for path in (output_dir, *output_dir.parents) if not path.exists()]
-    output_dir.mkdir(parents=True, exist_ok=True)
+    check_writable(output_dir)
     lock = FileLock(output_dir.resolve() / LOCK, is_singleton=True)
     if lock.is_locked:
         return None
@@ -88,7 +90,9 @@ def _take(output_dir: Path) -> tuple[FileLock, Path, list[Path]] | None:
         ) from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-            raise
+            raise type(error)(
+                f"`output_dir` {output_dir} cannot be written to: {error.strerror}; name another one"
+            ) from error
         logger.warning("the file system of %s has no locks: nothing stops a second run there", output_dir)
         return None
     own = {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from transformers import SchedulerType, TrainingArguments
 
-from ..argument_checks import check, check_choice
+from ..argument_checks import check, check_choice, check_kinds
 from ..data.bad_images import OnBadImage
 from ..data.transforms import PAPER_CROP_MIN_SCALE, CropMode, check_view_options
 from ..distillation.losses import DistillationType, LabelLoss, Reduction
@@ -18,6 +18,7 @@ from ..reliability.launch_checks import check_accelerator_config, check_launch, 
 from .changeable_options import check_allowed_changes
 from .derived_options import forget_derived, settle_learning_rate
 from .hub_token import deep_copy, shallow_copy, without_token
+from .option_values import check_option_values
 from .refused_arguments import check_supported
 from .schedule_options import PAPER_WARMUP_LEARNING_RATE, settle_schedule
 from .timm_optimizers import check_timm_optimizer
@@ -240,8 +241,10 @@ class DistillationArguments(TrainingArguments):
         self._derive()
 
     def _check(self) -> None:
+        check_kinds(self)
         self._check_ranges()
         check_supported(self)
+        check_option_values(self)
         check_allowed_changes(self.allow_changes, type(self))
         self._check_contradictions()
         self._check_optimization()

@@ -17,7 +17,7 @@ from ..data.sources.shards import ShardedRows
 from ..data.streaming import ImageStream, StreamSampler, StreamViews
 from ..data.transforms import VIEW_OPTIONS, evaluation_view, training_view
 from ..evaluation.metric_names import are_parts, check_best_metric
-from ..model.image_processing_deit import crop_size
+from ..model.image_processing_deit import crop_size, statistics_of
 from ..model.labels import class_names, has_labels, match_labels, real_names, take_names
 from .arguments import DistillationArguments
 from .small_runs import fit_batch_to_data
@@ -107,8 +107,8 @@ class InputPipeline:
         """Augmented views by key; the options' batch is made to fit so many images (`min_steps_per_epoch`)."""
         view = training_view(
             crop_size(self.processor),
-            mean=tuple(self.processor.image_mean),
-            std=tuple(self.processor.image_std),
+            mean=statistics_of(self.processor)["mean"],
+            std=statistics_of(self.processor)["std"],
             **{name: getattr(self.args, name) for name in VIEW_OPTIONS},
         )
         options: Any = {"seed": self.seed, "skip_bad_images": self.args.on_bad_image == "skip"}

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import enum
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from ..argument_checks import unknown_options, without_tokens
+from ..argument_checks import check_flags, nearest_option, unknown_options, without_tokens
 
 RECIPES = Path(__file__).parents[1] / "recipes"  # of this package
 MAX_VALUES = 10_000  # in a recipe
@@ -46,13 +45,13 @@ def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], desc
     parser = _Parser(list(dataclass_types), description=description, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?", help="YAML file of options, before all flags; flags override it")
     known = {f.name for cls in dataclass_types for f in dataclasses.fields(cls) if f.init}
+    check_flags(arguments, parser._option_string_actions)
     recipe = [argument for argument in arguments[:1] if not argument.startswith("-")]
     if recipe:
         _set_defaults(parser, read_recipe(recipe[0], known))
     parsed, rest = parser.parse_known_args(list(arguments))
     if rest:
-        fault = "unknown option" if any(each.startswith("-") for each in rest) else "no option takes"
-        raise ValueError(f"{fault} {unknown_options(rest)}{_hint(rest[0], known)}")
+        raise ValueError(f"no option takes {unknown_options(rest)}{nearest_option(rest[0], known)}")
     misplaced = parsed.recipe
     if misplaced is not None and not recipe:
         raise ValueError(f"`{misplaced}` comes after flags; name the recipe first")
@@ -103,19 +102,13 @@ def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
         raise ValueError(f"recipe `{path}` holds a {type(recipe).__name__}, but must hold lines of `option: value`")
     for key in recipe:
         if key not in known:
-            raise ValueError(f"recipe `{path}` has the unknown option `{key}`{_hint(str(key), known)}")
+            raise ValueError(f"recipe `{path}` has the unknown option `{key}`{nearest_option(str(key), known)}")
     if recipe.get("hub_token") is not None:
         raise ValueError(
             f"recipe `{path}` has `hub_token`, but recipes are for sharing; take it out, and log in with `hf auth "
             "login`, or set HF_TOKEN"
         )
     return recipe
-
-
-def _hint(name: str, known: set[str]) -> str:
-    """Which options somebody may have meant by an unknown one."""
-    close = difflib.get_close_matches(name.partition("=")[0].lstrip("-"), known, n=3)
-    return f"; did you mean {' or '.join(f'`{each}`' for each in close)}?" if close else "; see --help for all"
 
 
 def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:

@@ -18,7 +18,8 @@ from ..distillation.teacher import Teacher, fitting_teacher
 from ..evaluation.metrics import HeadAccuracy
 from ..evaluation.own_metrics import ComputeMetrics, PreprocessLogits
 from ..evaluation.teacher_accuracy import teacher_accuracy
-from ..reliability.batch_fitting import train_in_memory
+from ..model.image_processing_deit import statistics_of
+from ..reliability.batch_fitting import names_batch_size, train_in_memory
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
 from .arguments import DistillationArguments
@@ -118,8 +119,8 @@ class DistillationTrainer(ViewTrainer):
             self.teacher,
             distillation_type=self.args.distillation_type,
             student_config=config,
-            student_mean=tuple(processor.image_mean),
-            student_std=tuple(processor.image_std),
+            student_mean=statistics_of(processor)["mean"],
+            student_std=statistics_of(processor)["std"],
         )
 
     def _set_up(self) -> None:
@@ -250,7 +251,7 @@ class DistillationTrainer(ViewTrainer):
         assert self.teacher is not None
         dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
         batches = map(self._prepare_inputs, self.get_eval_dataloader(dataset))
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), names_batch_size(self.args, training=False):
             return teacher_accuracy(self.teacher, batches, self.accelerator.gather_for_metrics)
 
     # ---- optimisation ----

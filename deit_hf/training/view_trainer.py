@@ -20,6 +20,7 @@ from ..evaluation.own_metrics import ComputeMetrics, MetricsWithAccuracy, Prepro
 from ..hub.pushing_trainer import PushingTrainer
 from ..model.compiled import without_compiled_names
 from ..model.image_processing_deit import checked_processor
+from ..reliability.batch_fitting import names_batch_size
 from .arguments import DistillationArguments
 from .ema import AveragedWeights, evaluate_averages
 from .input_pipeline import InputPipeline
@@ -117,8 +118,10 @@ class ViewTrainer(PushingTrainer):
 
     def _take_student(self) -> None:
         """Takes a model that was assigned to `trainer.model`; the parent would train the one before, and save this."""
+        if self.model_init is not None:  # the parent makes one, and wraps it
+            return
         before = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
-        if self.model is None or self.model in (before, self.model_wrapped):
+        if self.model in (before, self.model_wrapped):
             return
         self.model = self._as_student(self.model)
         if self.model is not before:  # it may be the same one, compiled
@@ -216,7 +219,7 @@ class ViewTrainer(PushingTrainer):
         """As the parent's, with what `evaluate` measured of the averaged weights."""
         dataloader = args[0] if args else kwargs["dataloader"]
         self.compute_metrics.reset()  # of an evaluation that did not end
-        with named_crashes(dataloader.dataset, self.train_dataset):
+        with named_crashes(dataloader.dataset, self.train_dataset), names_batch_size(self.args, training=False):
             output = super().evaluation_loop(*args, **kwargs)
         output.metrics.update(self._ema_metrics)
         return output

@@ -9,6 +9,7 @@ import datasets
 import pytest
 
 from deit_hf.benchmarks.input import InputSpeed, generate_jpegs, measure_input
+from deit_hf.commands import benchmark
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,3 +55,20 @@ def test_ratio_is_ours_over_timms():
 def test_no_round_is_refused():
     with pytest.raises(ValueError, match="`num_rounds` is 0, but must be 1 or more"):
         measure_input(generate_jpegs(1), image_size=32, num_rounds=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train_split", "a"], "`train_split` is for a dataset; name one with `--dataset_name`"),
+        (["--label_column_name", "a"], "`label_column_name` is for a dataset"),
+        (["--num_images", "0"], "`num_images` is 0, but must be 1 or more"),
+        (["--num_images", "1", "--image_size", "0"], "`image_size` is 0, but must be 2 pixels or more"),
+    ],
+)
+def test_options_without_effect_and_out_of_range_are_refused(arguments: list[str], message: str, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark", "input", *arguments])
+    with pytest.raises(SystemExit) as left:
+        benchmark.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

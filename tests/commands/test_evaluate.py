@@ -189,3 +189,27 @@ def test_folders_of_class_indices_evaluate_a_model_with_real_names(tmp_path: Pat
     logits = logits_of_plain_transformers(tmp_path / "model", rows)["logits"]
     assert metrics["eval_loss"] == pytest.approx(F.cross_entropy(logits, torch.arange(12)).item(), abs=1e-5)
     assert "used as class indices of the model (0 is 'class a')" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"train_split": "a"}, "name the split to evaluate on with `eval_split`"),
+        ({"max_train_samples": 3}, "use `max_eval_samples`"),
+        ({"num_labels": 5}, "the model says how many classes there are"),
+        ({"streaming": True}, "leave it out"),
+        ({"dataset_name": None, "train_dir": "a", "validation_dir": "b"}, "name the folder to evaluate on with"),
+    ],
+)
+def test_options_that_only_a_training_reads_are_refused_before_anything_is_loaded(
+    tmp_path: Path, options: dict, advice: str
+):
+    data, name = DataArguments(**{"dataset_name": "none", **options}), next(n for n in options if n != "dataset_name")
+    message = f"`{name}` is .*, but an evaluation reads no training data; {advice}"
+    with pytest.raises(ValueError, match=message):
+        evaluate("none", data, DistillationArguments(str(tmp_path), report_to="none"))
+
+
+def test_fusion_of_a_model_with_one_head_is_refused(tmp_path: Path, tiny_config: DeiTConfig):
+    with pytest.raises(ValueError, match="`fusion` is 'softmax_sum', but a DeiTForImageClassification has one head"):
+        evaluate_saved(tmp_path, make_model("plain", tiny_config), {"dataset_name": "none"}, fusion="softmax_sum")

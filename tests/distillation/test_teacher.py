@@ -8,7 +8,14 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForImageClassification, ResNetConfig, ViTConfig, ViTForImageClassification
+from transformers import (
+    AutoModelForImageClassification,
+    ResNetConfig,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, Teacher
 from deit_hf.model.image_processing_deit import make_processor
@@ -122,6 +129,63 @@ def test_names_for_another_number_of_classes_are_refused_at_construction():
 def test_something_that_is_no_module_is_refused():
     with pytest.raises(TypeError, match="the teacher is a str, but must be a torch.nn.Module"):
         Teacher("resnet18", mean=(0.5,) * 3, std=(0.5,) * 3)  # type: ignore[arg-type]
+
+
+# ---- what a model tells of itself ----
+
+
+@pytest.mark.parametrize("kind", ["timm", "timm, built for another size", "wrapper", "wrapper of the Hub"])
+def test_model_of_timm_tells_mean_std_and_size_itself(kind: str):
+    size = {"img_size": 64} if "another size" in kind else {}
+    module: nn.Module = timm.create_model("test_vit", **size)
+    expected = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (64, 64) if size else (160, 160))  # test_vit's, not ImageNet's
+    if "wrapper" in kind:
+        options = {"pretrained_cfg": {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "input_size": (3, 160, 160)}}
+        config = TimmWrapperConfig(architecture="test_vit", num_labels=4, **(options if "Hub" in kind else {}))
+        module = TimmWrapperForImageClassification(config)
+        expected = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (160, 160)) if "Hub" in kind else expected
+    recorder = Recorder()
+    teacher = Teacher(module)
+    assert teacher.image_size == expected[2]
+    told = Teacher(recorder, mean=expected[0], std=expected[1])
+    torch.testing.assert_close(teacher.pixel_scale, told.pixel_scale)
+    torch.testing.assert_close(teacher.pixel_shift, told.pixel_shift)
+
+
+def test_what_is_given_wins_over_what_the_model_tells():
+    teacher = Teacher(timm.create_model("test_resnet"), mean=(0.1, 0.2, 0.3), image_size=32)
+    told = Teacher(Recorder(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
+    assert torch.equal(teacher.pixel_shift, told.pixel_shift)
+    assert teacher.image_size == (32, 32)
+
+
+def test_model_of_transformers_tells_its_size_and_not_its_statistics(tiny_config: DeiTConfig):
+    module = DeiTForImageClassification(tiny_config)
+    assert Teacher(module, mean=IMAGENET_MEAN, std=IMAGENET_STD).image_size == (32, 32)
+    with pytest.raises(ValueError, match=r"a DeiTForImageClassification does not tell .*; pass both \(`image_mean`"):
+        Teacher(module)
+    with pytest.raises(ValueError, match="`mean` or `std` of teacher `teacher` is left out"):
+        Teacher(module, mean=IMAGENET_MEAN)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "error", "message"),
+    [
+        ({"mean": 0.5}, TypeError, "`mean` of teacher `teacher` is 0.5, but must be numbers"),
+        ({"std": ("x", "y", "z")}, TypeError, "`std` of teacher `teacher` is .*, but must be numbers"),
+        ({"std": (0.5, 0.0, 0.5)}, ValueError, "`std` of teacher `teacher` is .*, but must be greater than 0"),
+        ({"student_std": (-1, 1, 1)}, ValueError, "`student_std` of teacher `teacher` .* must be greater than 0"),
+        ({"mean": (0.5,)}, ValueError, "have 1, 3, 3, 3 channels, but must have the same number"),
+    ],
+)
+def test_statistics_that_are_none_are_refused_by_name(statistics: dict, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        make_teacher(**statistics)
+
+
+def test_something_that_is_no_configuration_is_refused():
+    with pytest.raises(TypeError, match="`student_config` is a dict, but must be the student's configuration"):
+        make_teacher().match_labels({"num_labels": 3})  # type: ignore[arg-type]
 
 
 def test_half_precision_teacher_answers_in_float32(toy_images: Tensor):

@@ -91,3 +91,19 @@ def test_missing_picture_is_named(tmp_path: Path, model: str):
 def test_missing_model_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no directory `.*none`; name a saved model, or a Hub id"):
         list(predict([], str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize("num_best", [0, -1])
+def test_number_of_classes_to_show_is_at_least_one(num_best: int):
+    with pytest.raises(ValueError, match=rf"`num_best` \(`--top_k`\) is {num_best}, but must be 1 or more"):
+        predict([], "none", num_best=num_best)  # before the model is looked for
+
+
+@pytest.mark.parametrize("source", ["weights.pth", "timm:resnet18"])
+def test_model_that_is_no_saved_model_says_what_to_do(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").write_bytes(b"x")
+    with pytest.raises(
+        ValueError, match=f"`{source}` (is a file|names a model of timm), .*scripts/convert_checkpoint"
+    ):
+        list(predict([], source))

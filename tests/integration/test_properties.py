@@ -4,7 +4,6 @@ import json
 import math
 import random
 from fractions import Fraction
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -469,6 +468,6 @@ def test_teachers_answers_come_in_the_students_order(teacher: list[str], student
 
     statistics = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "image_size": 4}
     matched = Teacher(Answers(), id2label=dict(enumerate(teacher)), **statistics)
-    matched.match_labels(SimpleNamespace(num_labels=6, id2label=dict(enumerate(student))))
+    matched.match_labels(DeiTConfig(id2label=dict(enumerate(student))))
     numbers = matched(torch.zeros(1, 3, 4, 4))[0].long().tolist()
     assert [teacher[number] for number in numbers] == student

@@ -1,5 +1,6 @@
 """The student that options name: a variant from scratch, saved weights, or a model of timm."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -130,8 +131,21 @@ def test_plain_weights_get_a_distillation_token_when_there_is_a_teacher(tmp_path
 
 def test_the_token_can_be_left_out_for_usual_distillation(tmp_path: Path, tiny_config: DeiTConfig):
     options = {"teacher_model_name_or_path": "teacher", "use_distillation_token": False}
-    student, _ = build(model_name_or_path=save(make_model("plain", tiny_config), tmp_path / "model"), **options)
-    assert type(student) is DeiTForImageClassification
+    for kind in ("plain", "distilled", "one head"):
+        source = save(make_model(kind, copy.deepcopy(tiny_config)), tmp_path / kind)
+        student, _ = build(model_name_or_path=source, **options)
+        assert type(student) is DeiTForImageClassification
+        assert not student.config.use_distillation_token
+        assert student.vit.embeddings.position_embeddings.shape == (1, 17, 24)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("source", ["resnet", "timm:test_resnet", "timm:test_vit"])
+def test_models_that_can_have_no_token_refuse_the_option(tmp_path: Path, tiny_config, source: str, wanted: bool):
+    if source == "resnet":
+        source = save(make_model("resnet", tiny_config), tmp_path / "model")
+    with pytest.raises(ValueError, match="`use_distillation_token` can be set for a DeiT, but `.*; leave it out"):
+        build(model_name_or_path=source, use_distillation_token=wanted)
 
 
 def test_loaded_student_takes_another_size_and_stochastic_depth(tmp_path: Path, tiny_config: DeiTConfig):
@@ -189,6 +203,87 @@ def test_timm_file_starts_a_model_with_its_weights(tmp_path: Path, names: list[s
     loaded = {name for name, tensor in module.state_dict().items() if torch.equal(weights[name], tensor)}
     assert module.state_dict().keys() - loaded == (set() if keeps_head else {"fc.weight", "fc.bias"})
     assert weights["fc.weight"].shape[0] == len(names)
+
+
+# ---- a DeiT of timm ----
+
+
+@pytest.fixture(scope="module")
+def timm_deits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.nn.Module]:
+    """Two DeiTs of timm of five classes, by the source that names their saved weights."""
+    folder, models = tmp_path_factory.mktemp("timm"), {}
+    for name in ("deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224"):
+        torch.manual_seed(0)
+        module = timm.create_model(name, num_classes=5).eval()
+        torch.save(module.state_dict(), folder / f"{name}.pth")
+        models[f"timm:{name}@{folder / name}.pth"] = module
+    return models
+
+
+@pytest.mark.parametrize("distilled", [True, False])
+def test_deit_weights_of_timm_start_a_student_of_this_package(timm_deits, distilled: bool):
+    source, module = list(timm_deits.items())[0 if distilled else 1]
+    student, processor = build(model_name_or_path=source, drop_path_rate=0.2)
+    assert type(student) is (DeiTForImageClassificationWithTeacher if distilled else DeiTForImageClassification)
+    pixels = torch.randn(1, 3, 224, 224)
+    torch.testing.assert_close(student(pixels).logits, module(pixels), rtol=0, atol=1e-4)
+    assert student.config.id2label == dict(enumerate(NAMES))
+    assert (student.config.drop_path_rate, crop_size(processor)) == (0.2, (224, 224))
+
+
+def test_deit_of_timm_takes_other_classes_another_size_and_a_token_by_the_rules_of_saved_weights(timm_deits, caplog):
+    distilled, plain = timm_deits
+    student, processor = build(["yes", "no"], model_name_or_path=distilled, image_size=64)
+    assert student(torch.zeros(1, 3, 64, 64)).distillation_logits.shape == (1, 2)
+    assert crop_size(processor) == (64, 64)
+    assert f"`{distilled}` has 5 classes and the data 2: the classifier starts anew" in caplog.text
+    assert torch.equal(student.deit.embeddings.cls_token, timm_deits[distilled].cls_token)
+    with_token, _ = build(model_name_or_path=plain, teacher_model_name_or_path="teacher")
+    assert type(with_token) is DeiTForImageClassificationWithTeacher
+    assert torch.equal(with_token.cls_classifier.weight, timm_deits[plain].head.weight)
+    without, _ = build(model_name_or_path=distilled, use_distillation_token=False)
+    assert torch.equal(without.vit.embeddings.position_embeddings[:, 1:], timm_deits[distilled].pos_embed[:, 2:])
+    assert torch.equal(without.classifier.weight, timm_deits[distilled].head.weight)
+
+
+def test_deit_of_timm_without_weights_says_variant():
+    with pytest.raises(ValueError, match="from scratch with `--variant deit_tiny_distilled_patch16_224`"):
+        build(model_name_or_path="timm:deit_tiny_distilled_patch16_224")
+
+
+def test_weights_of_another_deit_are_refused_with_the_command_that_converts_them(timm_deits):
+    file = list(timm_deits)[1].partition("@")[2]
+    with pytest.raises(
+        ValueError, match="do not fit timm's `deit_small_patch16_224`; .*convert_checkpoint.py .*pth DIR"
+    ):
+        build(model_name_or_path=f"timm:deit_small_patch16_224@{file}")
+
+
+def test_file_of_weights_as_a_student_says_how_to_convert_it(timm_deits):
+    file = list(timm_deits)[1].partition("@")[2]
+    with pytest.raises(ValueError, match="is a file, .*: python scripts/convert_checkpoint.py .*pth DIR"):
+        build(model_name_or_path=file)
+
+
+@pytest.mark.parametrize("content", ["hello", "", "\x80\x02}q"])
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_file_that_holds_no_weights_is_named(tmp_path: Path, ending: str, content: str):
+    file = tmp_path / f"weights.{ending}"
+    file.write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=f"`{file}` is not a file of weights .*; name a `.safetensors` or `.pth`"):
+        build(model_name_or_path=f"timm:test_resnet@{file}")
+
+
+def test_timm_name_without_a_file_after_the_at_sign_is_refused():
+    with pytest.raises(ValueError, match="`timm:test_resnet@` names no file after `@`"):
+        build(model_name_or_path="timm:test_resnet@")
+
+
+def test_size_that_a_timm_student_cannot_take_is_refused_with_its_own():
+    with pytest.raises(
+        ValueError, match="`image_size` is 33, which `timm:test_vit` cannot take .*its own is 160 x 160"
+    ):
+        build(model_name_or_path="timm:test_vit", image_size=33)
 
 
 def test_timm_student_is_saved_for_plain_transformers(tmp_path: Path):

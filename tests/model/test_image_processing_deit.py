@@ -10,10 +10,18 @@ import torch
 from PIL import Image
 from torchvision.transforms import Normalize
 from transformers import AutoImageProcessor, DeiTImageProcessor, pipeline
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel, Teacher
 from deit_hf.model.build import load_classifier
-from deit_hf.model.image_processing_deit import make_processor, with_crop
+from deit_hf.model.image_processing_deit import (
+    checked_processor,
+    crop_size,
+    make_processor,
+    savable_processor,
+    statistics_of,
+    with_crop,
+)
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
@@ -130,3 +138,38 @@ def test_processor_that_is_no_json_is_named(saved: Path):
     (saved / "preprocessor_config.json").write_text("{")
     with pytest.raises(ValueError, match="preprocessor_config.json` is no JSON"):
         DeiTForImageClassificationWithTeacher.from_pretrained(saved)
+
+
+# ---- processors of other kinds ----
+
+
+def timms_processor(**view: Any) -> TimmWrapperImageProcessor:
+    cfg = {"input_size": (3, 48, 64), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "crop_pct": 0.8, **view}
+    return TimmWrapperImageProcessor(pretrained_cfg=cfg)
+
+
+def test_timms_processor_tells_its_statistics_and_is_replaced_by_one_that_can_be_saved(caplog, tmp_path: Path):
+    processor = timms_processor(interpolation="bilinear")
+    assert statistics_of(processor) == {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    savable = savable_processor(processor)
+    savable.save_pretrained(tmp_path)
+    assert (crop_size(savable), dict(savable.size)) == ((48, 64), {"shortest_edge": 80})  # 64 / 0.8
+    assert statistics_of(savable) == statistics_of(processor)
+    assert "resized bicubically, not bilinear as timm's" in caplog.text
+    assert not savable_processor(timms_processor(crop_mode="squash", interpolation="bicubic")).do_center_crop
+    own = make_processor(32)
+    assert savable_processor(own) is own
+
+
+def test_processor_without_statistics_is_refused():
+    with pytest.raises(ValueError, match=r"the SegGptImageProcessor has no mean and std \(`image_mean`"):
+        statistics_of(type("SegGptImageProcessor", (), {})())
+
+
+@pytest.mark.parametrize("processor", [object(), "facebook/deit", {"size": 32}])
+def test_something_that_is_no_processor_is_refused_by_its_kind(processor: Any, tiny_student):
+    message = (
+        f"`processing_class` is a {type(processor).__name__}, but must be an image processor of transformers; load"
+    )
+    with pytest.raises(TypeError, match=message):
+        checked_processor(processor, tiny_student)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
-from deit_hf.reliability.batch_fitting import local_batches
+from deit_hf.reliability.batch_fitting import local_batches, names_batch_size
 from deit_hf.training.recipe_file import write_recipe
 
 
@@ -204,3 +204,70 @@ def test_other_errors_are_not_taken_for_too_little_memory(tmp_path, tiny_config,
 )
 def test_local_batches_divide_a_step_and_are_even_where_pairs_are_mixed(in_one_step, at_most, even, sizes):
     assert list(local_batches(in_one_step, at_most=at_most, even=even)) == sizes
+
+
+# ---- without the search ----
+
+
+def args_of(tmp_path, batch_size: int, accumulation: int, **options) -> DistillationArguments:
+    options = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation, **options}
+    return DistillationArguments(str(tmp_path), report_to="none", **options)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "mixes", "advice"),
+    [
+        ((64, 1), True, "use 32 and 2, which keep the global batch of 64, or `--auto_find_batch_size true`"),
+        ((6, 2), True, "use 2 and 6, which keep the global batch of 12"),  # 3 images are no pairs
+        ((6, 2), False, "use 3 and 4, which keep the global batch of 12"),
+        ((2, 3), True, "which cannot be less; take a smaller model or image"),
+    ],
+)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_out_of_memory_in_training_names_both_sizes_and_a_pair_of_the_same_product(
+    tmp_path, sizes: tuple[int, int], mixes: bool, advice: str, error: RuntimeError
+):
+    args = args_of(tmp_path, *sizes, **({} if mixes else {"mixup_alpha": 0, "cutmix_alpha": 0}))
+    found = f"`per_device_train_batch_size` is {sizes[0]} and `gradient_accumulation_steps` {sizes[1]}"
+    with (
+        pytest.raises(torch.OutOfMemoryError, match=f"^out of memory: {found}[,;] {advice}.*memory") as raised,
+        names_batch_size(args, training=True),
+    ):
+        raise error
+    assert raised.value.exit_code == 2
+
+
+def test_out_of_memory_in_evaluation_names_its_own_size(tmp_path):
+    args = args_of(tmp_path, 2, 1, per_device_eval_batch_size=64)
+    message = r"`per_device_eval_batch_size` \(.*\) is 64; use 32"
+    with (
+        pytest.raises(torch.OutOfMemoryError, match=message),
+        names_batch_size(args, training=True),  # an evaluation within a training
+        names_batch_size(args, training=False),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried")
+
+
+def test_other_errors_pass_through(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match="^shapes differ$"),
+        names_batch_size(args_of(tmp_path, 2, 1), training=True),
+    ):
+        raise RuntimeError("shapes differ")
+
+
+def test_training_and_evaluation_that_do_not_fit_say_so(tmp_path, tiny_config, toy_rows):
+    trainer = make_trainer(
+        tmp_path, tiny_config, toy_rows, None, batch_size=8, accumulation=1, fits=4, distillation_type="none"
+    )
+    with pytest.raises(torch.OutOfMemoryError, match="`per_device_train_batch_size` is 8 and .*; use 4 and 2"):
+        trainer.train()
+    trainer.model.forward = lambda **inputs: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. X"))
+    with pytest.raises(torch.OutOfMemoryError, match="`per_device_eval_batch_size` .* is 8; use 4"):
+        trainer.evaluate(toy_rows)

@@ -102,7 +102,7 @@ def test_options_that_contradict_each_other_after_a_change_are_refused(tmp_path,
         trainer.train()
 
 
-@pytest.mark.parametrize(("name", "value"), [("bf16", True), ("train_only", "classifier"), ("report_to", ["wandb"])])
+@pytest.mark.parametrize(("name", "value"), [("bf16", True), ("train_only", "classifier"), ("disable_tqdm", False)])
 def test_option_that_the_trainer_has_read_for_good_is_refused(tmp_path, make_student, toy_rows, name, value):
     trainer = DistillationTrainer(make_student(), make_args(tmp_path), train_dataset=toy_rows)
     setattr(trainer.args, name, value)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ...argument_checks import check
+from ...argument_checks import check, check_kinds
 
 DIGITS = "digits"  # scikit-learn's
 
@@ -66,6 +66,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         folders = self.train_dir is not None or self.validation_dir is not None
         if (self.dataset_name is not None) == folders:
             raise ValueError(

@@ -34,7 +34,7 @@ from .folder_layout import (
 )
 from .label_files import with_labels_of
 from .shards import ShardedRows, ShardedSplits, check_same_classes
-from .untrusted_rows import check_downloaded_rows, load_named_dataset, said_by_cause
+from .untrusted_rows import check_dataset_name, check_downloaded_rows, load_named_dataset, said_by_cause
 
 
 @dataclass
@@ -81,6 +81,8 @@ def load_image_parts(data: DataArguments, *, train: bool = True) -> ImageParts:
         FileNotFoundError: no such dataset or folder.
         ValueError: no such split or column, classes that the training split lacks, or a label file that does not fit.
     """
+    if data.dataset_name is not None:
+        check_dataset_name(data.dataset_name)
     if data.streaming:
         return _find_streamed(data, train)
     folders = _part_folders(data)
@@ -120,7 +122,11 @@ def _part_folders(data: DataArguments) -> dict[str, Path] | None:
     folders = {name: Path(folder) for name, (_, folder) in named_folders.items() if folder is not None}
     for name, folder in folders.items():
         if not folder.is_dir():
-            raise FileNotFoundError(f"no folder `{folder}`; it must hold one sub-folder of images per class")
+            fault = " (it is a file; unpack an archive)" if folder.exists() else ""
+            raise FileNotFoundError(
+                f"no folder `{folder}`{fault}; it must hold one sub-folder of images per class "
+                f"(`{named_folders[name][0]}`)"
+            )
         check_no_parts(folder, named_folders[name][0])
     return None if any(metadata_has_labels(folder, data.label_column_name) for folder in folders.values()) else folders
 

@@ -15,6 +15,8 @@ import datasets
 import fsspec
 import pyarrow.parquet
 
+from .untrusted_rows import said_by_cause
+
 COUNTING_THREADS = 16  # footers of parquet files read at the same time
 
 
@@ -47,7 +49,8 @@ class ShardedSplits:
     def __init__(self, dataset_name: str, dataset_config_name: str | None):
         if Path(dataset_name).is_dir():
             dataset_name = str(Path(dataset_name).resolve())  # `datasets` takes a folder `parquet` for its own builder
-        self._builder: Any = datasets.load_dataset_builder(dataset_name, dataset_config_name)
+        with said_by_cause(dataset_name):
+            self._builder: Any = datasets.load_dataset_builder(dataset_name, dataset_config_name)
         if self._builder.name == "imagefolder":
             raise ValueError(
                 f"`streaming` reads shards, but `{dataset_name}` holds an image in each file; leave `streaming` out: "

@@ -31,6 +31,22 @@ def load_named_dataset(
     return splits
 
 
+def check_dataset_name(name: str) -> None:
+    """Refuses a name that can only be a directory, but is none, before the Hub is asked for it.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name.
+        ValueError: it is a file.
+    """
+    if os.path.isfile(name):
+        raise ValueError(
+            f"`dataset_name` is the file {name}, but must be a directory or a Hub id; unpack an archive, and name the "
+            "directory that holds its files"
+        )
+    if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not os.path.isdir(name):
+        raise FileNotFoundError(f"`dataset_name` is {name}, but there is no such directory; mend the path")
+
+
 @contextlib.contextmanager
 def said_by_cause(name: str) -> Iterator[None]:
     """Gives the errors of `datasets` their reason, which it leaves to a traceback.
@@ -40,6 +56,12 @@ def said_by_cause(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+        reason = " ".join(str(error).split())
+        raise type(error)(
+            f"`{name}` is no directory here and was not loaded: {reason}; name a directory, or a Hub id while the "
+            "Hub can be reached"
+        ) from error
     except datasets.exceptions.DatasetGenerationError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"dataset `{name}` cannot be read: {reason}") from error

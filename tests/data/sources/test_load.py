@@ -324,3 +324,22 @@ def test_parquet_files_that_count_classes_in_other_orders_are_refused(tmp_path: 
         ValueError, match="class 0 of column `label` is 'cat' in `.*` but 'dog' in `.*; write all files"
     ):
         load_image_datasets(DataArguments(dataset_name=str(tmp_path), streaming=streaming))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_source_that_is_a_file_or_no_directory_is_said_before_the_hub_is_asked(tmp_path: Path, streaming: bool):
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="`dataset_name` is the file .*data.zip, but must be a directory or a Hub id"):
+        load_image_datasets(DataArguments(dataset_name=str(tmp_path / "data.zip"), streaming=streaming))
+    with pytest.raises(FileNotFoundError, match="`dataset_name` is .*none, but there is no such directory"):
+        load_image_datasets(DataArguments(dataset_name=str(tmp_path / "none"), streaming=streaming))
+    with pytest.raises(
+        ConnectionError, match="^`nodata` is no directory here and was not loaded: .*; name a directory"
+    ):
+        load_image_datasets(DataArguments(dataset_name="nodata", streaming=streaming))
+
+
+def test_folder_that_is_a_file_is_said_with_its_option(tmp_path: Path):
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(FileNotFoundError, match=r"data.zip` \(it is a file; unpack an archive\); .*\(`train_dir`\)"):
+        load_image_datasets(DataArguments(train_dir=str(tmp_path / "data.zip")))

@@ -1,0 +1,65 @@
+"""Why a file could not be written, and what to do: a full disk is not one that may not be written to."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from safetensors import SafetensorError
+
+_ADVICE = {
+    errno.ENOSPC: "Make room, or lower `save_total_limit`",
+    errno.EDQUOT: "Make room within your quota, or lower `save_total_limit`",
+    errno.EROFS: "The file system is read-only: mount it for writing",
+    errno.EACCES: "You may not write there: change the permissions",
+    errno.EPERM: "You may not write there: change the permissions",
+}
+
+
+def advice_of(error: BaseException, directory: str | os.PathLike) -> str:
+    """What to do about an error of writing, by the cause that it or one below it names.
+
+    Args:
+        error: of Python, torch or safetensors; the last two give the system's reason as text alone, or not at all.
+        directory: where it was written to.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        for number, advice in _ADVICE.items():
+            if getattr(cause, "errno", None) == number or os.strerror(number) in str(cause):
+                return advice
+        cause = cause.__cause__ or cause.__context__
+    is_closed = os.path.isdir(directory) and not os.access(directory, os.W_OK)
+    return _ADVICE[errno.EACCES if is_closed else errno.ENOSPC]
+
+
+@contextlib.contextmanager
+def says_what_to_mend(what: str, directory: str | os.PathLike) -> Iterator[None]:
+    """Gives an error of writing its reason, and what to do.
+
+    Raises:
+        OSError: instead of what Python, torch or safetensors raise.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises each of them
+        raise OSError(
+            f"{what} could not be written to {os.fspath(directory)}: {' '.join(str(error).split())}. "
+            f"{advice_of(error, directory)}, and start the same command again"
+        ) from error
+
+
+def check_writable(output_dir: str | os.PathLike) -> None:
+    """Makes the directory of a run.
+
+    Raises:
+        OSError: it cannot be made; names the option and the reason.
+    """
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+    except OSError as error:
+        reason = "there is a file of this name" if isinstance(error, FileExistsError) else error.strerror
+        advice = {errno.EROFS: "; it is on a read-only file system"}.get(error.errno or 0, "")
+        raise type(error)(
+            f"`output_dir` {os.fspath(output_dir)} cannot be made: {reason}{advice}; name another one"
+        ) from error

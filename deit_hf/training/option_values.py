@@ -1,0 +1,88 @@
+"""Values of transformers' options that it would refuse late, in a traceback, or without the option's name."""
+
+import difflib
+import json
+import os
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+
+# As transformers' `report_to` takes them, with what `pip install` needs where the names differ.
+TRACKERS = {
+    "azure_ml": "azureml-core",
+    "clearml": "clearml",
+    "codecarbon": "codecarbon",
+    "comet_ml": "comet-ml",
+    "dagshub": "dagshub",
+    "dvclive": "dvclive",
+    "flyte": "flytekit",
+    "kubeflow": "kubeflow",
+    "mlflow": "mlflow",
+    "neptune": "neptune",
+    "swanlab": "swanlab",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}
+ONLY_JSON = ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
+JSON_OR_FILE = ("accelerator_config", "fsdp_config", "deepspeed")
+
+
+def check_option_values(args: TrainingArguments) -> None:
+    """Refuses such values before transformers reads them.
+
+    Raises:
+        FileNotFoundError: an option names a file that is not there.
+        TypeError: an option is not a mapping.
+        ValueError: names the option, its value and what to do.
+    """
+    _check_trackers(args.report_to)
+    for name in (*ONLY_JSON, *JSON_OR_FILE):
+        _check_mapping(name, getattr(args, name, None))
+    if args.max_steps <= 0 and args.num_train_epochs == 0:
+        raise ValueError(
+            f"`num_train_epochs` is {args.num_train_epochs:g} and `max_steps` {args.max_steps}, which is no training; "
+            "raise one of them, or measure a model with scripts/evaluate_model.py"
+        )
+    if args.metric_for_best_model is not None and args.eval_strategy == "no":
+        raise ValueError(
+            f"`metric_for_best_model` is {args.metric_for_best_model!r}, but `eval_strategy` is 'no', so that it is "
+            "never measured; set `eval_strategy` to 'epoch' or 'steps', or leave it out"
+        )
+
+
+def _check_trackers(report_to: None | str | list[str]) -> None:
+    names = [report_to] if isinstance(report_to, str) else report_to or []
+    if names in (["none"], ["all"], []):
+        return
+    for name in names:
+        if name not in TRACKERS:
+            close = difflib.get_close_matches(str(name), [*TRACKERS, "none", "all"], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"`report_to` has {name!r}, but takes 'none', 'all' or {', '.join(TRACKERS)}{hint}")
+        if name not in get_available_reporting_integrations():
+            raise ValueError(
+                f"`report_to` has {name!r}, which is not installed; run `pip install {TRACKERS[name]}`, or set "
+                "`report_to` to 'none'"
+            )
+
+
+def _check_mapping(name: str, value: Any) -> None:
+    """Refuses text that is not a JSON object, nor a file where one may be named."""
+    if not value or isinstance(value, dict):
+        return
+    if isinstance(value, str | os.PathLike) and name in JSON_OR_FILE and not str(value).lstrip().startswith("{"):
+        if not os.path.isfile(value):
+            raise FileNotFoundError(f"`{name}` is {value}, but there is no such file; name one, or give a JSON object")
+        return
+    if not isinstance(value, str):
+        if name in ONLY_JSON:
+            raise TypeError(f"`{name}` is {value!r}, but must be a mapping from names to values, or JSON of one")
+        return
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f'`{name}` is {value!r}, which is not JSON ({error}); write it as {{"name": 1}}') from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f'`{name}` is {value!r}, but must be a JSON object, as {{"name": 1}}')

@@ -1,0 +1,67 @@
+"""Values of transformers' options that are refused by name, when the options are made."""
+
+from typing import Any
+
+import pytest
+from transformers.integrations import integration_utils
+
+from deit_hf import DistillationArguments
+from deit_hf.training.option_values import TRACKERS
+
+
+def make(**options: Any) -> DistillationArguments:
+    return DistillationArguments("run", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"report_to": "tensorboard"},
+            "`report_to` has 'tensorboard', which is not installed; run `pip install tensor",
+        ),
+        ({"report_to": ["none", "wand"]}, "`report_to` has 'none', but takes|`report_to` has 'wand'"),
+        ({"report_to": "wand"}, "`report_to` has 'wand', but takes .*; did you mean 'wandb'?"),
+        ({"lr_scheduler_kwargs": "{x"}, r"`lr_scheduler_kwargs` is '{x', which is not JSON \(Expecting property name"),
+        ({"lr_scheduler_kwargs": "3"}, "`lr_scheduler_kwargs` is '3', but must be a JSON object"),
+        (
+            {"gradient_checkpointing_kwargs": "[1]"},
+            r"`gradient_checkpointing_kwargs` is '\[1\]', but must be a JSON obj",
+        ),
+        ({"accelerator_config": "{"}, "`accelerator_config` is '{', which is not JSON"),
+        (
+            {"num_train_epochs": 0},
+            "`num_train_epochs` is 0 and `max_steps` -1, which is no training; raise one of them",
+        ),
+        ({"metric_for_best_model": "top1"}, "`metric_for_best_model` is 'top1', but `eval_strategy` is 'no', so that"),
+    ],
+)
+def test_value_is_refused_with_its_option_and_the_next_step(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize("name", ["deepspeed", "fsdp_config", "accelerator_config"])
+def test_file_of_an_option_that_is_not_there_is_named_with_the_option(name: str):
+    with pytest.raises(FileNotFoundError, match=f"`{name}` is nofile.json, but there is no such file"):
+        make(**{name: "nofile.json"})
+
+
+def test_something_that_is_no_mapping_is_refused():
+    with pytest.raises(TypeError, match=r"`lr_scheduler_kwargs` is \['power'\], but must be a mapping"):
+        make(lr_scheduler_kwargs=["power"])
+
+
+def test_right_values_are_taken(monkeypatch: pytest.MonkeyPatch):
+    assert make(report_to="all").report_to == []
+    assert make(report_to=["none"]).report_to == []
+    options = {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"power": 2}'}
+    assert make(**options).lr_scheduler_kwargs == {"power": 2}
+    assert make(num_train_epochs=0, max_steps=3).max_steps == 3
+    assert make(metric_for_best_model="top1", eval_strategy="epoch").metric_for_best_model == "top1"
+    monkeypatch.setattr("deit_hf.training.option_values.get_available_reporting_integrations", lambda: ["wandb"])
+    assert make(report_to="wandb").report_to == ["wandb"]
+
+
+def test_the_table_of_trackers_is_that_of_transformers():
+    assert TRACKERS.keys() == integration_utils.INTEGRATION_TO_CALLBACK.keys()
