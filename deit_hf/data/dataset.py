@@ -85,6 +85,10 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def class_counts(self) -> list[int] | None:
+        """Images of each class, (num_classes,); None where images may have several labels."""
+        return np.bincount(self.labels, minlength=self.num_classes).tolist() if self.labels.ndim == 1 else None
+
     def image(self, index: int) -> Image:
         """The picture in row `index`, as RGB.
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from dataclasses import dataclass, field, fields
 
 from ..argument_checks import check, check_choice
@@ -57,9 +58,20 @@ class ModelArguments:
             "help": "Share of the short side that the centre crop takes, in (0, 1]; default 0.875, up to 32 pixels 1."
         },
     )
+    model_license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence of the trained model for its card, as the Hub names it (apache-2.0); none by default."
+        },
+    )
 
     def __post_init__(self) -> None:
         self._check_source()
+        if self.model_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.model_license):
+            raise ValueError(
+                f"`model_license` is {self.model_license!r}, but must be a name of the Hub, such as apache-2.0 or mit "
+                "(https://huggingface.co/docs/hub/repositories-licenses)"
+            )
         check_crop(self.eval_crop, "eval_crop_ratio", self.eval_crop_ratio)
         self._check_config_overrides()
 

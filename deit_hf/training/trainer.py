@@ -26,6 +26,7 @@ from ..reliability.batch_fitting import train_in_memory
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
 from .arguments import DistillationArguments
+from .card_facts import run_facts
 from .ema import averages_for, evaluate_averages
 from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews, InputPipeline
@@ -306,6 +307,8 @@ class DistillationTrainer(PushingTrainer):
         return super().get_test_dataloader(self._views.of_plain_rows(test_dataset))
 
     # ---- what a run leaves ----
+
+    run_facts = run_facts  # for the card
 
     @property
     def effective_recipe(self) -> dict[str, str]:
