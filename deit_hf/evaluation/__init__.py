@@ -1,4 +1,4 @@
 """How good a model is.
 
-Reading order: fusion, metric_names, metrics, teacher_accuracy, predict, compare, arguments.
+Reading order: fusion, metric_names, balance, metrics, teacher_accuracy, predict, compare, arguments.
 """

@@ -59,9 +59,11 @@ def test_trained_and_evaluated_in_python_the_card_has_both(tmp_path, tiny_studen
     rows = rows_of(card, "answer")
     for part, on in (("eval", ""), ("test", ", on test")):
         for head, words in (("average", "mean of both heads (the model's answer)"), ("cls", "class head")):
-            assert rows[f"{words}{on}"][0] == percent(metrics[f"{part}_top1_{head}"])
+            names = ("top1", "balanced_accuracy", "macro_f1")
+            assert rows[f"{words}{on}"] == [percent(metrics[f"{part}_{name}_{head}"]) for name in names]
     results = {(each.dataset_split, each.metric_name): each.metric_value for each in ModelCard(card).data.eval_results}
     assert results["test", "top-1, class head"] == pytest.approx(metrics["test_top1_cls"], abs=1e-6)
+    assert results["test", "macro-F1, class head"] == pytest.approx(metrics["test_macro_f1_cls"], abs=1e-6)
     assert results[None, "top-1, class head"] == pytest.approx(metrics["eval_top1_cls"], abs=1e-6)
     counts = rows_of(card, "class")
     assert counts["all"] == ["40", "12", "16"]
