@@ -12,7 +12,7 @@ from transformers import SchedulerType, TrainingArguments
 from ..argument_checks import check, check_choice
 from ..data.bad_images import OnBadImage
 from ..data.transforms import PAPER_CROP_MIN_SCALE, CropMode, check_view_options
-from ..distillation.losses import DistillationType, LabelLoss, Reduction
+from ..distillation.losses import ClassWeighting, DistillationType, LabelLoss, Reduction
 from ..evaluation.fusion import FUSIONS, Fusion
 from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
 from .changeable_options import check_allowed_changes
@@ -60,6 +60,14 @@ class DistillationArguments(TrainingArguments):
         metadata={
             "help": "Loss of the labels: cross_entropy, or DeiT III's binary_cross_entropy, which needs "
             "label_smoothing 0."
+        },
+    )
+    class_weighting: ClassWeighting = field(
+        default="none",
+        metadata={
+            "help": "Class weights of the label loss: none, or balanced: images / (classes x images of class). They "
+            "weigh each share in a target, also mixed and smoothed ones (cross_entropy), or a class's presence "
+            "(binary_cross_entropy); the teacher's term has none."
         },
     )
     evaluate_teacher: bool = field(
@@ -251,6 +259,7 @@ class DistillationArguments(TrainingArguments):
         check_choice("learning_rate_stepping", self.learning_rate_stepping, ("step", "official"))
         check_choice("student_mode", self.student_mode, ("train", "eval"))
         check_choice("label_loss", self.label_loss, ("cross_entropy", "binary_cross_entropy"))
+        check_choice("class_weighting", self.class_weighting, ("none", "balanced"))
         check_choice("crop_mode", self.crop_mode, ("random_resized", "simple"))
         check_choice("on_bad_image", self.on_bad_image, ("error", "skip"))
         check_choice("eval_fusion", self.eval_fusion, tuple(FUSIONS))

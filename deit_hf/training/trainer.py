@@ -27,6 +27,7 @@ from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
 from .arguments import DistillationArguments
 from .card_facts import run_facts
+from .class_weights import ClassWeights
 from .ema import averages_for, evaluate_averages
 from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews, InputPipeline
@@ -54,6 +55,7 @@ class DistillationTrainer(PushingTrainer):
     args: DistillationArguments
     lr_scheduler: Any
     optimizer: Any
+    run_facts = run_facts  # for the card
 
     def __init__(
         self,
@@ -117,9 +119,8 @@ class DistillationTrainer(PushingTrainer):
         """Sets what follows from model, options and data once the parent has taken them."""
         # The objective is a mean over the local batch, so the parent must divide it by the accumulation steps.
         # It would not for a model whose forward takes **kwargs.
-        self.model_accepts_loss_kwargs = False
-        self.label_names = ["labels"]
-        self.same_run = SameRun(self)
+        self.model_accepts_loss_kwargs, self.label_names = False, ["labels"]
+        self.same_run, self.class_weights = SameRun(self), ClassWeights(self)
         self.faults, self.bad_images, self._said = NumericalFaults(self), BadImageList(self), LogRunSummary(self)
         for callback in (EpochOfViews(self), SettleGradientLayout(self), self.faults, self.bad_images):
             self.add_callback(callback)
@@ -176,6 +177,7 @@ class DistillationTrainer(PushingTrainer):
             temperature=self.args.distillation_temperature,
             reduction=self.args.distillation_reduction,
             label_loss=self.args.label_loss,
+            class_weights=self.class_weights(),
         )
         self.means.add(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
         return (terms.loss, outputs) if return_outputs else terms.loss
@@ -307,8 +309,6 @@ class DistillationTrainer(PushingTrainer):
         return super().get_test_dataloader(self._views.of_plain_rows(test_dataset))
 
     # ---- what a run leaves ----
-
-    run_facts = run_facts  # for the card
 
     @property
     def effective_recipe(self) -> dict[str, str]:
