@@ -238,11 +238,16 @@ def _results(facts: ModelFacts) -> list[EvalResult]:
         percents = {"top1": reported.top1, "top5": reported.top5}
         values = {name: float(value) / 100 for name, value in percents.items() if value is not None}
         rows = [_Row(MeasuredSet(), ANSWERS["average" if facts.two_heads else ""], values)]
+
+    def dataset_name(on: MeasuredSet) -> str:
+        other = f"{shown(facts.dataset) or 'data'} ({on.title})"
+        return data if on == MeasuredSet() else f"{data}: {on.part}" if on.prefix == "eval" else other
+
     return [
         EvalResult(
             task_type="image-classification",
             dataset_type=_hub_id(facts.dataset) or "other",
-            dataset_name=one_line(data if row.on == MeasuredSet() else f"{data}: {row.on.part or row.on.title}"),
+            dataset_name=one_line(dataset_name(row.on)),
             # the Hub's client joins results of the same type and split
             dataset_split=None if row.on == MeasuredSet() else one_line(row.on.part or row.on.prefix),
             metric_type=SHARES_IN_WORDS[name][1],

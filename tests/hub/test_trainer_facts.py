@@ -65,6 +65,8 @@ def test_trained_and_evaluated_in_python_the_card_has_both(tmp_path, tiny_studen
     assert results["test", "top-1, class head"] == pytest.approx(metrics["test_top1_cls"], abs=1e-6)
     assert results["test", "macro-F1, class head"] == pytest.approx(metrics["test_macro_f1_cls"], abs=1e-6)
     assert results[None, "top-1, class head"] == pytest.approx(metrics["eval_top1_cls"], abs=1e-6)
+    names = {each.dataset_split: each.dataset_name for each in ModelCard(card).data.eval_results}
+    assert names == {None: "evaluation split", "test": "data (test)"}
     counts = rows_of(card, "class")
     assert counts["all"] == ["40", "12", "16"]
     assert [counts[name] for name in "abc"] == [["8", "3", "8"], ["8", "3", "8"], ["8", "2", "0"]]
@@ -245,6 +247,7 @@ def test_no_path_of_this_machine_is_in_a_card(tmp_path, tiny_student, toy_rows):
     assert "jane" not in card
     assert "with timm:resnet18@weights.pth as its teacher" in card
     assert 'model="run")' in card
+    assert "/weights.pth" not in card_of(trainer, in_force={"teacher": f"timm:x@{tmp_path}/weights.pth, top-1 50 %"})
     assert ModelCard(card).data.datasets is None
 
 
