@@ -1,6 +1,7 @@
 """A table of finished runs: python scripts/compare.py OUTPUT_DIR...
 
-Reads each run's eval_results.json: top-1 of its only head, or of class head, distillation head and their mean.
+Reads each run's eval_results.json: top-1 of its only head, or of class head, distillation head and their mean;
+balanced accuracy and macro-F1 of the answer.
 """
 
 import argparse

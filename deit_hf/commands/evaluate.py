@@ -1,7 +1,8 @@
 """Accuracy of a saved model: python scripts/evaluate_model.py --model_name_or_path DIR --dataset_name NAME
 
-Prints top-1 and top-5, of both heads and of both together if the model has two, with the crop and the fusion that they
-belong to. Writes them with --output_file, and the accuracy of each class with --per_class_file.
+Prints top-1, top-5, balanced accuracy and macro-F1, of both heads and of both together if the model has two, with the
+crop and the fusion that they belong to. Writes them with --output_file, and the accuracy of each class with
+--per_class_file.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from ..data.sources.arguments import DataArguments
 from ..data.sources.load import load_image_parts
 from ..evaluation.arguments import EvaluationArguments
 from ..evaluation.fusion import FUSIONS
+from ..evaluation.metric_names import SHARES
 from ..evaluation.metrics import Confusion, HeadAccuracy
 from ..model.build import load_classifier
 from ..model.image_processing_deit import EvalCrop, crop_in_words, with_crop
@@ -83,7 +85,9 @@ def evaluate(
     metrics["eval_samples"] = accuracy.num_images
     assert accuracy.num_images == len(eval_rows)
     if confusion is not None and per_class_file is not None and trainer.is_world_process_zero():
-        report = {name: metrics[name] for name in ("eval_crop", "eval_fusion") if name in metrics}
+        means = ("eval_balanced_accuracy", "eval_macro_f1")  # of the answer
+        names = ("eval_crop", "eval_fusion", *means, *(f"{name}_average" for name in means))
+        report = {name: metrics[name] for name in names if name in metrics}
         Path(per_class_file).write_text(json.dumps({**report, **confusion.report()}, indent=1), encoding="utf-8")
     return metrics
 
@@ -144,9 +148,9 @@ def main() -> None:
         if args.process_index != 0:
             return
         for name, value in metrics.items():
-            if "top" in name or name == "eval_loss":
-                print(f"{name:28} {value:.4f}")
-        print(f"{'eval_samples':28} {metrics['eval_samples']}")
+            if any(share in name for share in SHARES) or name == "eval_loss":
+                print(f"{name:36} {value:.4f}")
+        print(f"{'eval_samples':36} {metrics['eval_samples']}")
         fusion = FUSIONS[metrics["eval_fusion"]] if "eval_fusion" in metrics else "none, there is one head"
         print(f"crop: {metrics['eval_crop']}, fusion: {fusion}")
         if options.output_file is not None:

@@ -213,9 +213,10 @@ def _save(
         test_metrics = trainer.evaluate(test_rows, metric_key_prefix="test")
         trainer.log_metrics("test", test_metrics)
         trainer.save_metrics("test", test_metrics)
-    if trainer.is_world_process_zero() and importlib.util.find_spec("matplotlib") is not None:
-        plot_training_curves(trainer.state.log_history, Path(args.output_dir) / "training_curves.png")
-    trainer.create_model_card()
+    curves = Path(args.output_dir) / "training_curves.png" if importlib.util.find_spec("matplotlib") else None
+    if trainer.is_world_process_zero() and curves is not None:
+        plot_training_curves(trainer.state.log_history, curves)
+    trainer.create_model_card(license=model_args.model_license, curves=None if curves is None else curves.name)
     end_run(args)
     if args.push_to_hub:
         trainer.push_saved_files()  # of a finished run, whatever the Hub does

@@ -88,6 +88,13 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self._image_column)
 
+    def class_counts(self) -> list[int] | None:
+        """Images of each class, (num_classes,); None where images may have several labels, or have none."""
+        if self.labels is None or self.labels.ndim > 1:
+            return None
+        counts: list[int] = np.bincount(self.labels, minlength=self.num_classes).tolist()
+        return counts
+
     def image(self, index: int) -> Image:
         """The picture in row `index`, as RGB.
 

@@ -102,6 +102,10 @@ class ImageStream:
         self.num_images = count_images(sharded, num_images)
         self.worker_notes = WorkerNotes()
 
+    def class_counts(self) -> None:
+        """None: the labels of a stream are not known before they are read."""
+        return
+
     def read(self, shard: int) -> Iterator[Row]:
         """The rows of a shard that are used, in their order; in a data worker, too.
 

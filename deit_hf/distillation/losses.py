@@ -3,14 +3,16 @@
 Nothing here knows a model, a trainer or how targets were mixed (mixing.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 DistillationType = Literal["none", "soft", "hard"]
 Reduction = Literal["batchmean", "numel"]
+ClassWeighting = Literal["none", "balanced"]
 LabelLoss = Literal["cross_entropy", "binary_cross_entropy"]
 
 
@@ -22,7 +24,22 @@ class ObjectiveTerms(NamedTuple):
     distillation: Tensor | None
 
 
-def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def balanced_class_weights(counts: Sequence[int]) -> Tensor:
+    """Weights with which each class has the same part in a label loss: n / (k n_c), for n images of k classes.
+
+    Their mean over the images is 1. A class without images has weight 0, and is none of the k.
+
+    Args:
+        counts: images n_c of each class.
+
+    Returns:
+        float64, (C,).
+    """
+    images = torch.tensor(counts, dtype=torch.float64)
+    return torch.where(images > 0, images.sum() / ((images > 0).sum() * images.clamp(min=1)), 0.0)
+
+
+def soft_target_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy with targets that are distributions, in nats, mean over the batch.
 
     Source: the ground-truth term of sec. 4 under mixup, cutmix and smoothing; official main.py:359-365.
@@ -30,15 +47,19 @@ def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Args:
         logits: (B, C), computed in float32 if of half precision.
         targets: (B, C), rows sum to 1.
+        class_weights: (C,), of each class's share in a target, whether it comes from the label, from mixing or from
+            smoothing. The mean is over B, not over the weights, so that it does not depend on how a step is cut.
 
     Returns:
         Scalar >= 0.
     """
     _check_shapes(logits, targets, "targets")
-    return F.cross_entropy(_full_precision(logits), targets.to(_full_precision(logits).dtype))
+    precise = _full_precision(logits)
+    weight = None if class_weights is None else class_weights.to(precise)
+    return F.cross_entropy(precise, targets.to(precise.dtype), weight=weight)
 
 
-def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def binary_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of each class's presence, in nats, mean over batch and classes.
 
     A class is present iff it has a share in the target, however small: in a mixed image both classes count in full.
@@ -48,16 +69,18 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Args:
         logits: (B, C), computed in float32 if of half precision.
         targets: (B, C), not smoothed: smoothing gives every class a share.
+        class_weights: (C,), of each class's presence; its absence always has weight 1.
 
     Returns:
         Scalar >= 0.
     """
     _check_shapes(logits, targets, "targets")
-    presence = (targets > 0).to(_full_precision(logits).dtype)
-    return F.binary_cross_entropy_with_logits(_full_precision(logits), presence)
+    precise = _full_precision(logits)
+    weight = None if class_weights is None else class_weights.to(precise)
+    return F.binary_cross_entropy_with_logits(precise, (targets > 0).to(precise.dtype), pos_weight=weight)
 
 
-def label_loss_function(label_loss: LabelLoss) -> Callable[[Tensor, Tensor], Tensor]:
+def label_loss_function(label_loss: LabelLoss) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
     """The ground-truth term by its name.
 
     Raises:
@@ -135,6 +158,7 @@ def distillation_objective(
     temperature: float,
     reduction: Reduction = "batchmean",
     label_loss: LabelLoss = "cross_entropy",
+    class_weights: Tensor | None = None,
 ) -> ObjectiveTerms:
     """(1 - w) L_label(class head, targets) + w L(distillation head, teacher).
 
@@ -152,16 +176,18 @@ def distillation_objective(
         temperature: τ > 0, for `soft`.
         reduction: of `soft_distillation_loss`.
         label_loss: `cross_entropy`, or `binary_cross_entropy` with targets that are not smoothed.
+        class_weights: (C,), of L_label on each head that learns labels; the teacher's term has none.
 
     Raises:
         ValueError: shapes differ, or an unknown type or value.
     """
     learn_labels = label_loss_function(label_loss)
-    cls_loss = learn_labels(cls_logits, targets)
+    cls_loss = learn_labels(cls_logits, targets, class_weights)
     if distillation_type == "none":
         if distillation_logits is None:
             return ObjectiveTerms(cls_loss, cls_loss, None)
-        return ObjectiveTerms((cls_loss + learn_labels(distillation_logits, targets)) / 2, cls_loss, None)
+        distillation_loss = learn_labels(distillation_logits, targets, class_weights)
+        return ObjectiveTerms((cls_loss + distillation_loss) / 2, cls_loss, None)
     if teacher_logits is None:
         raise ValueError(f"`distillation_type` is {distillation_type!r} but there are no `teacher_logits`")
     student_logits = cls_logits if distillation_logits is None else distillation_logits

@@ -12,6 +12,7 @@ from .metric_names import accuracy_name, evaluation_parts
 def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
     """Top-1 of finished runs, a line each: of the only head, or of both heads and their mean.
 
+    Balanced accuracy and macro-F1 are those of the answer: of the only head, or of the mean.
     A run that was evaluated on several sets has a line for each, as `run [set]`.
     Runs whose heads were fused in another way than by the mean of logits are named below.
 
@@ -21,7 +22,9 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
     Raises:
         FileNotFoundError: a run has none.
     """
-    lines = [f"{'run':24} {'one head':>10} {'class':>10} {'distill.':>10} {'mean':>10}"]
+    lines = [
+        f"{'run':24} {'one head':>10} {'class':>10} {'distill.':>10} {'mean':>10} {'balanced':>10} {'macro-F1':>10}"
+    ]
     notes = []
     for output_dir in output_dirs:
         path = Path(output_dir) / "eval_results.json"
@@ -29,7 +32,9 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
             raise FileNotFoundError(f"no evaluation at `{path}`; train with an evaluation split first")
         metrics = json.loads(path.read_text(encoding="utf-8"))
         for part in evaluation_parts(metrics) or [""]:
-            names = (accuracy_name("top1", part=part, head=head) for head in ("", "cls", "distillation", "average"))
+            names = [accuracy_name("top1", part=part, head=head) for head in ("", "cls", "distillation", "average")]
+            answer = "" if names[0] in metrics else "average"
+            names += [accuracy_name(name, part=part, head=answer) for name in ("balanced_accuracy", "macro_f1")]
             cells = (f"{metrics[name]:10.2%}" if name in metrics else f"{'-':>10}" for name in names)
             run = f"{Path(output_dir).name} [{part}]" if part else Path(output_dir).name
             lines.append(f"{run:24} {' '.join(cells)}")

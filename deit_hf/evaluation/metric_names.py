@@ -1,33 +1,60 @@
 """Names of the accuracies that an evaluation reports: `eval[_ema][_PART]_top1[_HEAD]`.
 
-PART is the name of an evaluation set where there are several, `ema` stands for averaged weights.
+PART is the name of an evaluation set where there are several, `ema` stands for averaged weights. `eval` is the prefix
+of the Trainer's evaluations; the test part that is measured at the end has `test`.
 """
 
 import difflib
 import re
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 HEADS = ("average", "cls", "distillation")
-_TOP1 = re.compile(rf"eval_(?:ema_)?(?:(?P<part>.+)_)?top1(?:_(?:{'|'.join(HEADS)}))?")
+SHARES = ("top1", "top5", "balanced_accuracy", "macro_f1")  # in [0, 1], of each head
+_TOP1 = re.compile(
+    rf"(?P<prefix>[^_]+)_(?P<averaged>ema_)?(?:(?P<part>.+)_)?top1(?:_(?:{'|'.join(HEADS)}))?", re.DOTALL
+)
 
 
-def accuracy_name(name: str, *, part: str = "", head: str = "", averaged: bool = False) -> str:
+class MeasuredSet(NamedTuple):
+    """The images that metrics are of: the prefix of their evaluation, and the set's name where it has several."""
+
+    prefix: str = "eval"
+    part: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the names of its metrics begin with."""
+        return "_".join(filter(None, self))
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return ": ".join(filter(None, ("evaluation" if self.prefix == "eval" else self.prefix, self.part)))
+
+
+def accuracy_name(name: str, *, part: str = "", head: str = "", averaged: bool = False, prefix: str = "eval") -> str:
     """The name of a metric.
 
     Args:
-        name: `top1`, `top5` or `loss`.
+        name: one of `SHARES`, or `loss`.
         part: name of an evaluation set, empty for the only one.
         head: one of `HEADS`, empty for the only one.
         averaged: whether it is of averaged weights.
+        prefix: of the evaluation.
     """
-    return "_".join(word for word in ("eval", "ema" if averaged else "", part, name, head) if word)
+    return "_".join(word for word in (prefix, "ema" if averaged else "", part, name, head) if word)
+
+
+def measured_sets(metric_names: Iterable[str]) -> list[MeasuredSet]:
+    """The sets that metrics are of, each once in their order."""
+    matches = (_TOP1.fullmatch(name) for name in metric_names)
+    return list(dict.fromkeys(MeasuredSet(match["prefix"], match["part"] or "") for match in matches if match))
 
 
 def evaluation_parts(metric_names: Iterable[str]) -> list[str]:
     """The evaluation sets that metrics are of, each once in their order; an empty name is the only one."""
-    matches = (_TOP1.fullmatch(name) for name in metric_names)
-    return list(dict.fromkeys(match["part"] or "" for match in matches if match))
+    return [part for prefix, part in measured_sets(metric_names) if prefix == "eval"]
 
 
 def check_best_metric(metric: str, parts: Collection[str], *, two_heads: bool, averaged: bool) -> None:
@@ -46,12 +73,8 @@ def check_best_metric(metric: str, parts: Collection[str], *, two_heads: bool, a
         accuracy_name(name, part=part, head=head, averaged=of_averages)
         for of_averages in ((False, True) if averaged else (False,))
         for part in parts
-        for name, heads in (
-            ("loss", ("",)),
-            ("top1", HEADS if two_heads else ("",)),
-            ("top5", HEADS if two_heads else ("",)),
-        )
-        for head in heads
+        for name in ("loss", *SHARES)
+        for head in (HEADS if two_heads and name in SHARES else ("",))
     ]
     if f"eval_{metric.removeprefix('eval_')}" not in known:
         close = difflib.get_close_matches(f"eval_{metric.removeprefix('eval_')}", known, n=1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
+from .balance import ClassTally
 from .fusion import Fusion
 from .metric_names import HEADS
 
@@ -125,7 +126,8 @@ class HeadAccuracy:
 
     Predictions are logits (B, C) of a model with one head, or a tuple of them in the order of `HEADS`. The result
     holds `loss` (`negative_log_likelihood` of the answer, in nats) and `top1`, `top5`, or with two heads
-    `top1_average`, `top1_cls`, `top1_distillation` and the same for `top5`; "average" is both heads together.
+    `top1_average`, `top1_cls`, `top1_distillation` and the same for `top5`; "average" is both heads together. Where
+    every image has one right label there are `balanced_accuracy` and `macro_f1` (balance.py) of each of them, too.
 
     Attributes:
         num_images: counted by the last result.
@@ -139,6 +141,8 @@ class HeadAccuracy:
     def reset(self) -> None:
         """Forgets the batches since the last result."""
         self._metrics: list[TopKAccuracy] = []
+        self._tallies: list[ClassTally] = []
+        self._single = True  # whether all images so far have one right label
         self._loss_sum, self._num_images = 0.0, 0
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
@@ -152,6 +156,12 @@ class HeadAccuracy:
         ranked = [ranked_classes(head.float()) for head in logits]
         for metric, classes in zip(self._metrics, ranked, strict=True):
             metric.add_batch(predictions=classes, references=labels.cpu().numpy())
+        right = labels.cpu().numpy().reshape(len(labels), -1)  # (B, K)
+        self._single = self._single and bool(((right >= 0).sum(axis=1) == 1).all())
+        self._tallies = self._tallies or [ClassTally(head.shape[-1]) for head in logits]
+        for tally, classes in zip(self._tallies, ranked, strict=True):
+            if self._single:
+                tally.add(right.max(axis=1), classes[:, 0])
         if self.confusion is not None:
             self.confusion.add(labels.cpu().numpy(), ranked[0][:, 0])
         self._loss_sum += negative_log_likelihood(logits[0], labels).sum().item()
@@ -164,6 +174,8 @@ class HeadAccuracy:
         for name, metric in zip(names, self._metrics, strict=True):
             accuracy: dict[str, Any] = metric.compute()
             result.update({f"{key}{name}": value for key, value in accuracy.items()})
+        for name, tally in zip(names, self._tallies if self._single else [], strict=False):
+            result.update({f"{key}{name}": value for key, value in tally.result().items()})
         self.num_images = self._num_images
         self.reset()
         return result

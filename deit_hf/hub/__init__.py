@@ -1,4 +1,4 @@
 """Sharing a model.
 
-Reading order: run_files, model_facts, model_card, public_text, upload, push, pushing_trainer.
+Reading order: run_files, markdown, public_text, model_facts, trainer_facts, model_card, upload, push, pushing_trainer.
 """

@@ -2,9 +2,9 @@
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import yaml
@@ -13,8 +13,10 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..evaluation.fusion import FUSIONS
-from ..evaluation.metric_names import accuracy_name, evaluation_parts
-from .model_facts import ModelFacts, shown
+from ..evaluation.metric_names import MeasuredSet, accuracy_name, measured_sets
+from .markdown import Markdown, code_block, escaped, one_line, quoted, table
+from .model_facts import ModelFacts
+from .public_text import is_path, shown, shown_options, without_paths
 from .run_files import sealed, unsealed
 
 logger = logging.getLogger(__name__)
@@ -28,47 +30,73 @@ ANSWERS = {
     "cls": "class head",
     "distillation": "distillation head",
 }
+# Metric -> words of a card, type on the Hub.
+SHARES_IN_WORDS = {
+    "top1": ("top-1", "accuracy"),
+    "top5": ("top-5", "accuracy"),
+    "balanced_accuracy": ("balanced accuracy", "balanced_accuracy"),
+    "macro_f1": ("macro-F1", "f1"),
+}
+NUM_BEST = 5  # classes of top-5, which says nothing where there are no more
+MAX_CLASSES, NUM_SHOWN = 50, 10  # so many classes have a line each; of more the first ones have
 
 
 def render_model_card(facts: ModelFacts) -> str:
-    """A model card: YAML metadata as the Hub wants it, and text.
+    """A model card: YAML metadata as the Hub wants it, and text. What is not `Markdown` in it is escaped.
 
     Raises:
         ValueError: a metric is no fraction in [0, 1].
     """
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=escaped,
     )
+    environment.filters |= {"quoted": quoted, "markdown": Markdown}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
         facts=facts,
         summary=_summary(facts),
-        properties=_properties(facts),
-        measured=_measured_rows(facts),
-        recipe=_recipe_text(facts.recipe),
+        properties=table(("", ""), _properties(facts).items()),
+        data=_data_table(facts),
+        measured=_measured_table(facts),
+        reported=_reported_table(facts),
+        in_force=_in_force(facts),
+        recipe=_recipe(facts),
     )
     return f"---\n{_metadata(facts).to_yaml()}\n---\n\n{text}"
 
 
 def _summary(facts: ModelFacts) -> str:
-    deit = "A DeiT without distillation token" if facts.variant else "An image classifier"
-    kind = "A DeiT with class and distillation token" if facts.two_heads else deit
-    start = f"fine-tuned from {shown(facts.base_model)}" if facts.base_model else "trained from scratch"
+    start = f", fine-tuned from {shown(facts.base_model)}" if facts.base_model else ", trained"
+    start = ", trained from scratch" if facts.from_scratch else start
+    if not facts.is_trained:
+        return f"{_kind(facts)}{f' with the weights of {shown(facts.base_model)}' if facts.base_model else ''}."
     dataset = f" on {shown(facts.dataset)}" if facts.dataset else ""
     teacher = f", with {shown(facts.teacher)} as its teacher" if facts.teacher else ""
-    return f"{kind}, {start}{dataset}{teacher}."
+    return f"{_kind(facts)}{start}{dataset}{teacher}."
+
+
+def _kind(facts: ModelFacts) -> str:
+    if facts.two_heads:
+        return "A DeiT with class and distillation token"
+    if facts.is_deit:
+        return "A DeiT with one head"
+    kinds = {"vit": "A vision transformer (ViT)", "timm_wrapper": "An image classifier of timm"}
+    return kinds.get(facts.family, f"An image classifier ({facts.family})")
 
 
 def _properties(facts: ModelFacts) -> dict[str, Any]:
     """The lines of the table at the top; what is not known has none."""
     height, width = facts.image_size
-    parameters = None if facts.num_parameters is None else f"{facts.num_parameters:,}"
     lines = {
         "variant": facts.variant,
         "image size": f"{height}x{width}",
         "classes": facts.num_labels,
         **facts.architecture,
-        "parameters": parameters,
+        "parameters": None if facts.num_parameters is None else f"{facts.num_parameters:,}",
         "base model": shown(facts.base_model),
         "teacher": shown(facts.teacher),
         "training data": shown(facts.dataset),
@@ -77,9 +105,61 @@ def _properties(facts: ModelFacts) -> dict[str, Any]:
     return {name: value for name, value in lines.items() if value is not None}
 
 
-def _recipe_text(recipe: Mapping[str, Any]) -> str:
-    values = {name: shown(value) for name, value in recipe.items() if value is not None}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip() if values else ""
+def _data_table(facts: ModelFacts) -> str | None:
+    """Images of each class, a column for each part; of many classes those of the first, and how far they differ."""
+    names, parts = facts.class_names or range(facts.num_labels), facts.data
+    if not (facts.class_names or parts):
+        return None
+    counts = [part.by_class for part in parts.values()]
+    rows: list[list[Any]] = [["all", *(f"{part.num_images:,}" for part in parts.values())]] if parts else []
+    shown_names = names
+    if len(names) > MAX_CLASSES:
+        shown_names = names[:NUM_SHOWN]
+        for title, least in (("fewest of a class", min), ("most of a class", max)):
+            rows += [[title, *("–" if each is None else f"{least(each):,}" for each in counts)]] if parts else []
+    for index, name in enumerate(shown_names):
+        rows.append([name, *("–" if each is None else f"{each[index]:,}" for each in counts)])
+    text = table(["class", *parts], rows)
+    more = len(names) - len(shown_names)
+    return text if not more else Markdown(f"{text}\n\nThe table leaves out {more:,} classes; config.json names all.")
+
+
+def _in_force(facts: ModelFacts) -> str | None:
+    width = max(map(len, facts.in_force), default=0)
+    lines = [f"{name:{width}}  {without_paths(one_line(value))}" for name, value in facts.in_force.items()]
+    return code_block("\n".join(lines)) if lines else None
+
+
+def _recipe(facts: ModelFacts) -> str | None:
+    values = {name: value for name, value in shown_options(facts.recipe).items() if value is not None}
+    return code_block(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip(), "yaml") if values else None
+
+
+# ---- accuracy ----
+
+
+class _Row(NamedTuple):
+    """What was measured of one answer: its set, words for it, and the metrics by `SHARES`."""
+
+    on: MeasuredSet
+    answer: str
+    values: dict[str, float]
+
+
+def _measured_rows(facts: ModelFacts) -> list[_Row]:
+    rows = []
+    choices = itertools.product(measured_sets(facts.metrics), (False, True), _answers(facts).items())
+    for on, averaged, (head, answer) in choices:
+        names = {
+            name: accuracy_name(name, part=on.part, head=head, averaged=averaged, prefix=on.prefix)
+            for name in SHARES_IN_WORDS
+        }
+        values = {name: facts.metrics[metric] for name, metric in names.items() if metric in facts.metrics}
+        if facts.num_labels <= NUM_BEST:
+            values.pop("top5", None)
+        if "top1" in values:
+            rows.append(_Row(on, f"{answer}{', averaged weights' if averaged else ''}", values))
+    return rows
 
 
 def _answers(facts: ModelFacts) -> dict[str, str]:
@@ -87,18 +167,22 @@ def _answers(facts: ModelFacts) -> dict[str, str]:
     return ANSWERS if facts.fusion == FUSIONS["logit_mean"] else {**ANSWERS, "average": facts.fusion}
 
 
-def _measured_rows(facts: ModelFacts) -> list[dict[str, str]]:
+def _measured_table(facts: ModelFacts) -> str | None:
     """One row for each answer that was measured, in percent."""
-    rows = []
-    choices = itertools.product(evaluation_parts(facts.metrics), (False, True), _answers(facts).items())
-    for part, averaged, (head, answer) in choices:
-        names = {name: accuracy_name(name, part=part, head=head, averaged=averaged) for name in ("top1", "top5")}
-        if names["top1"] in facts.metrics:
-            on = f", on {part}".replace("|", r"\|") if part else ""
-            words = f"{answer}{', averaged weights' if averaged else ''}{on}"
-            percents = {name: _percent(facts.metrics.get(metric)) for name, metric in names.items()}
-            rows.append({"answer": words, **percents})
-    return rows
+    rows = _measured_rows(facts)
+    names = [name for name in SHARES_IN_WORDS if any(name in row.values for row in rows)]
+    cells = [
+        [
+            row.answer + ("" if row.on == MeasuredSet() else f", on {row.on.part or row.on.title}"),
+            *_percents(row, names),
+        ]
+        for row in rows
+    ]
+    return table(["answer", *(SHARES_IN_WORDS[name][0] for name in names)], cells) if rows else None
+
+
+def _percents(row: _Row, names: Sequence[str]) -> list[str]:
+    return [_percent(row.values.get(name)) for name in names]
 
 
 def _percent(fraction: float | None) -> str:
@@ -109,61 +193,78 @@ def _percent(fraction: float | None) -> str:
     return f"{100 * fraction:.2f}"
 
 
+def _reported_table(facts: ModelFacts) -> str | None:
+    with_top5 = facts.num_labels > NUM_BEST
+    head = ["what", "data", "crop", "top-1", *(["top-5"] if with_top5 else []), "reported by"]
+    rows = [
+        [row.answer, row.data, row.crop, row.top1, *([row.top5 or "–"] if with_top5 else []), row.source]
+        for row in facts.reported
+    ]
+    return table(head, rows) if rows else None
+
+
+# ---- metadata ----
+
+
 def _metadata(facts: ModelFacts) -> ModelCardData:
     """The YAML block; only Hub ids may stand for models and data sets there."""
-    dataset = _hub_id(facts.dataset)
-    teacher = {"teacher": shown(facts.teacher)} if facts.teacher else {}  # the Hub has no field of its own for it
-    tags = ["deit"] if facts.variant or facts.two_heads else []
-    tags += ["distillation"] if facts.teacher or facts.two_heads else []
+    dataset = _hub_id(facts.dataset) if facts.is_trained else None
+    # the Hub has no field of its own for it
+    teacher: dict[str, Any] = {"teacher": one_line(shown(facts.teacher))} if facts.teacher else {}
+    tags = ["deit"] if facts.is_deit else [{"timm_wrapper": "timm"}.get(facts.family, facts.family)]
+    tags += ["distillation"] if facts.teacher else []
+    results = _results(facts)
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
         license=facts.license,
-        base_model=_hub_id(facts.base_model),
+        base_model=_hub_id(facts.base_model) if facts.is_trained else None,
         datasets=[dataset] if dataset else None,
-        metrics=["accuracy"],
-        tags=[*tags, "vision", "arxiv:2012.12877"],
-        model_name=facts.title,
-        eval_results=_results(facts) or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        tags=[*tags, "vision", *(["arxiv:2012.12877"] if facts.follows_paper else [])],
+        model_name=one_line(facts.title),
+        eval_results=results or None,
         **teacher,
     )
 
 
 def _results(facts: ModelFacts) -> list[EvalResult]:
     """The metadata's results: ours, or if we measured nothing the first that others reported; never both in one."""
-    answers = ANSWERS  # also of what others report
-    if facts.metrics or not facts.reported:
-        data, source, values = str(facts.evaluated_on or "evaluation split"), None, dict(facts.metrics)
-        answers = _answers(facts)
-    else:
-        row = facts.reported[0]
-        data, source = row.data, row
-        head = "average" if facts.two_heads else ""
-        percents = {accuracy_name("top1", head=head): row.top1, accuracy_name("top5", head=head): row.top5}
+    rows = [row for row in _measured_rows(facts) if not row.answer.endswith(", averaged weights")]
+    data, reported = str(facts.evaluated_on or "evaluation split"), None
+    if not rows and facts.reported:
+        reported = facts.reported[0]
+        data = reported.data
+        percents = {"top1": reported.top1, "top5": reported.top5}
         values = {name: float(value) / 100 for name, value in percents.items() if value is not None}
+        rows = [_Row(MeasuredSet(), ANSWERS["average" if facts.two_heads else ""], values)]
+
+    def dataset_name(on: MeasuredSet) -> str:
+        other = f"{shown(facts.dataset) or 'data'} ({on.title})"
+        return data if on == MeasuredSet() else f"{data}: {on.part}" if on.prefix == "eval" else other
+
     return [
         EvalResult(
             task_type="image-classification",
             dataset_type=_hub_id(facts.dataset) or "other",
-            dataset_name=f"{data}: {part}" if part else data,
-            dataset_split=part or None,  # the Hub's client joins results of the same type and split
-            metric_type="accuracy",
-            metric_name=f"{name.replace('top', 'top-')}, {answer}",
-            metric_value=round(values[metric], 6),
+            dataset_name=one_line(dataset_name(row.on)),
+            # the Hub's client joins results of the same type and split
+            dataset_split=None if row.on == MeasuredSet() else one_line(row.on.part or row.on.prefix),
+            metric_type=SHARES_IN_WORDS[name][1],
+            metric_name=f"{SHARES_IN_WORDS[name][0]}, {row.answer}",
+            metric_value=round(value, 6),
             verified=False,
-            source_name=source.source if source else None,
-            source_url=source.url if source else None,
+            source_name=reported.source if reported else None,
+            source_url=reported.url if reported else None,
         )
-        for part in evaluation_parts(values)
-        for head, answer in answers.items()
-        for name in ("top1", "top5")
-        if (metric := accuracy_name(name, part=part, head=head)) in values
+        for row in rows
+        for name, value in row.values.items()
     ]
 
 
 def _hub_id(name: str | None) -> str | None:
     """The name if it can be an id on the Hub; a path, a file and other words cannot."""
-    if name is None or Path(name).exists():
+    if name is None or is_path(name) or Path(name).exists():
         return None
     try:
         validate_repo_id(name)

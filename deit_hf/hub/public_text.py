@@ -3,21 +3,58 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
+from .markdown import quoted
 from .run_files import sealed, unsealed
+
+# Options that always name a place on this machine; others may.
+PATH_OPTIONS = ("train_dir", "validation_dir", "output_dir", "logging_dir", "label_file")
 
 _REST = r"[^\s'\"`,;:()\[\]{}<>]*"  # of a path within a text
 _PATH = re.compile(rf"(?:file://|(?<![\w.~:/-]))/{_REST}")  # no address: it has a colon before its slashes
 
 
+def is_path(text: str) -> bool:
+    """Whether a text is a path on this machine: absolute, or relative to a folder that is there."""
+    return (
+        os.path.isabs(text) or text.startswith(("~", "./", "../", "file:")) or ("/" in text and os.path.exists(text))
+    )
+
+
+def shown(value: Any) -> Any:
+    """A value as others may read it: of a path on this machine only its last name; also within lists and mappings."""
+    if isinstance(value, Mapping):
+        return {name: shown(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    name, _, file = value.partition("@")
+    if name.startswith("timm:") and file:
+        return f"{name}@{_last_name(file)}"
+    return _last_name(value) if is_path(value) else value
+
+
+def shown_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as others may read them."""
+    return {
+        name: _last_name(value) if name in PATH_OPTIONS and isinstance(value, str) else shown(value)
+        for name, value in options.items()
+    }
+
+
+def _last_name(path: str) -> str:
+    return PurePath(path).name or path
+
+
 def public_texts(directory: Path, repo_id: str) -> dict[str, str]:
-    """Of recipe.yaml, trainer_state.json and README.md, those that name absolute paths, with base names instead.
+    """Of recipe.yaml, trainer_state.json and README.md, those that name paths, with their last names instead.
 
     Args:
         directory: of a run.
@@ -29,7 +66,7 @@ def public_texts(directory: Path, repo_id: str) -> dict[str, str]:
     recipe, state, card = (directory / name for name in ("recipe.yaml", "trainer_state.json", "README.md"))
     values, logged = _parsed(recipe, yaml.safe_load), _parsed(state, json.loads)
     own = {str(directory), str(directory.resolve()), str(values.get("output_dir", directory))}
-    paths = {text for text in [*_strings([values, logged]), *own] if os.path.isabs(text)}
+    paths = {*_paths_of([values, logged]), *own, *_paths_of([values.get(name) for name in PATH_OPTIONS], all_are=True)}
     texts = {}
     if (public := _mapped(logged, paths)) != logged:
         texts[state.name] = json.dumps(public, indent=2, sort_keys=True) + "\n"
@@ -50,7 +87,7 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
 def _public_recipe(values: dict[str, Any], paths: set[str], text: str) -> str:
     """A recipe whose comments stand at its head, as a run writes it."""
     head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-    public, public_head = _mapped(values, paths), _without_paths(head, paths)
+    public, public_head = _mapped(shown_options(values), paths), without_paths(head, paths)
     if (public, public_head) == (values, head):
         return text
     return public_head + yaml.safe_dump(public, sort_keys=False, allow_unicode=True)
@@ -60,8 +97,9 @@ def _public_card(own: set[str], repo_id: str, paths: set[str], text: str) -> str
     """A card may be somebody's own words, so that only paths that are known to be such are taken out."""
     card = unsealed(text)
     public = text if card is None else card
-    for name in own:
-        public = public.replace(json.dumps(name), json.dumps(repo_id))  # as the code in it loads the model
+    for name in [*own, *(Path(each).name for each in own)]:
+        for call in ("model=", "from_pretrained("):  # as the code in it loads the model
+            public = public.replace(f"{call}{quoted(name)}", f"{call}{quoted(repo_id)}")
     public = _without_known_paths(public, paths)
     return public if card is None else sealed(public)
 
@@ -74,20 +112,29 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(part)
 
 
+def _paths_of(value: Any, *, all_are: bool = False) -> Iterator[str]:
+    """The paths among the strings in a value, also of weights for a model of timm."""
+    for text in _strings(value):
+        path = text.partition("@")[2] if text.startswith("timm:") else text
+        if "/" in path and (all_are or path != text or is_path(path)):
+            yield path
+
+
 def _mapped(value: Any, paths: set[str]) -> Any:
     """The value with each string in it without paths."""
     if isinstance(value, str):
-        return _without_paths(value, paths)
+        return without_paths(value, paths)
     if isinstance(value, dict):
         return {name: _mapped(part, paths) for name, part in value.items()}
     return [_mapped(part, paths) for part in value] if isinstance(value, list) else value
 
 
-def _without_paths(text: str, paths: set[str]) -> str:
+def without_paths(text: str, paths: Collection[str] = ()) -> str:
+    """A text without absolute paths and without those that are known, with last names instead."""
     return _PATH.sub(_base_name, _without_known_paths(text, paths))
 
 
-def _without_known_paths(text: str, paths: set[str]) -> str:
+def _without_known_paths(text: str, paths: Collection[str]) -> str:
     """Known paths may have spaces, where a pattern would end."""
     for path in sorted(paths, key=len, reverse=True):
         if path.strip("/"):

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.metric_names import measured_sets
 from ..reliability.resumable_trainer import ResumableTrainer
 from .model_card import write_model_card
-from .model_facts import ModelFacts
+from .model_facts import ModelFacts, file_facts
 from .push import push_or_warn
+from .trainer_facts import trainer_facts
 
 
 class PushingTrainer(ResumableTrainer):
@@ -15,19 +17,43 @@ class PushingTrainer(ResumableTrainer):
     transformers' own uploads while it trains, pickles included, and writes a card that knows no heads.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._evaluated: dict[str, Any] = {}  # data of the last evaluation, by the prefix of its metrics
+        super().__init__(*args, **kwargs)
+
     def write_missing_files(self) -> None:
         """Writes what a push needs beside model, processor and card; nothing here."""
 
+    def run_facts(self) -> dict[str, Any]:
+        """Fields of `ModelFacts` that the run tells; nothing here."""
+        return {}
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's; remembers the data, for the card."""
+        if description == "Evaluation":
+            self._evaluated[kwargs.get("metric_key_prefix", "eval")] = dataloader.dataset
+        return super().evaluation_loop(dataloader, description, *args, **kwargs)
+
     def create_model_card(self, **facts: Any) -> None:
-        """Writes README.md from the run's files; an edited one stays.
+        """Writes README.md from the run and what was measured of these weights; an edited one stays.
 
         Args:
-            facts: fields of `deit_hf.hub.model_facts.ModelFacts` that the files do not tell.
+            facts: fields of `deit_hf.hub.model_facts.ModelFacts` that are known better, such as `license`.
         """
-        if self.is_world_process_zero():
-            directory = Path(self.args.output_dir)
-            facts = {"model_name": self.args.hub_model_id or str(directory), **facts}
-            write_model_card(directory, ModelFacts.from_directory(directory, **facts))
+        if not self.is_world_process_zero():
+            return
+        directory = Path(self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        source = self.accelerator.unwrap_model(self.model).name_or_path
+        is_trained = self.state.global_step > 0
+        live = trainer_facts(self, self._evaluated)
+        if is_trained or not source or Path(source).resolve() != directory.resolve():
+            run = {"is_trained": is_trained, "base_model": source or None, **self.run_facts()}
+        else:
+            run = file_facts(directory)  # of the finished run whose model this is
+        known = {"model_name": self.args.hub_model_id or directory.resolve().name, **run, **live}
+        known["metrics"] = live["metrics"] if measured_sets(live["metrics"]) else run.get("metrics", {})
+        write_model_card(directory, ModelFacts(**{**known, **facts}))
 
     def push_to_hub(
         self,

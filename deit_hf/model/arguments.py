@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from dataclasses import dataclass, field, fields
 
 from ..argument_checks import check, check_choice, check_kinds
@@ -57,6 +58,12 @@ class ModelArguments:
             "help": "Share of the short side that the centre crop takes, in (0, 1]; default 0.875, up to 32 pixels 1."
         },
     )
+    model_license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence of the trained model for its card, as the Hub names it (apache-2.0); none by default."
+        },
+    )
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -65,6 +72,11 @@ class ModelArguments:
             check("image_size", self.image_size, lambda v: v >= 2, "2 pixels or more")
         if self.drop_path_rate is not None:
             check("drop_path_rate", self.drop_path_rate, lambda v: 0 <= v < 1, "in [0, 1)")
+        if self.model_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.model_license):
+            raise ValueError(
+                f"`model_license` is {self.model_license!r}, but must be a name of the Hub, such as apache-2.0 or mit "
+                "(https://huggingface.co/docs/hub/repositories-licenses)"
+            )
         check_crop(self.eval_crop, "eval_crop_ratio", self.eval_crop_ratio)
         self._check_config_overrides()
 

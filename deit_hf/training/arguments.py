@@ -12,11 +12,12 @@ from transformers import SchedulerType, TrainingArguments
 from ..argument_checks import check, check_choice, check_kinds
 from ..data.bad_images import OnBadImage
 from ..data.transforms import PAPER_CROP_MIN_SCALE, CropMode, check_view_options
-from ..distillation.losses import DistillationType, LabelLoss, Reduction
+from ..distillation.losses import ClassWeighting, DistillationType, LabelLoss, Reduction
 from ..evaluation.fusion import FUSIONS, Fusion
 from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
 from .changeable_options import check_allowed_changes
 from .derived_options import forget_derived, settle_learning_rate
+from .global_batch import check_pairs
 from .hub_token import deep_copy, shallow_copy, without_token
 from .option_values import check_option_values
 from .refused_arguments import check_supported
@@ -60,6 +61,14 @@ class DistillationArguments(TrainingArguments):
         metadata={
             "help": "Loss of the labels: cross_entropy, or DeiT III's binary_cross_entropy, which needs "
             "label_smoothing 0."
+        },
+    )
+    class_weighting: ClassWeighting = field(
+        default="none",
+        metadata={
+            "help": "Class weights of the label loss: none, or balanced: images / (classes x images of class). They "
+            "weigh each share in a target, also mixed and smoothed ones (cross_entropy), or a class's presence "
+            "(binary_cross_entropy); the teacher's term has none."
         },
     )
     evaluate_teacher: bool = field(
@@ -253,7 +262,7 @@ class DistillationArguments(TrainingArguments):
     def _derive(self) -> None:
         settle_learning_rate(self)
         settle_schedule(self)
-        self._check_batch()
+        check_pairs(self.per_device_train_batch_size, mixes=self.mixes)
 
     __getstate__, __copy__, __deepcopy__ = without_token, shallow_copy, deep_copy
 
@@ -273,6 +282,7 @@ class DistillationArguments(TrainingArguments):
         check_choice("learning_rate_stepping", self.learning_rate_stepping, ("step", "official"))
         check_choice("student_mode", self.student_mode, ("train", "eval"))
         check_choice("label_loss", self.label_loss, ("cross_entropy", "binary_cross_entropy"))
+        check_choice("class_weighting", self.class_weighting, ("none", "balanced"))
         check_choice("crop_mode", self.crop_mode, ("random_resized", "simple"))
         check_choice("on_bad_image", self.on_bad_image, ("error", "skip"))
         check_choice("eval_fusion", self.eval_fusion, tuple(FUSIONS))
@@ -336,10 +346,3 @@ class DistillationArguments(TrainingArguments):
         if self.mixed_precision == "fp16" and self.device.type == "cpu":
             raise ValueError("`fp16` is true, but needs a GPU and this run is on CPUs; use `bf16`, or leave both out")
         self.fp16, self.bf16 = self.mixed_precision == "fp16", self.mixed_precision == "bf16"
-
-    def _check_batch(self) -> None:
-        if self.mixes and self.per_device_train_batch_size % 2:
-            raise ValueError(
-                f"`per_device_train_batch_size` is {self.per_device_train_batch_size}, but must be even, as mixup and "
-                "cutmix mix pairs; change it, or set `mixup_alpha` and `cutmix_alpha` to 0"
-            )

@@ -27,6 +27,7 @@ HARMLESS |= {"eval_fusion", "eval_split", "label_file", "max_eval_samples", "val
 HARMLESS |= {"eval_crop", "eval_crop_ratio", "load_best_model_at_end"}
 HARMLESS |= {"save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"}
 HARMLESS |= {"push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"}
+HARMLESS |= {"model_license"}
 HARMLESS |= {"dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"}
 HARMLESS |= {"dataloader_prefetch_factor", "dataloader_multiprocessing_context"}
 # How the machine is used; and a bad picture or step would have ended the stored run.

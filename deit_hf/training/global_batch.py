@@ -18,6 +18,19 @@ def scaled_learning_rate(base_learning_rate: float, global_batch_size: int) -> f
     return base_learning_rate * global_batch_size / BATCH_SIZE_OF_BASE_LEARNING_RATE
 
 
+def check_pairs(local_batch_size: int, *, mixes: bool) -> None:
+    """Refuses a local batch in which an image would have no partner to be mixed with.
+
+    Raises:
+        ValueError: it is odd, and images are mixed.
+    """
+    if mixes and local_batch_size % 2:
+        raise ValueError(
+            f"`per_device_train_batch_size` is {local_batch_size}, but must be even, as mixup and cutmix mix pairs; "
+            "change it, or set `mixup_alpha` and `cutmix_alpha` to 0"
+        )
+
+
 def warn_of_global_batch(config: PreTrainedConfig, *, global_batch_size: int, num_accumulation_steps: int) -> None:
     """Warns when a base-size DeiT is trained from scratch with another global batch than the paper's 1024.
 

@@ -145,7 +145,7 @@ def write_recipe(
     """
     recipe: dict[str, Any] = {}
     for group in options:
-        recipe.update(_options_in_force(group))
+        recipe.update(options_in_force(group))
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     head = [f"Repeat with: python scripts/train.py {path} --output_dir ANOTHER"]
     if not repeats:
@@ -163,7 +163,8 @@ def as_block(in_force: Mapping[str, str]) -> str:
     return "\n".join(f"{name:{width}}  {value}" for name, value in in_force.items())
 
 
-def _options_in_force(group: Any) -> dict[str, Any]:
+def options_in_force(group: Any) -> dict[str, Any]:
+    """Each option of ours, and of transformers' what differs from its default, as YAML's own types."""
     values = {}
     for option in dataclasses.fields(group):
         value = _plain(getattr(group, option.name))

@@ -14,6 +14,7 @@ from ..data.sampling import ViewSampler
 from ..distillation.teacher import Teacher
 from ..model.image_processing_deit import LARGEST_UNCROPPED_SIZE, crop_in_words, crop_size
 from .arguments import DistillationArguments
+from .class_weights import warn_of_imbalance
 from .recipe_file import as_block
 from .schedule import learning_rates, peak_learning_rate
 from .small_runs import warn_of_small_run
@@ -35,6 +36,7 @@ class Run:
         num_steps: optimizer steps of the whole training.
         num_warmup_steps: optimizer steps of the warm-up; None for a schedule that was given to the trainer.
         precision: `no`, `fp16` or `bf16`.
+        class_weights: of the label loss, in words; empty without.
         teacher: None without.
         teacher_top1: of the teacher on the evaluation split, in [0, 1]; None where it was not measured.
         teacher_split: where that was measured, in words.
@@ -51,6 +53,7 @@ class Run:
     num_steps: int
     num_warmup_steps: int | None
     precision: str
+    class_weights: str = ""
     teacher: Teacher | None = None
     teacher_top1: float | None = None
     teacher_split: str = "the evaluation split"
@@ -110,7 +113,8 @@ def _objective(run: Run) -> str:
     if run.own_objective is not None:
         return f"that of {run.own_objective}.compute_loss"
     args = run.args
-    labels = f"{args.label_loss.replace('_', ' ')} of the labels (smoothing {args.label_smoothing:g})"
+    options = ", ".join(filter(None, (f"smoothing {args.label_smoothing:g}", run.class_weights)))
+    labels = f"{args.label_loss.replace('_', ' ')} of the labels ({options})"
     if args.distillation_type == "none":
         return labels
     two_heads = hasattr(run.student, "distillation_classifier")
@@ -234,6 +238,8 @@ class LogRunSummary(TrainerCallback):
         self.recipe = {**effective_recipe(run), **self.trainer.same_run.changes_in_words()}
         if self.trainer.is_world_process_zero():
             logger.info("The recipe in force:\n%s", as_block(self.recipe))
+            names = [str(name) for _, name in sorted(run.student.config.id2label.items())]
+            warn_of_imbalance(self.trainer.train_dataset.images.class_counts(), names, args.class_weighting)
             warn_of_small_run(
                 args,
                 run.sampler,
@@ -258,6 +264,7 @@ class LogRunSummary(TrainerCallback):
             precision=trainer.accelerator.mixed_precision,
             teacher=trainer.teacher,
             teacher_top1=trainer.evaluate_teacher()["top1"] if measures else None,
+            class_weights=trainer.class_weights.in_words(),
             given_optimizer=self._given_optimizer,
             own_objective=self.own_objective,
             **_first_part(trainer.eval_dataset),

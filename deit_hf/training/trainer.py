@@ -23,6 +23,8 @@ from ..reliability.batch_fitting import names_batch_size, train_in_memory
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
 from .arguments import DistillationArguments
+from .card_facts import run_facts
+from .class_weights import ClassWeights
 from .derived_options import unmark_rates
 from .ema import averages_for
 from .global_batch import warn_of_global_batch
@@ -129,7 +131,7 @@ class DistillationTrainer(ViewTrainer):
         # It would not for a model whose forward takes **kwargs.
         self.model_accepts_loss_kwargs = False
         self._makes_optimizer = self.optimizer is None
-        self.same_run = SameRun(self)
+        self.same_run, self.class_weights = SameRun(self), ClassWeights(self)
         own_objective = None if type(self).compute_loss is DistillationTrainer.compute_loss else type(self).__name__
         self._said = LogRunSummary(self, own_objective=own_objective)
         self.faults, self.bad_images = NumericalFaults(self), BadImageList(self)
@@ -207,6 +209,7 @@ class DistillationTrainer(ViewTrainer):
             temperature=self.args.distillation_temperature,
             reduction=self.args.distillation_reduction,
             label_loss=self.args.label_loss,
+            class_weights=self.class_weights(),
         )
         self.means.add(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
         return (terms.loss, outputs) if return_outputs else terms.loss
@@ -333,6 +336,10 @@ class DistillationTrainer(ViewTrainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         if self.ema is not None:
             self.ema.resume_from = checkpoint
+
+    def run_facts(self) -> dict[str, Any]:
+        """Of the training, for the model card."""
+        return run_facts(self)
 
     def write_missing_files(self) -> None:
         """The recipe, which only a run of scripts/train.py has written by itself."""

@@ -139,6 +139,9 @@ def test_per_class_file_counts_what_the_model_answered(tmp_path: Path, evaluatio
     }
     assert [(row["name"], row["images"]) for row in report["classes"]] == [(name, 4) for name in NAMES]
     assert sum(row["correct"] for row in report["classes"]) == round(20 * metrics["eval_top1_average"])
+    recalls = [row["accuracy"] for row in report["classes"]]
+    assert report["eval_balanced_accuracy_average"] == pytest.approx(sum(recalls) / 5, abs=1e-12)
+    assert report["eval_macro_f1_average"] == metrics["eval_macro_f1_average"]
     assert (report["eval_crop"], report["eval_fusion"]) == (metrics["eval_crop"], "logit_mean")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import timm
 
 from deit_hf import DistillationArguments
 from deit_hf.commands.evaluate import evaluate
@@ -103,6 +104,39 @@ def test_test_part_is_measured_once_at_the_end_and_with_the_final_weights(tmp_pa
     again = evaluate(str(tmp_path / "run"), DataArguments(validation_dir=f"{root}/test"), args)
     assert test["test_loss"] == pytest.approx(again["eval_loss"], abs=1e-6)
     assert test["test_loss"] != metrics["eval_loss"]
+
+
+def test_card_of_a_timm_student_tells_the_model_that_was_trained(tmp_path: Path):
+    root = write_parts(tmp_path / "d", "train", "val", "test")
+    (tmp_path / "d" / "train" / "cat" / "3.png").unlink()
+    args = DistillationArguments(
+        str(tmp_path / "run"), per_device_train_batch_size=4, report_to="none", max_steps=1, warmup_epochs=0
+    )
+    model_args = ModelArguments("timm:test_efficientnet", image_size=32, model_license="mit")
+    train(model_args, DataArguments(train_dir=f"{root}/train", validation_dir=f"{root}/val"), args)
+    card = (tmp_path / "run" / "README.md").read_text()
+    model = timm.create_model("test_efficientnet", num_classes=2)
+    for line in (
+        "An image classifier of timm, trained from scratch on images in train.",
+        "| image size | 32x32 |",
+        "| classes | 2 |",
+        "| architecture | test_efficientnet of timm |",
+        f"| parameters | {sum(p.numel() for p in model.parameters()):,} |",
+        "| licence | mit |",
+        "license: mit",
+        "On images in val (evaluation split), in percent:",
+        "| class | training | evaluation |",
+        "| cat | 3 | 4 |",
+        "| dog | 4 | 4 |",
+        "Optimizer steps: 1; epochs: 1.",
+        "student           TimmWrapperForImageClassification",
+        "train_dir: train",
+    ):
+        assert f"{line}" in card, line
+    assert str(tmp_path) not in card
+    assert "2012.12877" not in card
+    with pytest.raises(ValueError, match="`model_license` is 'MIT License', but must be a name of the Hub, such as"):
+        ModelArguments("timm:test_efficientnet", model_license="MIT License")
 
 
 def test_run_says_what_its_data_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture):

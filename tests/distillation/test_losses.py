@@ -7,7 +7,12 @@ import torch
 from timm.loss import BinaryCrossEntropy
 
 from deit_hf import hard_distillation_loss, soft_distillation_loss
-from deit_hf.distillation.losses import binary_cross_entropy, distillation_objective, soft_target_cross_entropy
+from deit_hf.distillation.losses import (
+    balanced_class_weights,
+    binary_cross_entropy,
+    distillation_objective,
+    soft_target_cross_entropy,
+)
 
 STUDENT = [[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]
 TEACHER = [[2.0, 0.0, 1.0], [0.5, 0.5, 1.5]]
@@ -176,3 +181,56 @@ def test_binary_cross_entropy_takes_the_labels_place_and_leaves_the_teachers_ter
 def test_unknown_label_loss_is_named():
     with pytest.raises(ValueError, match="`label_loss` is 'bce', but must be 'cross_entropy' or"):
         objective(None, None, distillation_type="none", label_loss="bce")
+
+
+# ---- class weights ----
+
+WEIGHTS = [0.5, 2.0, 3.0]
+
+
+def weighted_cross_entropy(logits: list[list[float]]) -> float:
+    rows = zip(logits, TARGETS, strict=True)
+    terms = (zip(softmax(row), target, WEIGHTS, strict=True) for row, target in rows)
+    return -sum(w * t * math.log(p) for row in terms for p, t, w in row) / len(logits)
+
+
+def test_balanced_weights_give_each_class_the_same_part_and_the_images_the_mean_one():
+    counts = [6, 0, 2, 4]
+    weights = balanced_class_weights(counts).tolist()
+    assert weights == pytest.approx([12 / (3 * 6), 0, 12 / (3 * 2), 12 / (3 * 4)], abs=1e-15)
+    parts = [weight * count for weight, count in zip(weights, counts, strict=True)]
+    assert parts == pytest.approx([4, 0, 4, 4])
+    assert balanced_class_weights([5, 5]).tolist() == [1, 1]
+
+
+def test_each_share_of_a_target_has_its_class_weight_and_the_mean_is_over_the_batch():
+    # a mean over the weights, or weights of rows, each give another number
+    loss = soft_target_cross_entropy(tensor(STUDENT), tensor(TARGETS), tensor(WEIGHTS))
+    assert loss.item() == pytest.approx(weighted_cross_entropy(STUDENT), abs=1e-12)
+    halves = [
+        soft_target_cross_entropy(tensor(STUDENT)[i : i + 1], tensor(TARGETS)[i : i + 1], tensor(WEIGHTS))
+        for i in (0, 1)
+    ]
+    assert (sum(halves) / 2).item() == pytest.approx(loss.item(), abs=1e-12)
+
+
+def test_presence_of_a_class_has_its_weight_in_the_binary_loss():
+    expected = 0.0
+    for row, target in zip(STUDENT, TARGETS, strict=True):
+        for logit, share, weight in zip(row, target, WEIGHTS, strict=True):
+            p = 1 / (1 + math.exp(-logit))
+            expected -= weight * math.log(p) if share > 0 else math.log(1 - p)
+    loss = binary_cross_entropy(tensor(STUDENT), tensor(TARGETS), tensor(WEIGHTS))
+    assert loss.item() == pytest.approx(expected / 6, abs=1e-12)
+
+
+def test_class_weights_are_of_the_label_terms_alone():
+    options = {"weight": 0.3, "temperature": 2.0, "class_weights": tensor(WEIGHTS)}
+    cls, distillation = tensor(STUDENT), tensor(TEACHER)
+    terms = distillation_objective(cls, None, tensor(TARGETS), tensor(TEACHER), distillation_type="soft", **options)
+    assert terms.cls.item() == pytest.approx(weighted_cross_entropy(STUDENT), abs=1e-12)
+    assert terms.distillation.item() == pytest.approx(4 * divergence(2.0) / 2, abs=1e-12)
+    assert terms.loss.item() == pytest.approx(0.7 * terms.cls.item() + 0.3 * terms.distillation.item(), abs=1e-12)
+    both = distillation_objective(cls, distillation, tensor(TARGETS), None, distillation_type="none", **options)
+    expected = (weighted_cross_entropy(STUDENT) + weighted_cross_entropy(TEACHER)) / 2
+    assert both.loss.item() == pytest.approx(expected, abs=1e-12)

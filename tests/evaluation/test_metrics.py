@@ -64,7 +64,7 @@ def test_any_split_into_batches_gives_the_metrics_of_the_whole(sizes: list[int],
     metric = HeadAccuracy()
     result = evaluate(metric, (logits,), labels, sizes)
     assert metric.num_images == NUM_IMAGES
-    assert set(result) == {"loss", "top1", "top5"}
+    assert set(result) == {"loss", "top1", "top5", "balanced_accuracy", "macro_f1"}
     assert result["top1"] == pytest.approx(accuracy(logits, labels, 1), abs=1e-12)
     assert result["top5"] == pytest.approx(accuracy(logits, labels, 5), abs=1e-12)
     assert result["loss"] == pytest.approx(cross_entropy(logits, labels), rel=1e-6)
@@ -79,7 +79,7 @@ def test_both_heads_and_their_mean_are_counted_apart():
     expected = {
         f"top{k}_{name}": accuracy(head, labels, k) for name, head in zip(names, heads, strict=True) for k in (1, 5)
     }
-    assert {name: value for name, value in result.items() if name != "loss"} == pytest.approx(expected, abs=1e-12)
+    assert {name: value for name, value in result.items() if "top" in name} == pytest.approx(expected, abs=1e-12)
     assert len({accuracy(head, labels, 5) for head in heads}) == 3  # or swapped heads would not show
     assert result["loss"] == pytest.approx(cross_entropy(heads[0], labels), rel=1e-6)  # of the answer
 
@@ -220,14 +220,14 @@ def write_results(path: Path, **metrics: float | str) -> Path:
 
 
 def test_comparison_puts_each_run_on_a_line_and_each_head_in_a_column(tmp_path: Path):
-    plain = write_results(tmp_path / "plain", eval_top1=0.5)
+    plain = write_results(tmp_path / "plain", eval_top1=0.5, eval_balanced_accuracy=0.4, eval_macro_f1=0.3)
     heads = {"eval_top1_cls": 0.61, "eval_top1_distillation": 0.62, "eval_top1_average": 0.63}
     distilled = write_results(tmp_path / "distilled", **heads)
     header, *lines = comparison_table([plain, distilled]).splitlines()
-    assert header.split() == ["run", "one", "head", "class", "distill.", "mean"]
+    assert header.split() == ["run", "one", "head", "class", "distill.", "mean", "balanced", "macro-F1"]
     assert [line.split() for line in lines] == [
-        ["plain", "50.00%", "-", "-", "-"],
-        ["distilled", "-", "61.00%", "62.00%", "63.00%"],
+        ["plain", "50.00%", "-", "-", "-", "40.00%", "30.00%"],
+        ["distilled", "-", "61.00%", "62.00%", "63.00%", "-", "-"],
     ]
     assert len({len(line) for line in (header, *lines)}) == 1
 

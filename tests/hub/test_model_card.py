@@ -39,7 +39,7 @@ METRICS = {
 RUN = ModelFacts(
     model_name="alice/tiny",
     image_size=(224, 192),
-    num_labels=5,
+    num_labels=1000,
     two_heads=True,
     variant="deit_tiny_distilled_patch16_224",
     architecture={"layers": 12},
@@ -403,6 +403,8 @@ def published_facts(variant: str) -> ModelFacts:
             "attention heads": config.num_attention_heads,
         },
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        from_scratch=variant not in base_models,
+        license="apache-2.0",
         base_model=base_models.get(variant),
         teacher="RegNetY-16GF" if distilled else None,
         dataset="ILSVRC/imagenet-1k",

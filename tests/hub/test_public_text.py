@@ -58,7 +58,7 @@ def test_paths_become_base_names_and_the_files_here_stay(tmp_path: Path):
 
 
 def test_texts_without_paths_are_pushed_as_they_are(tmp_path: Path):
-    (tmp_path / "recipe.yaml").write_text("# a note; 3 images/s\nvariant: x  # mine\nname: a/b\nhome: ~/x\n")
+    (tmp_path / "recipe.yaml").write_text("# a note; 3 images/s\nvariant: x  # mine\nname: a/b\n")
     (tmp_path / "trainer_state.json").write_text('{"b": NaN, "a": "and/or"}')
     (tmp_path / "README.md").write_text("# Mine\n\n[x](/docs) costs 3 $/h, runs on Linux/macOS\n")
     assert public_texts(tmp_path, "jane/model") == {}

@@ -533,7 +533,7 @@ def metadata_errors(card: str) -> list[str]:
         return [f"metadata is no YAML: {error}"]
     if not isinstance(metadata, dict):
         return ["metadata is no mapping"]
-    errors = [] if metadata.get("license") in LICENSES else [f'"license" must be one of {sorted(LICENSES)}']
+    errors = [] if metadata.get("license") in (None, *LICENSES) else [f'"license" must be one of {sorted(LICENSES)}']
     for name in ("datasets", "base_model"):
         ids = metadata.get(name, [])
         for repo_id in [ids] if isinstance(ids, str) else ids:

@@ -42,7 +42,7 @@ REFUSED = {
     *("mixup_alpha", "cutmix_alpha", "mixup_switch_prob", "label_smoothing", "random_augment", "color_jitter"),
     *("random_erase_prob", "crop_mode", "crop_min_scale", "horizontal_flip_prob", "repeated_augmentation"),
     *("learning_rate_stepping", "min_learning_rate", "warmup_learning_rate", "warmup_epochs", "student_mode"),
-    *("ema_decay", "ema_warmup", "num_train_samples", "num_streams", "shuffle_buffer_size"),
+    *("class_weighting", "ema_decay", "ema_warmup", "num_train_samples", "num_streams", "shuffle_buffer_size"),
     # of student and data
     *("variant", "image_size", "drop_path_rate", "config_overrides", "use_distillation_token", "streaming"),
 }

@@ -160,7 +160,7 @@ def test_plain_rows_assigned_to_the_trainer_are_evaluated(tmp_path, tiny_student
 def test_a_card_and_curves_take_any_name(tmp_path):
     metrics = {"eval_a|b $x_{_top1": 0.5}
     facts = ModelFacts("tiny", (32, 32), 5, two_heads=False, metrics=metrics)
-    assert r"| class head (the model's answer), on a\|b $x_{ | 50.00 | – |" in render_model_card(facts)
+    assert r"| class head (the model's answer), on a\|b \$x\_{ | 50.00 |" in render_model_card(facts)
     plot_training_curves([{"step": 1, **metrics}, {"step": 2, **metrics}], tmp_path / "curves.png")
 
 

@@ -60,7 +60,7 @@ def test_block_says_what_follows_from_options_data_and_machine(trainer: Distilla
     assert said["averaged weights"] == "decay 0.9 with warm-up"
     assert said["evaluation"] == ("short side resized to 32 pixels (bicubic), centre crop of 32x32; fusion logit_mean")
     (block,) = [record.getMessage() for record in caplog.records if "recipe in force" in record.getMessage()]
-    assert all(value in block for value in said.values())
+    assert all(value in block for name, value in said.items() if name != "rates reached")  # known at the end
 
 
 def test_teacher_is_measured_on_the_evaluation_views(trainer: DistillationTrainer, toy_rows: datasets.Dataset):

@@ -1,0 +1,70 @@
+"""Class weights of the label loss, from the number of images of each class in the training data."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..distillation.losses import balanced_class_weights
+
+logger = logging.getLogger(__name__)
+
+IMBALANCE = 10  # times as many images in the largest class as in the smallest one, from which it is said
+
+
+class ClassWeights:
+    """The weights that `class_weighting` asks for, of a trainer's training data; counted once."""
+
+    def __init__(self, trainer: Any):
+        """Raises ValueError where they are asked for and the data does not tell its labels."""
+        self.trainer = trainer
+        self._counted: Any = None  # the views that the weights are of
+        self._weights: Tensor | None = None
+        self()
+
+    def __call__(self) -> Tensor | None:
+        """(C,), on the trainer's device; None without weights."""
+        args, views = self.trainer.args, self.trainer.train_dataset
+        if args.class_weighting == "none" or views is None:
+            return None
+        if views is not self._counted:
+            counts = views.images.class_counts()
+            if counts is None:
+                raise ValueError(
+                    "`class_weighting` is 'balanced', which needs the number of images of each class, but the labels "
+                    "of a stream are not known before it is read; load the data (without `streaming`), or leave "
+                    "`class_weighting` out"
+                )
+            self._counted, self._weights = views, balanced_class_weights(counts).float().to(args.device)
+        return self._weights
+
+    def in_words(self) -> str:
+        """For the run summary; empty without weights."""
+        weights = self()
+        if weights is None:
+            return ""
+        used, absent = weights[weights > 0], int((weights == 0).sum())
+        return f"class weights {used.min():.3g} to {used.max():.3g}" + (
+            f", 0 for {absent} without images" * bool(absent)
+        )
+
+
+def warn_of_imbalance(counts: Sequence[int] | None, names: Sequence[str], class_weighting: str) -> None:
+    """Warns when the classes of the training data differ much in size and nothing is done about it.
+
+    Args:
+        counts: images of each class; None where they are not known.
+        names: of the classes.
+        class_weighting: the option.
+    """
+    occurring = [(count, name) for count, name in zip(counts or (), names, strict=False) if count]
+    if not occurring or class_weighting != "none":
+        return
+    (fewest, smallest), (most, largest) = min(occurring), max(occurring)
+    if most >= IMBALANCE * fewest:
+        logger.warning(
+            "class `%s` has %d training images and `%s` %d, %.3g times as many: top-1 says little of small classes; "
+            "look at balanced accuracy (`eval_balanced_accuracy`), and try `--class_weighting balanced`",
+            *(smallest, fewest, largest, most, most / fewest),
+        )
