@@ -50,7 +50,15 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 ENVIRONMENT |= dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"), "1")
 ENVIRONMENT |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 SERVER = multiprocessing.get_context("forkserver")
-SAY_NOTHING = {"metadata", "help", "encoding", "strict"}  # keywords that change messages, or nothing where all is well
+SAY_NOTHING = {
+    "metadata",
+    "help",
+    "description",
+    "formatter_class",
+    "metavar",
+    "encoding",
+    "strict",
+}  # keywords that change messages, or nothing where all is well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +156,9 @@ def _children(node: ast.AST) -> Iterable[ast.AST]:
     match node:
         case ast.Raise() | ast.Assert() | ast.JoinedStr() | ast.arg() | ast.Expr(value=ast.Constant()):
             return ()
-        case ast.Expr(value=ast.Call(func=func)) if ast.unparse(func).startswith(("logger.", "warnings.", "print")):
+        case ast.Expr(value=ast.Call(func=func)) if ast.unparse(func).startswith(
+            ("logger.", "logging.", "warnings.", "print")
+        ):
             return ()
         case ast.Subscript(value=ast.Name("Literal")) | ast.If(test=ast.Name("TYPE_CHECKING")):
             return ()
