@@ -50,15 +50,9 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 ENVIRONMENT |= dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"), "1")
 ENVIRONMENT |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 SERVER = multiprocessing.get_context("forkserver")
-SAY_NOTHING = {
-    "metadata",
-    "help",
-    "description",
-    "formatter_class",
-    "metavar",
-    "encoding",
-    "strict",
-}  # keywords that change messages, or nothing where all is well
+# keywords that change messages, or nothing where all is well
+SAY_NOTHING = {"metadata", "help", "description", "formatter_class", "metavar", "encoding", "strict"}
+MESSAGES = ("logger.", "logging.", "warnings.", "print")
 
 
 @dataclasses.dataclass(frozen=True)
