@@ -418,7 +418,7 @@ RECIPE = {
 
 
 def start(folder: Path, name: str, num_processes: int, *options: str) -> subprocess.Popen:
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(num_processes), "--master_port", "29517"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
     command = [sys.executable, *(launch if num_processes > 1 else []), str(ROOT / "scripts" / "train.py")]
     command += [
         "recipe.yaml",

@@ -14,10 +14,21 @@ LOSSES = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0}  # by step; the best is the se
 class WithKnownLosses(DistillationTrainer):
     """Evaluates to `LOSSES`."""
 
+    left: list[str]  # checkpoints after the last save
+    last_weights: dict[str, torch.Tensor]
+
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
         metrics = {**super().evaluate(*args, **kwargs), "eval_loss": LOSSES[self.state.global_step]}
         self.last_weights = parameters_of(self.model)
         return metrics
+
+    def _save_checkpoint(self, *args: object) -> None:
+        super()._save_checkpoint(*args)
+        self.left = checkpoints(self)
+
+
+def checkpoints(trainer: DistillationTrainer) -> list[str]:
+    return sorted(path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*"))
 
 
 def train(folder: Path, tiny_config, toy_rows, **options) -> WithKnownLosses:
@@ -30,12 +41,13 @@ def train(folder: Path, tiny_config, toy_rows, **options) -> WithKnownLosses:
     return trainer
 
 
-# transformers itself deletes the last one at the end if there is to be one alone
-@pytest.mark.parametrize(("limit", "left"), [(1, [2]), (2, [2, 5]), (3, [2, 4, 5]), (None, [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(("limit", "left"), [(1, [2, 5]), (2, [2, 5]), (3, [2, 4, 5]), (None, [1, 2, 3, 4, 5])])
 def test_rotation_keeps_the_best_checkpoint_and_the_last_ones(tmp_path: Path, tiny_config, toy_rows, limit, left):
     trainer = train(tmp_path, tiny_config, toy_rows, save_total_limit=limit, load_best_model_at_end=True)
     output_dir = Path(trainer.args.output_dir)
-    assert sorted(path.name for path in output_dir.glob("checkpoint-*")) == [f"checkpoint-{step}" for step in left]
+    assert trainer.left == [f"checkpoint-{step}" for step in left]
+    # transformers itself deletes the last one at the end if there is to be one alone
+    assert checkpoints(trainer) == (["checkpoint-2"] if limit == 1 else trainer.left)
     assert trainer.state.best_model_checkpoint == str(output_dir / "checkpoint-2")
     assert (trainer.state.best_metric, trainer.state.best_global_step) == (1.0, 2)
     for trained, folder in ((trainer.model, "checkpoint-2"), (trainer.ema.model, "checkpoint-2/ema")):
@@ -46,7 +58,6 @@ def test_rotation_keeps_the_best_checkpoint_and_the_last_ones(tmp_path: Path, ti
 
 def test_without_a_best_model_to_load_the_best_checkpoint_is_kept_too(tmp_path: Path, tiny_config, toy_rows):
     trainer = train(tmp_path, tiny_config, toy_rows, save_total_limit=2)
-    left = {path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*")}
-    assert left == {"checkpoint-2", "checkpoint-5"}
+    assert checkpoints(trainer) == ["checkpoint-2", "checkpoint-5"]
     last = trainer.last_weights["cls_classifier.weight"]
     assert torch.equal(last, trainer.model.cls_classifier.weight)

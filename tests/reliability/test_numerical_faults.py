@@ -319,7 +319,7 @@ def run_two(folder: Path, *options: str) -> list[str]:
     (folder / "worker.py").write_text(WORKER)
     recipe = {**RECIPE, "max_train_samples": 32, "max_eval_samples": 8, "max_steps": 8, "logging_steps": 8}
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "per_device_train_batch_size": 4}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["worker.py", "recipe.yaml", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, env=environment)

@@ -30,7 +30,7 @@ RECIPE = {
 
 
 def run(folder: Path, num_processes: int, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(num_processes), "--master_port", "29511"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
     path = script if Path(script).is_absolute() else str(ROOT / "scripts" / script)
     command = [sys.executable, *(launch if num_processes > 1 else []), path, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

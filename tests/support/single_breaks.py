@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
 import queue
 import random
@@ -31,6 +32,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Change = tuple[str, ast.AST, ast.AST]  # kind, what is replaced, and by what
 ROOT = Path(__file__).parents[2]
 PACKAGE = "deit_hf"
@@ -41,7 +44,15 @@ OTHER_OPERATORS: dict[type, type] = {
     **{ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr},
 }
 NO_END = "no end within"
-SAY_NOTHING = {"metadata", "help", "encoding", "strict"}  # keywords that change messages, or nothing where all is well
+# what most of a short test's time would go into; it is loaded once, as conftest.py wants it
+LIBRARIES = ["torch", "torchvision", "transformers.trainer", "datasets", "timm", "accelerate", "evaluate", "sklearn"]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT |= dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"), "1")
+ENVIRONMENT |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+SERVER = multiprocessing.get_context("forkserver")
+# keywords that change messages, or nothing where all is well
+SAY_NOTHING = {"metadata", "help", "description", "formatter_class", "metavar", "encoding", "strict"}
+MESSAGES = ("logger.", "logging.", "warnings.", "print")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +150,9 @@ def _children(node: ast.AST) -> Iterable[ast.AST]:
     match node:
         case ast.Raise() | ast.Assert() | ast.JoinedStr() | ast.arg() | ast.Expr(value=ast.Constant()):
             return ()
-        case ast.Expr(value=ast.Call(func=func)) if ast.unparse(func).startswith(("logger.", "warnings.", "print")):
+        case ast.Expr(value=ast.Call(func=func)) if ast.unparse(func).startswith(
+            ("logger.", "logging.", "warnings.", "print")
+        ):
             return ()
         case ast.Subscript(value=ast.Name("Literal")) | ast.If(test=ast.Name("TYPE_CHECKING")):
             return ()
@@ -208,6 +221,22 @@ def stages_of(file: str, root: Path, *, wide: bool) -> list[list[str]]:
     return [some for stage in stages if (some := [test for test in stage if (root / test).exists()])]
 
 
+def run_pytest(root: Path, options: list[str], output: Path) -> None:
+    """In a process of its own, which has the libraries but not yet the package."""
+    os.setsid()
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(root)
+    os.environ |= {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}  # a second may pass between two breaks
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(root))
+    sys.modules.pop("support", None)
+    code = pytest.main(options)
+    sys.stdout.flush()
+    os._exit(code)
+
+
 class Copy:
     """A copy of the checkout, in which one break at a time is tested."""
 
@@ -224,22 +253,18 @@ class Copy:
 
     def failing_test(self, tests: list[str], timeout: float) -> str | None:
         """The first test that fails, None if none does; a run without an end or a test to name says so."""
-        deselected = [f"--deselect={test}" for test in self.unsound]
-        command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider"]
-        command += [f"--basetemp={self.folder / 'pytest'}", *deselected, *tests]
-        with (self.folder / "output").open("w+") as output:
-            streams = {"stdout": output, "stderr": output}
-            environment = {**os.environ, "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(command, cwd=self.root, env=environment, start_new_session=True, **streams)
-            try:
-                code = process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                return f"{NO_END} {timeout:g} s"
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # and what its tests started
-            output.seek(0)
-            failed = re.search(r"^(?:FAILED|ERROR) (tests/.*?)(?: - .*)?$", output.read(), re.MULTILINE)
+        options = ["-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", f"--basetemp={self.folder / 'pytest'}"]
+        options += [*(f"--deselect={test}" for test in self.unsound), *tests]
+        process = SERVER.Process(target=run_pytest, args=(self.root, options, self.folder / "output"))
+        process.start()
+        process.join(timeout)
+        code = process.exitcode
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what its tests started
+        if code is None:
+            return f"{NO_END} {timeout:g} s"
+        output = (self.folder / "output").read_text("utf-8", errors="replace")
+        failed = re.search(r"^(?:FAILED|ERROR) (tests/.*?)(?: - .*)?$", output, re.MULTILINE)
         if code in (0, 5):  # 5: no test but slow ones
             return None
         return failed[1] if failed else f"pytest ended with {code}"
@@ -310,6 +335,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for the tests of a room")
     parser.add_argument("-o", "--output", type=Path, help="JSON lines, which a second run continues")
     options = parser.parse_args(arguments)
+    os.environ |= ENVIRONMENT
+    SERVER.set_forkserver_preload(LIBRARIES)
     drawn = list(itertools.islice(draw_breaks(root, options.seed, options.room), options.count))
     lines = options.output.read_text("utf-8").splitlines() if options.output and options.output.exists() else []
     results = {Break(**record.pop("break")): record["seen_by"] for record in map(json.loads, lines)}
