@@ -256,6 +256,7 @@ CASES = {
     "distillation_temperature": Case((3.0, 2.0), {"objective"}),
     "distillation_reduction": Case(("batchmean", "numel"), {"objective"}),
     "label_loss": Case(("cross_entropy", "binary_cross_entropy"), {"objective"}, {"label_smoothing": 0.0}),
+    "class_weighting": Case(("none", "balanced"), {"objective"}),
     "label_smoothing": Case((0.1, 0.2), {"objective"}),
     "evaluate_teacher": Case((True, False), {"teacher"}, {}, lambda v, seen: ("not measured" in seen.teacher) != v),
     "mixup_alpha": Case((0.8, 0.4), {"mixing"}),
