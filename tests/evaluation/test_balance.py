@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from transformers import EvalPrediction
 
+from deit_hf.evaluation.metric_names import check_best_metric
 from deit_hf.evaluation.metrics import HEADS, HeadAccuracy
 
 NUM_CLASSES = 6
@@ -53,3 +54,10 @@ def test_images_with_several_right_labels_have_no_means_over_classes():
     for rows in (lists, lists[:10]):
         metric.add((torch.from_numpy(logits[0][: len(rows)]),), torch.from_numpy(rows))
     assert metric.result().keys() == {"loss", "top1", "top5"}
+
+
+def test_the_best_checkpoint_can_be_chosen_by_means_over_classes():
+    check_best_metric("eval_balanced_accuracy_cls", [""], two_heads=True, averaged=False)
+    check_best_metric("ema_first_macro_f1", ["first"], two_heads=False, averaged=True)
+    with pytest.raises(ValueError, match="is 'balanced_acuracy_cls', .* did you mean 'eval_balanced_accuracy_cls'"):
+        check_best_metric("balanced_acuracy_cls", [""], two_heads=True, averaged=False)
