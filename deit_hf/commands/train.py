@@ -36,6 +36,7 @@ from ..reliability.run_lock import run_lock
 from ..reliability.stop_signals import LeaveOnSignal
 from ..training.arguments import DistillationArguments
 from ..training.changeable_options import RATES
+from ..training.class_weights import NOT_OF_A_STREAM
 from ..training.ema import EMA_FOLDER
 from ..training.recipe_file import parse_recipe, write_recipe
 from ..training.trainer import DistillationTrainer
@@ -177,7 +178,9 @@ def _check_evaluation(parts: ImageParts, args: DistillationArguments) -> None:
 
 
 def _check_stream_options(data_args: DataArguments, args: DistillationArguments) -> None:
-    """Options that only a stream reads would be ignored without a word."""
+    """Options that only a stream reads would be ignored without a word; what it cannot take is refused at once."""
+    if data_args.streaming and args.class_weighting != "none":
+        raise ValueError(NOT_OF_A_STREAM)
     for name in () if data_args.streaming else ("num_streams", "num_train_samples", "shuffle_buffer_size"):
         default = {option.name: option.default for option in dataclasses.fields(args)}[name]
         if getattr(args, name) != default:

@@ -44,7 +44,7 @@ class PushingTrainer(ResumableTrainer):
             return
         directory = Path(self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        source = self.accelerator.unwrap_model(self.model).name_or_path
+        source = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).name_or_path
         is_trained = self.state.global_step > 0
         live = trainer_facts(self, self._evaluated)
         if is_trained or not source or Path(source).resolve() != directory.resolve():

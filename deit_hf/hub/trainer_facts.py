@@ -16,7 +16,7 @@ def trainer_facts(trainer: Any, evaluated: Mapping[str, Any]) -> dict[str, Any]:
         trainer: of transformers; its datasets are views (data/dataset.py).
         evaluated: views that an evaluation took, by the prefix of its metrics.
     """
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     metrics = metrics_of_weights(trainer.state, loads_best=trainer.args.load_best_model_at_end)
     own = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
     views: dict[str, Any] = {"training": trainer.train_dataset}

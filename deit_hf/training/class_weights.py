@@ -11,6 +11,10 @@ from ..distillation.losses import balanced_class_weights
 logger = logging.getLogger(__name__)
 
 IMBALANCE = 10  # times as many images in the largest class as in the smallest one, from which it is said
+NOT_OF_A_STREAM = (
+    "`class_weighting` is 'balanced', which needs the number of images of each class, but the labels of a stream are "
+    "not known before it is read; load the data (without `streaming`), or leave `class_weighting` out"
+)
 
 
 class ClassWeights:
@@ -31,11 +35,7 @@ class ClassWeights:
         if views is not self._counted:
             counts = views.images.class_counts()
             if counts is None:
-                raise ValueError(
-                    "`class_weighting` is 'balanced', which needs the number of images of each class, but the labels "
-                    "of a stream are not known before it is read; load the data (without `streaming`), or leave "
-                    "`class_weighting` out"
-                )
+                raise ValueError(NOT_OF_A_STREAM)
             self._counted, self._weights = views, balanced_class_weights(counts).float().to(args.device)
         return self._weights
 

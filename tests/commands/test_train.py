@@ -24,6 +24,13 @@ def test_options_of_a_stream_are_refused_without_one(tmp_path: Path, option: str
         train(model_args, data_args, DistillationArguments(str(tmp_path / "run"), **{option: value}))
 
 
+def test_class_weights_of_a_stream_are_refused_before_anything_is_loaded(tmp_path: Path):
+    data_args = DataArguments(dataset_name="nobody/nothing", streaming=True)
+    args = DistillationArguments(str(tmp_path / "run"), class_weighting="balanced")
+    with pytest.raises(ValueError, match="`class_weighting` is 'balanced', which needs .* load the data"):
+        train(ModelArguments(variant="deit_tiny_patch16_224"), data_args, args)
+
+
 @pytest.mark.parametrize(
     ("teacher", "kind"), [("somewhere/teacher", "none"), (None, "hard")], ids=["not used", "missing"]
 )

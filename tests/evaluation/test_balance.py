@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from transformers import EvalPrediction
 
+from deit_hf.evaluation.metric_names import check_best_metric
 from deit_hf.evaluation.metrics import HEADS, HeadAccuracy
 
 NUM_CLASSES = 6
@@ -42,6 +43,7 @@ def test_balanced_accuracy_and_macro_f1_are_scikit_learns(sizes: list[int]):
         assert result[f"balanced_accuracy_{name}"] < result[f"top1_{name}"] - 0.05
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_images_with_several_right_labels_have_no_means_over_classes():
     logits, labels = heads_and_labels()
     lists = np.stack([labels, np.full_like(labels, -1)], axis=1)
@@ -53,3 +55,12 @@ def test_images_with_several_right_labels_have_no_means_over_classes():
     for rows in (lists, lists[:10]):
         metric.add((torch.from_numpy(logits[0][: len(rows)]),), torch.from_numpy(rows))
     assert metric.result().keys() == {"loss", "top1", "top5"}
+    metric.add((torch.from_numpy(logits[0]),), torch.full((45,), -1))  # no label at all
+    assert metric.result().keys() == {"loss", "top1", "top5"}
+
+
+def test_the_best_checkpoint_can_be_chosen_by_means_over_classes():
+    check_best_metric("eval_balanced_accuracy_cls", [""], two_heads=True, averaged=False)
+    check_best_metric("ema_first_macro_f1", ["first"], two_heads=False, averaged=True)
+    with pytest.raises(ValueError, match="is 'balanced_acuracy_cls', .* did you mean 'eval_balanced_accuracy_cls'"):
+        check_best_metric("balanced_acuracy_cls", [""], two_heads=True, averaged=False)

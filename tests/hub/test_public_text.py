@@ -83,3 +83,37 @@ def test_damaged_text_is_named(tmp_path: Path, name: str, text: str):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=f"{name}` is damaged .*, so nothing is pushed"):
         public_texts(tmp_path, "jane/model")
+
+
+def test_relative_paths_and_home_directories_become_base_names_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs of jane/run")
+    (run / "checkpoint-1").mkdir(parents=True)
+    options = {
+        "train_dir": "jane/photos",  # not there any more
+        "validation_dir": "~jane/val",
+        "output_dir": str(run),
+        "teacher_model_name_or_path": "timm:resnet18@jane/weights.pth",
+        "model_name_or_path": "../jane/start",
+        "dataset_name": "owner/name",
+        "lr_scheduler_kwargs": {"file": "./jane/x.json"},
+    }
+    head = (
+        f"# Repeat with: python scripts/train.py {run}/recipe.yaml\n# teacher  timm:resnet18@jane/weights.pth, 0.9\n"
+    )
+    (run / "recipe.yaml").write_text(head + yaml.safe_dump(options))
+    (run / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": f"{run}/checkpoint-1"}))
+    texts = public_texts(run, "alice/model")
+    assert "jane" not in "".join(texts.values())
+    expected = {"train_dir": "photos", "validation_dir": "val", "output_dir": "run", "model_name_or_path": "start"}
+    expected |= {"teacher_model_name_or_path": "timm:resnet18@weights.pth", "dataset_name": "owner/name"}
+    assert yaml.safe_load(texts["recipe.yaml"]) == {**expected, "lr_scheduler_kwargs": {"file": "x.json"}}
+    assert "# teacher  timm:resnet18@weights.pth, 0.9\n" in texts["recipe.yaml"]
+
+
+def test_card_that_names_the_directory_loads_from_the_repository(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    card = 'model="run")\nfrom_pretrained("run", subfolder="ema")\nsay "run"\n'
+    (tmp_path / "run" / "README.md").write_text(sealed(card))
+    text = public_texts(tmp_path / "run", "alice/model")["README.md"]
+    assert unsealed(text) == 'model="alice/model")\nfrom_pretrained("alice/model", subfolder="ema")\nsay "run"\n'

@@ -269,3 +269,13 @@ def test_a_long_list_of_classes_is_shortened(tmp_path, tiny_config, toy_rows):
     assert [*table] == ["all", "fewest of a class", "most of a class", *(f"kind {i}" for i in range(10))]
     assert [*table.values()][:4] == [["40"], ["0"], ["8"], ["8"]]
     assert "The table leaves out 50 classes; config.json names all." in card
+
+
+def test_images_of_a_stream_and_of_several_labels_are_counted_in_all(tmp_path, tiny_student, toy_rows):
+    lists = toy_rows.map(lambda row: {"labels": [row["label"], (row["label"] + 1) % 5]}).remove_columns("label")
+    lists = lists.rename_column("labels", "label").select(range(12))
+    trainer = make_trainer(tmp_path, tiny_student, toy_rows.to_iterable_dataset(), lists, num_train_samples=30)
+    trainer.evaluate()
+    card = card_of(trainer)
+    assert [*rows_of(card, "class").values()] == [["30", "12"]] + [["–", "–"]] * 5
+    assert rows_of(card, "answer")["class head"] == [percent(trainer.state.log_history[-1]["eval_top1_cls"])]
