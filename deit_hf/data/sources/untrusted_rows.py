@@ -65,6 +65,10 @@ def said_by_cause(name: str) -> Iterator[None]:
     except datasets.exceptions.DatasetGenerationError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"dataset `{name}` cannot be read: {reason}") from error
+    except ValueError as error:
+        if "BuilderConfig" not in str(error):
+            raise
+        raise ValueError(f"`dataset_config_name` of dataset `{name}` is wrong: {error}") from error
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
