@@ -187,3 +187,12 @@ def test_sets_that_do_not_exist_and_several_at_once_are_refused_by_name(tmp_path
     named = DistillationTrainer(student, args, eval_dataset={"a": toy_rows})
     with pytest.raises(ValueError, match="there is no evaluation set 'b'; those with a name are: a"):
         named.evaluate("b")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"eval_top1": "x"}'])
+def test_damaged_results_of_a_run_are_named_by_the_table(tmp_path, content: str):
+    (tmp_path / "eval_results.json").write_text(content)
+    with pytest.raises(
+        ValueError, match="eval_results.json` (is not JSON: .*|holds no accuracy .*); evaluate the run aga"
+    ):
+        comparison_table([tmp_path])

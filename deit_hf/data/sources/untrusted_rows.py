@@ -38,6 +38,8 @@ def check_dataset_name(name: str) -> None:
         FileNotFoundError: there is nothing of that name.
         ValueError: it is a file.
     """
+    if not name.strip():
+        raise ValueError("`dataset_name` is empty; name a directory or a Hub id, or leave it out")
     if os.path.isfile(name):
         raise ValueError(
             f"`dataset_name` is the file {name}, but must be a directory or a Hub id; unpack an archive, and name the "
