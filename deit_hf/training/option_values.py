@@ -50,15 +50,7 @@ def check_option_values(args: TrainingArguments) -> None:
     if not str(args.output_dir or "trainer_output").strip():
         raise ValueError("`output_dir` is empty; name a directory")
     _check_trackers(args.report_to)
-    for name, least in LEAST.items():
-        if getattr(args, name) is not None:
-            check(name, getattr(args, name), lambda v, least=least: v >= least, f"{least} or more")  # type: ignore[misc]
-    for strategy, option in (("save_strategy", "save_steps"), ("eval_strategy", "eval_steps")):
-        value = getattr(args, option)
-        if getattr(args, strategy) == "steps" and value is not None:
-            check(option, value, lambda v: v > 0, f"more than 0 while `{strategy}` is 'steps'; 'no' turns it off")
-    if args.max_steps < -1:
-        raise ValueError(f"`max_steps` is {args.max_steps}, but must be 1 or more, or -1 to train `num_train_epochs`")
+    _check_ranges(args)
     for name in (*ONLY_JSON, *JSON_OR_FILE):
         _check_mapping(name, getattr(args, name, None))
     if args.max_steps <= 0 and args.num_train_epochs == 0:
@@ -71,6 +63,22 @@ def check_option_values(args: TrainingArguments) -> None:
             f"`metric_for_best_model` is {args.metric_for_best_model!r}, but `eval_strategy` is 'no', so that it is "
             "never measured; set `eval_strategy` to 'epoch' or 'steps', or leave it out"
         )
+
+
+def _check_ranges(args: TrainingArguments) -> None:
+    for name, least in LEAST.items():
+        if getattr(args, name) is not None:
+            check(name, getattr(args, name), lambda v, least=least: v >= least, f"{least} or more")  # type: ignore[misc]
+    for strategy, option in (("save_strategy", "save_steps"), ("eval_strategy", "eval_steps")):
+        value = getattr(args, option)
+        if getattr(args, strategy) == "steps" and value is not None:
+            check(option, value, lambda v: v > 0, f"more than 0 while `{strategy}` is 'steps'; 'no' turns it off")
+    if args.optim_args and not all("=" in part for part in str(args.optim_args).split(",")):
+        raise ValueError(
+            f"`optim_args` is {args.optim_args!r}, but must be name=value pairs, with commas between them"
+        )
+    if args.max_steps < -1:
+        raise ValueError(f"`max_steps` is {args.max_steps}, but must be 1 or more, or -1 to train `num_train_epochs`")
 
 
 def _check_trackers(report_to: None | str | list[str]) -> None:

@@ -34,6 +34,7 @@ def make(**options: Any) -> DistillationArguments:
             "`num_train_epochs` is 0 and `max_steps` -1, which is no training; raise one of them",
         ),
         ({"metric_for_best_model": "top1"}, "`metric_for_best_model` is 'top1', but `eval_strategy` is 'no', so that"),
+        ({"optim": "adafactor", "optim_args": "foo"}, "`optim_args` is 'foo', but must be name=value pairs"),
         ({"output_dir": " "}, "`output_dir` is empty; name a directory"),
         ({"seed": -1}, "`seed` is -1, but must be 0 or more"),
         ({"data_seed": -1}, "`data_seed` is -1, but must be 0 or more"),
