@@ -87,6 +87,11 @@ def measure_input(
     Raises:
         ValueError: no round, or an image that cannot be decoded.
     """
+    if image_column_name not in rows.column_names:
+        raise ValueError(
+            f"the dataset has no column `{image_column_name}`, only {', '.join(rows.column_names)}; set "
+            "`image_column_name`"
+        )
     check("num_rounds", num_rounds, lambda v: v >= 1, "1 or more")
     check("image_size", image_size, lambda v: v >= 2, "2 pixels or more")
     rounds = _Rounds(rows, image_size, num_rounds + 1, image_column_name)

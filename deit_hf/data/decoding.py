@@ -85,6 +85,8 @@ def _open(source: Any) -> Image:
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)  # would decode it all the same
         if isinstance(source, str) and source.startswith(("http://", "https://")):
             source = io.BytesIO(_fetched(source))
+        if isinstance(source, str) and os.path.isdir(source):
+            raise ValueError("it is a directory; name the pictures in it")
         if isinstance(source, str) and not stat.S_ISREG(os.stat(source).st_mode):
             raise ValueError("it is no file")  # to open a pipe waits for ever
         image = PIL.Image.open(source)

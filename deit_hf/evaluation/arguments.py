@@ -53,3 +53,5 @@ class EvaluationArguments:
             file = getattr(self, name)
             if file is not None and not Path(file).parent.is_dir():
                 raise FileNotFoundError(f"`{name}` is {file}, but there is no folder `{Path(file).parent}`")
+            if file is not None and Path(file).is_dir():
+                raise ValueError(f"`{name}` is {file}, which is a folder; name a file in it")

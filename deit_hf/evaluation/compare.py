@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .fusion import FUSIONS
 from .metric_names import accuracy_name, evaluation_parts
@@ -21,6 +22,7 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
 
     Raises:
         FileNotFoundError: a run has none.
+        ValueError: one is not the JSON of an evaluation.
     """
     lines = [
         f"{'run':24} {'one head':>10} {'class':>10} {'distill.':>10} {'mean':>10} {'balanced':>10} {'macro-F1':>10}"
@@ -30,7 +32,7 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
         path = Path(output_dir) / "eval_results.json"
         if not path.is_file():
             raise FileNotFoundError(f"no evaluation at `{path}`; train with an evaluation split first")
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = _read(path)
         for part in evaluation_parts(metrics) or [""]:
             names = [accuracy_name("top1", part=part, head=head) for head in ("", "cls", "distillation", "average")]
             answer = "" if names[0] in metrics else "average"
@@ -42,3 +44,14 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
         if fusion != "logit_mean":
             notes.append(f"{Path(output_dir).name}: `mean` is the {FUSIONS[fusion]}")
     return "\n".join(lines + notes)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`{path}` is not JSON: {error}; evaluate the run again") from error
+    numbers = isinstance(metrics, dict) and [value for name, value in metrics.items() if "_top1" in name]
+    if not numbers or not all(isinstance(value, int | float) for value in numbers):
+        raise ValueError(f"`{path}` holds no accuracy (`eval_top1` as a number); evaluate the run again")
+    return metrics

@@ -14,7 +14,7 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..argument_checks import without_tokens
+from ..argument_checks import check, without_tokens
 from .public_text import public_texts
 from .run_files import files_to_leave, files_to_push
 from .upload import SILENT_SECONDS, one_line, upload
@@ -61,7 +61,7 @@ def push_directory(
         The commit's address.
 
     Raises:
-        ValueError: `repo_id` is not a name that the Hub allows, or a file may not be pushed.
+        ValueError: `repo_id` is no name of the Hub, `time_limit` is not above 0, or a file may not be pushed.
         FileNotFoundError: the directory lacks a needed file; names all that it lacks.
         HubPushError: the Hub was not reached, refused or did not answer; nothing of the commit is visible there.
     """
@@ -70,6 +70,7 @@ def push_directory(
     files = {name: str(directory / name) for name in files_to_push(directory, include)}
     texts = public_texts(directory, repo_id)
     time_limit = default_time_limit(files.values()) if time_limit is None else time_limit
+    check("time_limit", time_limit, lambda v: v > 0, "more than 0 seconds")
     _log_names(f"pushes to {repo_id}", list(files))
     _log_names("leaves here (`include` pushes more, by name)", files_to_leave(directory, list(files)))
     token = token or get_token()

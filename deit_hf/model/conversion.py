@@ -53,8 +53,7 @@ _SCALE_OF = {"attn.proj": "gamma_1", "mlp.fc2": "gamma_2"}
 # What every DeiT has, and its sizes are read from: name and number of dimensions.
 _LANDMARKS = {"cls_token": 3, "pos_embed": 3, "patch_embed.proj.weight": 4, "blocks.0.mlp.fc1.weight": 2}
 
-# Where training checkpoints keep the weights: official main.py, timm and mmpretrain. The official evaluation is that
-# of `model`, so averaged weights are taken only where there are no others.
+# Where training checkpoints keep the weights. The official evaluation is that of `model`, so averages are last.
 _WEIGHT_ENTRIES = ("model", "state_dict", "model_ema", "state_dict_ema")
 
 
@@ -146,7 +145,11 @@ def read_labels(path: str | Path) -> dict[int, str]:
         FileNotFoundError: no file at this path.
         ValueError: no names, an index without a name, or a name that is empty or no text.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"class names (`labels`) cannot be read from `{path}`: {error}") from error
     try:
         names = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
     except json.JSONDecodeError as error:

@@ -33,6 +33,8 @@ def check_model_source(source: str | os.PathLike) -> None:
         ValueError: it is a file, or a name of timm; says what to do with it.
     """
     source = os.fspath(source)
+    if not source.strip():
+        raise ValueError("the name of a model is empty; name a directory or a Hub id")
     if os.path.isfile(source):
         raise ValueError(
             f"`{source}` is a file, but a saved model is a directory or a Hub id; make one of the weights of a DeiT: "
@@ -102,6 +104,11 @@ def named_errors(source: Any) -> Iterator[None]:
             "and pass it to `DistillationTrainer`, or as a teacher to `deit_hf.Teacher`"
         ) from error
     except OSError as error:
+        if "image processor" in str(error) and os.path.isdir(str(source)):
+            raise FileNotFoundError(
+                f"`{source}` has no image processor (preprocessor_config.json); save one there with `deit_hf.model."
+                "image_processing_deit.make_processor(image_size).save_pretrained(directory)`"
+            ) from error
         if str(source) in str(error):
             raise
         nowhere = "" if os.path.isdir(str(source)) else "is no directory here and "

@@ -154,6 +154,8 @@ class InputPipeline:
                 f"the evaluation data is a {type(data).__name__}, but must be a `datasets.Dataset`, which has its "
                 "rows by index; make one with `datasets.Dataset.from_list` or `from_generator`"
             )
+        if isinstance(data, dict):
+            raise TypeError(f"the data is a {type(data).__name__} of {', '.join(map(str, data))}; pass one of them")
         if not isinstance(data, datasets.Dataset):
             return data
         if needs_labels or has_labels(data, self.label_column_name):
@@ -177,6 +179,9 @@ class InputPipeline:
         Yields:
             Views of `data`, or its name.
         """
+        if isinstance(data, str) and data not in (own if isinstance(own, dict) else ()):
+            sets = ", ".join(own) if isinstance(own, dict) else "none, `eval_dataset` is no dict"
+            raise ValueError(f"there is no evaluation set {data!r}; those with a name are: {sets}")
         is_own = isinstance(data, str) or data is None or data is own
         if isinstance(data, str) and isinstance(own[data], datasets.Dataset):
             is_own, data = False, own[data]  # plain rows that were assigned to the trainer

@@ -8,6 +8,8 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
+from ..argument_checks import check
+
 # As transformers' `report_to` takes them, with what `pip install` needs where the names differ.
 TRACKERS = {
     "azure_ml": "azureml-core",
@@ -25,6 +27,14 @@ TRACKERS = {
     "trackio": "trackio",
     "wandb": "wandb",
 }
+LEAST = {
+    "seed": 0,
+    "data_seed": 0,
+    "save_total_limit": 1,
+    "dataloader_num_workers": 0,
+    "per_device_eval_batch_size": 1,
+    "warmup_steps": 0,
+}
 ONLY_JSON = ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
 JSON_OR_FILE = ("accelerator_config", "fsdp_config", "deepspeed")
 
@@ -37,7 +47,10 @@ def check_option_values(args: TrainingArguments) -> None:
         TypeError: an option is not a mapping.
         ValueError: names the option, its value and what to do.
     """
+    if not str(args.output_dir or "trainer_output").strip():
+        raise ValueError("`output_dir` is empty; name a directory")
     _check_trackers(args.report_to)
+    _check_ranges(args)
     for name in (*ONLY_JSON, *JSON_OR_FILE):
         _check_mapping(name, getattr(args, name, None))
     if args.max_steps <= 0 and args.num_train_epochs == 0:
@@ -50,6 +63,22 @@ def check_option_values(args: TrainingArguments) -> None:
             f"`metric_for_best_model` is {args.metric_for_best_model!r}, but `eval_strategy` is 'no', so that it is "
             "never measured; set `eval_strategy` to 'epoch' or 'steps', or leave it out"
         )
+
+
+def _check_ranges(args: TrainingArguments) -> None:
+    for name, least in LEAST.items():
+        if getattr(args, name) is not None:
+            check(name, getattr(args, name), lambda v, least=least: v >= least, f"{least} or more")  # type: ignore[misc]
+    for strategy, option in (("save_strategy", "save_steps"), ("eval_strategy", "eval_steps")):
+        value = getattr(args, option)
+        if getattr(args, strategy) == "steps" and value is not None:
+            check(option, value, lambda v: v > 0, f"more than 0 while `{strategy}` is 'steps'; 'no' turns it off")
+    if args.optim_args and not all("=" in part for part in str(args.optim_args).split(",")):
+        raise ValueError(
+            f"`optim_args` is {args.optim_args!r}, but must be name=value pairs, with commas between them"
+        )
+    if args.max_steps < -1:
+        raise ValueError(f"`max_steps` is {args.max_steps}, but must be 1 or more, or -1 to train `num_train_epochs`")
 
 
 def _check_trackers(report_to: None | str | list[str]) -> None:

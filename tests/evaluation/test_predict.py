@@ -107,3 +107,15 @@ def test_model_that_is_no_saved_model_says_what_to_do(tmp_path: Path, source: st
         ValueError, match=f"`{source}` (is a file|names a model of timm), .*scripts/convert_checkpoint"
     ):
         list(predict([], source))
+
+
+def test_directory_of_pictures_and_model_without_processor_say_what_to_do(tmp_path: Path, model: str):
+    with pytest.raises(ValueError, match="it is a directory; name the pictures in it"):
+        list(predict([str(tmp_path)], model))
+    (Path(model) / "preprocessor_config.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"model` has no image processor \(preprocessor_config.json\); save one"
+    ):
+        list(predict([], model))
+    with pytest.raises(ValueError, match="the name of a model is empty; name a directory or a Hub id"):
+        list(predict([], " "))

@@ -489,3 +489,15 @@ def test_script_tells_mistakes_in_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert Path("file").read_text() == "something"
+
+
+def test_file_of_class_names_that_cannot_be_read_is_named(tmp_path: Path):
+    with pytest.raises(
+        FileNotFoundError, match=r"class names \(`labels`\) cannot be read from `.*none.txt`: .*No such"
+    ):
+        read_labels(tmp_path / "none.txt")
+    with pytest.raises(ValueError, match=r"class names \(`labels`\) cannot be read from `.*`: .*Is a directory"):
+        read_labels(tmp_path)
+    (tmp_path / "latin.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"class names \(`labels`\) cannot be read from `.*latin.txt`: .*decode"):
+        read_labels(tmp_path / "latin.txt")

@@ -174,3 +174,25 @@ def test_a_best_model_by_the_averages_of_a_set_is_taken(tmp_path, tiny_config, t
     name = "eval_ema_first_top1_average"
     assert [trainer.state.best_metric] == [log[name] for log in trainer.state.log_history if name in log]
     assert isinstance(trainer.ema, AveragedWeights)
+
+
+def test_sets_that_do_not_exist_and_several_at_once_are_refused_by_name(tmp_path, tiny_config, toy_rows):
+    student = DeiTForImageClassificationWithTeacher(tiny_config)
+    args = make_args(tmp_path)
+    single = DistillationTrainer(student, args, eval_dataset=toy_rows)
+    with pytest.raises(ValueError, match="there is no evaluation set 'b'; .*: none, `eval_dataset` is no dict"):
+        single.evaluate("b")
+    with pytest.raises(TypeError, match="the data is a dict of a, b; pass one of them"):
+        single.predict({"a": toy_rows, "b": toy_rows})
+    named = DistillationTrainer(student, args, eval_dataset={"a": toy_rows})
+    with pytest.raises(ValueError, match="there is no evaluation set 'b'; those with a name are: a"):
+        named.evaluate("b")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"eval_top1": "x"}'])
+def test_damaged_results_of_a_run_are_named_by_the_table(tmp_path, content: str):
+    (tmp_path / "eval_results.json").write_text(content)
+    with pytest.raises(
+        ValueError, match="eval_results.json` (is not JSON: .*|holds no accuracy .*); evaluate the run aga"
+    ):
+        comparison_table([tmp_path])

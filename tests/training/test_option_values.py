@@ -10,7 +10,7 @@ from deit_hf.training.option_values import TRACKERS
 
 
 def make(**options: Any) -> DistillationArguments:
-    return DistillationArguments("run", **options)
+    return DistillationArguments(**{"output_dir": "run", **options})
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,19 @@ def make(**options: Any) -> DistillationArguments:
             "`num_train_epochs` is 0 and `max_steps` -1, which is no training; raise one of them",
         ),
         ({"metric_for_best_model": "top1"}, "`metric_for_best_model` is 'top1', but `eval_strategy` is 'no', so that"),
+        ({"optim": "adafactor", "optim_args": "foo"}, "`optim_args` is 'foo', but must be name=value pairs"),
+        ({"output_dir": " "}, "`output_dir` is empty; name a directory"),
+        ({"seed": -1}, "`seed` is -1, but must be 0 or more"),
+        ({"data_seed": -1}, "`data_seed` is -1, but must be 0 or more"),
+        ({"save_total_limit": 0}, "`save_total_limit` is 0, but must be 1 or more"),
+        ({"dataloader_num_workers": -1}, "`dataloader_num_workers` is -1, but must be 0 or more"),
+        ({"per_device_eval_batch_size": 0}, "`per_device_eval_batch_size` is 0, but must be 1 or more"),
+        ({"save_steps": 0}, "`save_steps` is 0, but must be more than 0 while `save_strategy` is 'steps'"),
+        (
+            {"eval_strategy": "steps", "eval_steps": -1},
+            "`eval_steps` is -1, but must be more than 0 while `eval_strat",
+        ),
+        ({"max_steps": -7}, "`max_steps` is -7, but must be 1 or more, or -1 to train `num_train_epochs`"),
     ],
 )
 def test_value_is_refused_with_its_option_and_the_next_step(options: dict[str, Any], message: str):

@@ -203,7 +203,9 @@ def test_help_names_the_recipe_and_every_option(capsys: pytest.CaptureFixture[st
     ],
     ids=lambda options: ",".join(options),
 )
-def test_written_recipe_gives_the_same_options_again(tmp_path: Path, options: dict):
+def test_written_recipe_gives_the_same_options_again(tmp_path: Path, options: dict, monkeypatch: pytest.MonkeyPatch):
+    installed = "deit_hf.training.option_values.get_available_reporting_integrations"
+    monkeypatch.setattr(installed, lambda: ["tensorboard"])
     model = ModelArguments(variant="deit_tiny_patch16_224", config_overrides={"hidden_size": 96}, image_size=32)
     data = DataArguments(dataset_name="digits", max_train_samples=7)
     args = DistillationArguments(str(tmp_path), **{"report_to": "none", **options})

@@ -78,6 +78,11 @@ class DataArguments:
                 f"`train_split` and `eval_split` are both {self.eval_split!r}, but the two folders need two names; "
                 "leave both out"
             )
+        if self.dataset_config_name is not None and (folders or self.dataset_name == DIGITS):
+            raise ValueError(
+                f"`dataset_config_name` is {self.dataset_config_name}, but only a dataset of the Hub or a directory "
+                "has configurations; leave it out"
+            )
         if self.streaming and (folders or self.dataset_name == DIGITS):
             raise ValueError(
                 "`streaming` reads the shards of a dataset, so `dataset_name` must name one (a Hub id, or a directory "

@@ -120,6 +120,20 @@ def metadata_has_labels(folder: Path, label_column_name: str) -> bool:
     return any(label_column_name in _columns(file) for file in files)
 
 
+def check_same_metadata(folders: Iterable[Path], label_column_name: str) -> None:
+    """Refuses parts of which one has its labels in a metadata file and another in its folders.
+
+    Raises:
+        ValueError: names one of each.
+    """
+    by_kind = {metadata_has_labels(folder, label_column_name): folder for folder in folders}
+    if len(by_kind) > 1:
+        raise ValueError(
+            f"`{by_kind[True]}` has a metadata file with the column `{label_column_name}`, but `{by_kind[False]}` has "
+            "none; give each part one, or remove it, so that the class folders give the labels"
+        )
+
+
 def _columns(file: Path) -> list[str]:
     try:
         if file.suffix == ".parquet":

@@ -22,10 +22,12 @@ from .class_folders import (
     read_class_folders,
     rows_of_classes,
     rows_without_labels,
+    visible_folders,
 )
 from .digits import load_digits
 from .folder_layout import (
     check_no_parts,
+    check_same_metadata,
     find_part,
     find_part_folders,
     holds_class_folders,
@@ -88,6 +90,13 @@ def load_image_parts(data: DataArguments, *, train: bool = True) -> ImageParts:
     folders = _part_folders(data)
     splits = _load_splits(data) if folders is None else {}
     parts = _choose_splits(data, list(splits if folders is None else folders), train)
+    if "evaluation" not in parts.names:
+        for option in ("label_file", "max_eval_samples"):
+            if getattr(data, option) is not None and "test" not in parts.names:
+                raise ValueError(
+                    f"`{option}` is {getattr(data, option)}, but the data has no part to evaluate on; name one with "
+                    "`validation_dir` or `eval_split`, or leave it out"
+                )
     if folders is not None:
         splits = _read_folders(data, folders, parts, train)
     rows = {part: _split(splits, name, data.label_column_name) for part, name in parts.names.items() if name in splits}
@@ -113,6 +122,8 @@ def _part_folders(data: DataArguments) -> dict[str, Path] | None:
         folder = Path(data.dataset_name)
         if data.dataset_name == DIGITS or data.dataset_config_name is not None or not folder.is_dir():
             return None
+        parts = [folder / name for name in visible_folders(folder) if part_of(name) is not None]
+        check_same_metadata(parts, data.label_column_name)
         if not holds_class_folders(folder, data.label_column_name):
             return None
         named = {name for name in (data.train_split, data.eval_split) if name is not None}
@@ -128,6 +139,7 @@ def _part_folders(data: DataArguments) -> dict[str, Path] | None:
                 f"(`{named_folders[name][0]}`)"
             )
         check_no_parts(folder, named_folders[name][0])
+    check_same_metadata(folders.values(), data.label_column_name)
     return None if any(metadata_has_labels(folder, data.label_column_name) for folder in folders.values()) else folders
 
 
@@ -277,6 +289,13 @@ def _label_names(rows: datasets.Dataset | None, data: DataArguments) -> list[str
     """The classes in a column of class names, in order; None for a column of anything else."""
     assert rows is not None
     column = data.label_column_name
+    if column not in rows.column_names and data.image_column_name not in rows.column_names:
+        source = data.dataset_name or data.train_dir or data.validation_dir
+        raise ValueError(
+            f"`{source}` holds neither pictures in class folders nor rows with the columns "
+            f"`{data.image_column_name}` and `{column}`: its columns are {', '.join(rows.column_names)}; name another "
+            "dataset, or its columns with `image_column_name` and `label_column_name`"
+        )
     if column not in rows.column_names:
         hint = "set `label_column_name`"
         if data.dataset_name is None or os.path.isdir(data.dataset_name):

@@ -38,6 +38,8 @@ def check_dataset_name(name: str) -> None:
         FileNotFoundError: there is nothing of that name.
         ValueError: it is a file.
     """
+    if not name.strip():
+        raise ValueError("`dataset_name` is empty; name a directory or a Hub id, or leave it out")
     if os.path.isfile(name):
         raise ValueError(
             f"`dataset_name` is the file {name}, but must be a directory or a Hub id; unpack an archive, and name the "
@@ -65,6 +67,10 @@ def said_by_cause(name: str) -> Iterator[None]:
     except datasets.exceptions.DatasetGenerationError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"dataset `{name}` cannot be read: {reason}") from error
+    except ValueError as error:
+        if "BuilderConfig" not in str(error):
+            raise
+        raise ValueError(f"`dataset_config_name` of dataset `{name}` is wrong: {error}") from error
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise

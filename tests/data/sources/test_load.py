@@ -343,3 +343,48 @@ def test_folder_that_is_a_file_is_said_with_its_option(tmp_path: Path):
     (tmp_path / "data.zip").write_bytes(b"PK")
     with pytest.raises(FileNotFoundError, match=r"data.zip` \(it is a file; unpack an archive\); .*\(`train_dir`\)"):
         load_image_datasets(DataArguments(train_dir=str(tmp_path / "data.zip")))
+
+
+def write_parts(root: Path, *folders: str, file: str = "a.png") -> str:
+    for folder in folders:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        if file.endswith(".png"):
+            Image.new("RGB", (4, 4)).save(root / folder / file)
+        else:
+            (root / folder / file).write_text("x")
+    return str(root)
+
+
+@pytest.mark.parametrize("named", ["dataset", "folders"])
+def test_labels_in_a_metadata_file_of_one_part_alone_are_refused_with_both_parts(tmp_path: Path, named: str):
+    root = write_parts(tmp_path / "d", "train/cat", "train/dog", "val/cat", "val/dog")
+    (tmp_path / "d" / "train" / "metadata.csv").write_text("file_name,label\ncat/a.png,cat\n")
+    source = {"dataset_name": root}
+    if named == "folders":
+        source = {"train_dir": f"{root}/train", "validation_dir": f"{root}/val"}
+    message = "d/train` has a metadata file with the column `label`, but `.*d/val` has none; give each part one, or"
+    with pytest.raises(ValueError, match=message):
+        load_image_datasets(DataArguments(**source))
+
+
+def test_folder_of_texts_is_said_to_hold_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    root = write_parts(tmp_path / "d", "train/cat", "train/dog", file="x.txt")
+    with pytest.raises(
+        ValueError, match="d` holds neither pictures in class folders nor rows .*its columns are text;"
+    ):
+        load_image_datasets(DataArguments(dataset_name=root))
+
+
+@pytest.mark.parametrize("option", [{"max_eval_samples": 3}, {"label_file": "none.json"}])
+def test_options_of_an_evaluation_that_there_is_not_are_refused(tmp_path: Path, option: dict):
+    root = write_parts(tmp_path / "d", "cat", "dog")
+    name = next(iter(option))
+    with pytest.raises(ValueError, match=f"`{name}` is .*, but the data has no part to evaluate on; name one"):
+        load_image_datasets(DataArguments(train_dir=root, **option))
+
+
+@pytest.mark.parametrize("source", [{"dataset_name": "digits"}, {"train_dir": "a"}])
+def test_configuration_of_what_has_none_is_refused(source: dict):
+    with pytest.raises(ValueError, match="`dataset_config_name` is a, but only a dataset of the Hub or a directory"):
+        DataArguments(dataset_config_name="a", **source)
