@@ -24,6 +24,7 @@ from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, Distillat
 from deit_hf.commands.evaluate import evaluate
 from deit_hf.commands.train import train
 from deit_hf.data.sources.arguments import DataArguments
+from deit_hf.evaluation.metric_names import SHARES
 from deit_hf.hub.model_card import render_model_card
 from deit_hf.hub.model_facts import ModelFacts
 from deit_hf.hub.run_files import files_to_push
@@ -183,7 +184,7 @@ def test_evaluation_reports_both_in_one_entry(tmp_path, tiny_config, toy_rows):
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     assert [entry["step"] for entry in entries] == [5, 10]
-    names = {"loss", *(f"top{k}_{head}" for k in (1, 5) for head in HEADS)}
+    names = {"loss", *(f"{share}_{head}" for share in SHARES for head in HEADS)}
     for entry in entries:
         assert {name for name in entry if name.startswith("eval_ema_")} == {f"eval_ema_{name}" for name in names}
         assert {f"eval_{name}" for name in names} < set(entry)
