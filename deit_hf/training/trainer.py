@@ -342,7 +342,7 @@ class DistillationTrainer(ViewTrainer):
         return run_facts(self)
 
     def write_missing_files(self) -> None:
-        """The recipe, which only a run of scripts/train.py has written by itself."""
+        """The recipe of this trainer's training; one that scripts/train.py has written stays if there was none."""
         path = Path(self.args.output_dir) / "recipe.yaml"
-        if not path.exists():
+        if self.effective_recipe or not path.exists():
             write_recipe(path, self.args, in_force=self.effective_recipe, repeats=False)

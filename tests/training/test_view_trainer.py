@@ -438,3 +438,15 @@ def test_evaluation_that_failed_leaves_nothing_in_the_next_one(tmp_path, make_st
     handle.remove()
     assert trainer.evaluate()["eval_top1_average"] == expected["eval_top1_average"]
     assert json.dumps(expected["eval_loss"]) == json.dumps(trainer.evaluate()["eval_loss"])
+
+
+def test_recipe_in_the_directory_is_that_of_the_last_training(tmp_path, make_student, toy_rows):
+    """Red when the recipe of an earlier trainer goes to the Hub with the model of a later one."""
+    for temperature in (2.0, 4.0):
+        args = make_args(tmp_path, max_steps=1, distillation_temperature=temperature)
+        trainer = DistillationTrainer(make_student(), args, train_dataset=toy_rows)
+        trainer.train()
+        trainer.write_missing_files()
+        assert f"distillation_temperature: {temperature}" in (tmp_path / "run" / "recipe.yaml").read_text()
+    DistillationTrainer(make_student(), make_args(tmp_path)).write_missing_files()  # it has trained nothing
+    assert "distillation_temperature: 4.0" in (tmp_path / "run" / "recipe.yaml").read_text()
