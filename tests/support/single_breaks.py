@@ -224,6 +224,7 @@ def stages_of(file: str, root: Path, *, wide: bool) -> list[list[str]]:
 def run_pytest(root: Path, options: list[str], output: Path) -> None:
     """In a process of its own, which has the libraries but not yet the package."""
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # of data workers: it would be that of this process
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
