@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..atomic_files import damage_of
 from .checkpoints import (
@@ -58,7 +58,7 @@ class ResumableTrainer(Trainer):
         self._began_at_step = 0
         self.add_callback(_CheckpointEvents(self))
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
         """As the parent's; `True` goes on from the last complete checkpoint in `args.output_dir`.
 
         Raises:
@@ -81,7 +81,7 @@ class ResumableTrainer(Trainer):
         try:
             with run_lock(self.args.output_dir, self.args.distributed_state), self.stop_signals:
                 self.same_run.settle(*([] if self.resume_from is None else [self.resume_from]))
-                return super().train(checkpoint, **kwargs)
+                return super().train(checkpoint, **options)
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"a file of `{checkpoint}` could run code, or is damaged, so it was not opened; go on from another "

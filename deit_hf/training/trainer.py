@@ -12,7 +12,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 from ..data.bad_images import BadImageList
-from ..data.worker_crashes import named_crashes
 from ..distillation.losses import distillation_objective
 from ..distillation.teacher import Teacher, fitting_teacher
 from ..evaluation.metrics import HeadAccuracy
@@ -164,14 +163,6 @@ class DistillationTrainer(ViewTrainer):
             self.optimizer = None  # that of a training before
         return changed
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the parent's; a data worker that dies is reported with the image that it was at."""
-        if self.model is None:  # between two trials transformers lets go of it
-            self.model = self.call_model_init()
-        self.take_options()
-        with named_crashes(self.train_dataset, self.eval_dataset):
-            return super().train(*args, **kwargs)
-
     # ---- the objective ----
 
     def compute_loss(
@@ -179,7 +170,7 @@ class DistillationTrainer(ViewTrainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The objective of one batch of training views (sec. 4).
 
@@ -220,7 +211,9 @@ class DistillationTrainer(ViewTrainer):
         with self.accelerator.autocast():
             return self.teacher(pixel_values)
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """As the parent's; notes whether loss and gradient are finite, so that its sum need not hold a bad loss."""
         self.bad_images.add(inputs.get("bad_images", ()))
         inputs = self._views.model_inputs(inputs)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers.trainer_utils import TrainOutput
 
-from ..data.dataset import TrainingViews
+from ..data.dataset import EvaluationViews, TrainingViews
 from ..data.sampling import ViewSampler
 from ..data.sources.shards import ShardedRows
 from ..data.worker_crashes import named_crashes
@@ -142,6 +143,14 @@ class ViewTrainer(PushingTrainer):
 
     # ---- options and rows ----
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
+        """As the parent's; a data worker that dies is reported with the image that it was at."""
+        if self.model is None:  # between two trials transformers lets go of it
+            self.model = self.call_model_init()
+        self.take_options()
+        with named_crashes(self.train_dataset, self.eval_dataset):
+            return super().train(resume_from_checkpoint, **options)
+
     def take_options(self, *, of_trial: bool = False) -> bool:
         """Takes options and rows as they are now; before each training.
 
@@ -192,19 +201,22 @@ class ViewTrainer(PushingTrainer):
         self.view_sampler = self._views.sampler(self.train_dataset, step_size=step_size)
         return self.view_sampler
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: datasets.Dataset | EvaluationViews | str | None = None) -> DataLoader:
         """As the parent's, for plain `datasets` too."""
         with self._views.named_loaders(eval_dataset, self.eval_dataset) as views:
             return super().get_eval_dataloader(views)
 
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+    def get_test_dataloader(self, test_dataset: datasets.Dataset | EvaluationViews) -> DataLoader:
         """As the parent's, for plain `datasets` too; they may have no labels."""
         return super().get_test_dataloader(self._views.of_plain_rows(test_dataset, needs_labels=False))
 
     # ---- evaluation ----
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: EvaluationRows | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """As the parent's, with the metrics of the averaged weights in the same report; speeds are the live pass's."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
