@@ -22,7 +22,7 @@ _KINDS: dict[type, tuple[type, ...]] = {
     str: (str, os.PathLike),
     types.NoneType: (types.NoneType,),
 }
-_ALSO_BOOL = {"resume_from_checkpoint"}  # which transformers takes as text or True
+_ALSO_BOOL = {"resume_from_checkpoint", "fsdp"}  # which transformers takes as text or True
 
 
 def check(name: str, value: float, allowed: Callable[[float], bool], description: str) -> None:

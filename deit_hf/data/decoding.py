@@ -86,7 +86,7 @@ def _open(source: Any) -> Image:
         if isinstance(source, str) and source.startswith(("http://", "https://")):
             source = io.BytesIO(_fetched(source))
         if isinstance(source, str) and os.path.isdir(source):
-            raise ValueError("it is a directory; name the pictures in it")
+            raise ValueError("it is no file but a directory; name the pictures in it")
         if isinstance(source, str) and not stat.S_ISREG(os.stat(source).st_mode):
             raise ValueError("it is no file")  # to open a pipe waits for ever
         image = PIL.Image.open(source)

@@ -151,10 +151,10 @@ def _learning_rate(run: Run) -> str:
     follows_batch = args.base_learning_rate is not None and not run.given_optimizer
     base = f"{args.base_learning_rate:g} per 512 images, " if follows_batch else ""
     decay = f", x {args.layer_decay:g} for each layer down" if args.layer_decay < 1 else ""
-    name = f"a given {type(run.schedule).__name__}" if is_given else _word(args.lr_scheduler_type)
+    name = "a given schedule" if is_given else _word(args.lr_scheduler_type)
     if run.rates is None:
         lowest = "" if is_given or args.min_learning_rate is None else f", at least {args.min_learning_rate:g}"
-        follows = "" if is_given else ", which follows a metric"
+        follows = f" ({type(run.schedule).__name__})" if is_given else ", which follows a metric"
         return f"{base}{_rate(run.optimizer):g} at first; {name}{follows}{lowest}{decay}"
     *of_steps, end = run.rates
     stepping = "" if is_given else f", stepping {args.learning_rate_stepping}"
@@ -227,9 +227,6 @@ class LogRunSummary(TrainerCallback):
     def __init__(self, trainer: Any, *, own_objective: str | None):
         self.trainer, self.own_objective = trainer, own_objective
         self.recipe: dict[str, str] = {}
-        # otherwise they are made when the training begins
-        self._has_own_schedule = trainer.lr_scheduler is None
-        self._given_optimizer = trainer.optimizer is not None or trainer.optimizer_cls_and_kwargs is not None
         self._rates: list[tuple[int, float]] = []  # step and rate
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -260,12 +257,12 @@ class LogRunSummary(TrainerCallback):
             optimizer=getattr(trainer.optimizer, "optimizer", trainer.optimizer),  # within Accelerate's
             schedule=getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler),  # within DeepSpeed's
             num_steps=state.max_steps,
-            num_warmup_steps=trainer.num_warmup_steps(state.max_steps) if self._has_own_schedule else None,
+            num_warmup_steps=None if trainer.has_given_schedule else trainer.num_warmup_steps(state.max_steps),
             precision=trainer.accelerator.mixed_precision,
             teacher=trainer.teacher,
             teacher_top1=trainer.evaluate_teacher()["top1"] if measures else None,
             class_weights=trainer.class_weights.in_words(),
-            given_optimizer=self._given_optimizer,
+            given_optimizer=trainer.has_given_optimizer,
             own_objective=self.own_objective,
             **_first_part(trainer.eval_dataset),
         )

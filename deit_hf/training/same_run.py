@@ -38,7 +38,6 @@ class SameRun:
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.optimizer = _given_optimizer(trainer)  # one that the trainer makes follows from the options
         self.groups: dict[str, Any] = {}
         self.identity: dict[str, Any] | None = None
         self._settled: tuple[Path, ...] | None = None
@@ -80,7 +79,7 @@ class SameRun:
 
     def _settle(self, places: Sequence[Path]) -> dict[str, Any]:
         args = self.trainer.args
-        identity = collect_identity(self.trainer, self.groups, self.optimizer)
+        identity = collect_identity(self.trainer, self.groups, _given_optimizer(self.trainer))
         sorted_out: dict[str, dict[str, Difference]] = {"harmless": {}, "said": {}, "refused": {}, "fixed": {}}
         for place in places:
             stored = read_identity(place)
@@ -120,12 +119,15 @@ def _step_of(places: Sequence[Path]) -> int:
 
 
 def _given_optimizer(trainer: Any) -> str | None:
-    """The classes of optimizer and schedule that were given to a trainer; None without any."""
-    optimizer = None if trainer.optimizer is None else type(trainer.optimizer)
+    """The classes of optimizer and schedule that were given to a trainer; others follow from the options."""
+    given = []
     if trainer.optimizer_cls_and_kwargs is not None:
-        optimizer = trainer.optimizer_cls_and_kwargs[0]
-    schedule = None if trainer.lr_scheduler is None else type(trainer.lr_scheduler)
-    return ", ".join(given.__name__ for given in (optimizer, schedule) if given is not None) or None
+        given.append(trainer.optimizer_cls_and_kwargs[0])
+    elif trainer.has_given_optimizer:
+        given.append(type(getattr(trainer.optimizer, "optimizer", trainer.optimizer)))  # within Accelerate's
+    if trainer.has_given_schedule:
+        given.append(type(trainer.lr_scheduler))
+    return ", ".join(each.__name__ for each in given) or None
 
 
 def collect_identity(trainer: Any, groups: Mapping[str, Any], optimizer: str | None) -> dict[str, Any]:

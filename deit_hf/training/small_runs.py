@@ -50,7 +50,7 @@ def warn_of_small_run(
     num_steps: int,
     num_warmup_steps: int | None,
     rates: Sequence[float] | None,
-    peak: float,
+    peak: float | None = None,
 ) -> None:
     """Warns when the run ends within its warm-up or elsewhere than it says, or an epoch leaves out many images.
 
@@ -60,8 +60,10 @@ def warn_of_small_run(
         num_steps: optimizer steps of the whole training.
         num_warmup_steps: optimizer steps of the warm-up; None for a schedule that was given to the trainer.
         rates: the learning rate at each step and after the last (num_steps + 1,); None if a metric decides.
-        peak: the learning rate that the warm-up leads to.
+        peak: the learning rate that the warm-up leads to; by default the option's.
     """
+    peak = args.learning_rate if peak is None else peak
+    assert peak is not None
     if num_warmup_steps and rates is not None:
         _warn_of_warmup(args, sampler, rates[:num_steps], num_warmup_steps, peak)
     _warn_of_epochs(args, sampler, num_steps)

@@ -51,9 +51,6 @@ class DistillationTrainer(ViewTrainer):
     `ema_decay` the averaged weights have theirs beside them, as `eval_ema_loss`, `eval_ema_top1_average` and so on.
     """
 
-    lr_scheduler: Any
-    optimizer: Any
-
     def __init__(
         self,
         model: PreTrainedModel | None = None,
@@ -129,7 +126,6 @@ class DistillationTrainer(ViewTrainer):
         # The objective is a mean over the local batch, so the parent must divide it by the accumulation steps.
         # It would not for a model whose forward takes **kwargs.
         self.model_accepts_loss_kwargs = False
-        self._makes_optimizer = self.optimizer is None
         self.same_run, self.class_weights = SameRun(self), ClassWeights(self)
         own_objective = None if type(self).compute_loss is DistillationTrainer.compute_loss else type(self).__name__
         self._said = LogRunSummary(self, own_objective=own_objective)
@@ -153,14 +149,12 @@ class DistillationTrainer(ViewTrainer):
             self._views.check_best_metric(self.eval_dataset, self.model)
 
     def take_options(self, *, of_trial: bool = False) -> bool:
-        """As the parent's; the optimizer is made anew, and averages and teacher follow the options."""
+        """As the parent's; averages and teacher follow the options."""
         changed = super().take_options(of_trial=of_trial)
         if changed:
             self.check_student(self.model.config, self.processing_class)
             self._check_options()
             self.ema = averages_for(self, self.ema)
-        if self._makes_optimizer:
-            self.optimizer = None  # that of a training before
         return changed
 
     # ---- the objective ----
@@ -263,12 +257,14 @@ class DistillationTrainer(ViewTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The parent gives all layers one learning rate, and does not know timm's optimizers."""
-        if self.optimizer is None:
+        makes_it = self.optimizer is None
+        if makes_it:
             student = self.model if model is None else model
             transformers_own = partial(self.get_optimizer_cls_and_kwargs, self.args, student)
             self.optimizer = create_own_optimizer(student, self.args, transformers_own)
         optimizer = super().create_optimizer(model)
         unmark_rates(optimizer, self.lr_scheduler)
+        self._own_optimizer = optimizer if makes_it else self._own_optimizer
         return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

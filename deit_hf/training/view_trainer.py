@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import datasets
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.trainer_utils import TrainOutput
@@ -41,6 +42,8 @@ class ViewTrainer(PushingTrainer):
 
     args: DistillationArguments
     model: Any
+    optimizer: Any
+    lr_scheduler: Any
     model_wrapped: Any
     data_collator: Any
     train_dataset: Any
@@ -88,6 +91,7 @@ class ViewTrainer(PushingTrainer):
         )
         self.model_init = model_init
         self._collator = self.data_collator
+        self._own_optimizer: Optimizer | None = None  # that this trainer has made
         self.label_names = ["labels"]
         self.ema: AveragedWeights | None = None
         self._ema_metrics: dict[str, float] = {}
@@ -175,6 +179,8 @@ class ViewTrainer(PushingTrainer):
         self._take_rows(anew=changed)
         if self.data_collator is self._collator:  # and not one that was assigned
             self.data_collator = self._collator = self._views.collator()
+        if not self.has_given_optimizer:
+            self.optimizer = None  # that of a training before
         self._options = options_of(self.args)  # `min_steps_per_epoch` may have made the batch smaller
         return changed
 
@@ -187,6 +193,18 @@ class ViewTrainer(PushingTrainer):
         if not isinstance(self.eval_dataset, dict):
             self.eval_dataset = self._views.of_plain_rows(self.eval_dataset)
         self._train_batch_size = self.args.train_batch_size
+
+    @property
+    def has_given_optimizer(self) -> bool:
+        """Whether the optimizer, or its class, was given to the trainer or assigned."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # within Accelerate's
+        is_given = optimizer is not None and optimizer is not self._own_optimizer
+        return is_given or self.optimizer_cls_and_kwargs is not None
+
+    @property
+    def has_given_schedule(self) -> bool:
+        """Whether the schedule was given to the trainer or assigned."""
+        return self.lr_scheduler is not None and not self._created_lr_scheduler
 
     # ---- data ----
 

@@ -65,7 +65,7 @@ def test_options_need_no_recipe():
         ("eval_strategy: 'no'", "no"),
         ("run_name: 2024-01-01", "2024-01-01"),
         ("hub_model_id: 123", "123"),
-        ("label_names: [labels]", ["labels"]),
+        ("include_for_metrics: [loss]", ["loss"]),
         ("warmup_steps: 10", 10),
     ],
 )

@@ -394,7 +394,7 @@ def test_rates_of_a_given_schedule_are_recorded_as_they_were(tmp_path, make_stud
         student, make_args(tmp_path, max_steps=3), train_dataset=toy_rows, optimizers=(optimizer, schedule)
     )
     trainer.train()
-    assert trainer.effective_recipe["learning rate"] == "0.1 at first; a given StepLR"
+    assert trainer.effective_recipe["learning rate"] == "0.1 at first; a given schedule (StepLR)"
     assert trainer.effective_recipe["rates reached"] == "0.1 in step 1, 0.025 in step 3"
 
 
@@ -450,3 +450,14 @@ def test_recipe_in_the_directory_is_that_of_the_last_training(tmp_path, make_stu
         assert f"distillation_temperature: {temperature}" in (tmp_path / "run" / "recipe.yaml").read_text()
     DistillationTrainer(make_student(), make_args(tmp_path)).write_missing_files()  # it has trained nothing
     assert "distillation_temperature: 4.0" in (tmp_path / "run" / "recipe.yaml").read_text()
+
+
+def test_optimizer_that_is_assigned_is_the_one_that_steps_and_is_recorded(tmp_path, make_student, toy_rows):
+    trainer = DistillationTrainer(make_student(), make_args(tmp_path, max_steps=1), train_dataset=toy_rows)
+    trainer.train()
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.25)
+    trainer.train()
+    assert isinstance(trainer.optimizer.optimizer, torch.optim.SGD)
+    assert trainer.effective_recipe["optimizer"].startswith("a given SGD")
+    trainer.train()  # and it stays the given one
+    assert trainer.effective_recipe["optimizer"].startswith("a given SGD")

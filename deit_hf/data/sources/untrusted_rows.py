@@ -40,6 +40,8 @@ def check_dataset_name(name: str) -> None:
     """
     if not name.strip():
         raise ValueError("`dataset_name` is empty; name a directory or a Hub id, or leave it out")
+    if name.endswith(".py"):  # one with code is refused as that, when it is loaded
+        return
     if os.path.isfile(name):
         raise ValueError(
             f"`dataset_name` is the file {name}, but must be a directory or a Hub id; unpack an archive, and name the "
