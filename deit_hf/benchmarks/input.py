@@ -64,7 +64,7 @@ def generate_jpegs(num_images: int) -> datasets.Dataset:
     for index in range(num_images):
         generator = np.random.default_rng(index)
         coarse = PIL.Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        texture = np.asarray(coarse.resize((width, height), PIL.Image.Resampling.BICUBIC), dtype=np.int16)
+        texture = np.asarray(coarse.resize((width, height), PIL.Image.Resampling.BICUBIC))
         pixels = (texture + generator.integers(-12, 13, texture.shape)).clip(0, 255).astype(np.uint8)
         buffer = io.BytesIO()
         PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)

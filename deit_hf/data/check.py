@@ -184,7 +184,9 @@ def _count_classes(rows: datasets.Dataset, column: str) -> dict[str, int]:
         return {}
     counts = Counter(labels)
     if names is None:
-        return {str(label): count for label, count in sorted(counts.items(), key=str)}
+        return {
+            str(label): count for label, count in sorted(counts.items(), key=lambda item: (item[0] is None, item[0]))
+        }
     return {name: counts[index] for index, name in enumerate(names)}
 
 

@@ -77,7 +77,8 @@ def check_best_metric(metric: str, parts: Collection[str], *, two_heads: bool, a
         for head in (HEADS if two_heads and name in SHARES else ("",))
     ]
     if f"eval_{metric.removeprefix('eval_')}" not in known:
-        close = difflib.get_close_matches(f"eval_{metric.removeprefix('eval_')}", known, n=1)
+        meant = f"eval_{metric.removeprefix('eval_').replace('accuracy', 'top1')}"  # as others call it
+        close = difflib.get_close_matches(meant, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             f"`metric_for_best_model` is {metric!r}, but an evaluation here reports {', '.join(known[:8])}"

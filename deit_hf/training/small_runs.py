@@ -66,6 +66,8 @@ def warn_of_small_run(
     assert peak is not None
     if num_warmup_steps and rates is not None:
         _warn_of_warmup(args, sampler, rates[:num_steps], num_warmup_steps, peak)
+    if num_warmup_steps is not None:
+        _warn_of_low_peak(args, num_warmup_steps, peak)
     _warn_of_epochs(args, sampler, num_steps)
     _warn_of_batch(args, sampler)
 
@@ -85,6 +87,19 @@ def _warn_of_warmup(
         "of %g; %s, or train for longer",
         *(len(rates), num_warmup_steps, highest, peak, advice),
     )
+
+
+def _warn_of_low_peak(args: DistillationArguments, num_warmup_steps: int, peak: float) -> None:
+    """A schedule never rises after its warm-up, nor falls in it."""
+    ends = {"min_learning_rate": args.min_learning_rate}
+    ends |= {"warmup_learning_rate": args.warmup_learning_rate} if num_warmup_steps else {}
+    for name, rate in ends.items():
+        if rate is not None and rate > peak:
+            logger.warning(
+                "`%s` is %g, but the peak of the learning rate is %g, so that it is %g there, too; lower it, or raise "
+                "`learning_rate` or the batch that it follows from",
+                *(name, rate, peak, peak),
+            )
 
 
 def _warn_of_epochs(args: DistillationArguments, sampler: ViewSampler, num_steps: int) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pytest
+from matplotlib.figure import Figure
 
 from deit_hf.analysis.curves import plot_training_curves
 
@@ -23,3 +25,15 @@ def test_each_value_of_the_log_adds_a_line(tmp_path: Path):
     none, some, everything = (coloured_pixels(tmp_path / f"{name}.png") for name in ("none", "some", "all"))
     assert none == 0
     assert 500 < some < everything
+
+
+def test_points_of_a_short_curve_are_marked_also_beside_a_long_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Red when two evaluations in a log of many steps are a line without a point to be seen."""
+    lines = {}
+
+    def kept(figure: Figure, *args: object, **options: object) -> None:
+        lines.update({line.get_label(): line.get_marker() for axis in figure.axes for line in axis.lines})
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    plot_training_curves([{"step": i, "loss": 1.0} for i in range(60)] + LOG[-2:], tmp_path / "curves.png")
+    assert lines == {"loss": "None", "eval_top1_cls": "."}

@@ -1,6 +1,7 @@
 """A saved model's accuracy on the evaluation split."""
 
 import json
+import sys
 from pathlib import Path
 
 import datasets
@@ -20,7 +21,7 @@ from transformers import (
 )
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationArguments
-from deit_hf.commands.evaluate import evaluate
+from deit_hf.commands.evaluate import evaluate, main
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.image_processing_deit import make_processor
 
@@ -216,3 +217,18 @@ def test_options_that_only_a_training_reads_are_refused_before_anything_is_loade
 def test_fusion_of_a_model_with_one_head_is_refused(tmp_path: Path, tiny_config: DeiTConfig):
     with pytest.raises(ValueError, match="`fusion` is 'softmax_sum', but a DeiTForImageClassification has one head"):
         evaluate_saved(tmp_path, make_model("plain", tiny_config), {"dataset_name": "none"}, fusion="softmax_sum")
+
+
+def test_command_prints_the_metrics_and_writes_them_only_where_it_is_asked_to(
+    tmp_path: Path, evaluation_rows, tiny_config: DeiTConfig, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    source = save(make_model("plain", tiny_config), tmp_path / "model")
+    command = ["evaluate_model.py", "--model_name_or_path", source, "--dataset_name", str(tmp_path / "data")]
+    for written in ([], ["--output_file", str(tmp_path / "metrics.json")]):
+        monkeypatch.setattr(sys, "argv", [*command, *written, "--num_workers", "0"])
+        main()
+        assert (tmp_path / "metrics.json").exists() == bool(written)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    printed = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert float(printed["eval_top1"]) == pytest.approx(metrics["eval_top1"], abs=5e-5)
+    assert printed["eval_samples"] == "20"

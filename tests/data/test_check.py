@@ -168,6 +168,14 @@ def test_other_sources_are_reported_too(toy_rows: datasets.Dataset):
     assert check_data(ImageParts(evaluation=urls)).warnings() == []
 
 
+def test_labels_without_names_are_counted_in_their_order():
+    labels = [10, 2, 2, 0, None]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    rows = {"image": [np.zeros((4, 4, 3), np.uint8)] * 5, "label": labels}
+    report = check_data(ImageParts(train=datasets.Dataset.from_dict(rows, features=features)))
+    assert report.lines()[0].startswith("train  5 pictures of 4 classes (0 1, 2 2, 10 1, None 1)")
+
+
 def test_many_classes_are_counted_and_those_without_pictures_are_said():
     names = [str(i) for i in range(20)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})

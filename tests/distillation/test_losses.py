@@ -160,6 +160,7 @@ def test_without_teacher_both_heads_learn_from_the_targets():
     terms = objective(tensor(HEAD), None, distillation_type="none")
     mean = (cross_entropy(STUDENT, TARGETS) + cross_entropy(HEAD, TARGETS)) / 2
     assert terms.loss.item() == pytest.approx(mean, abs=1e-12)
+    assert terms.cls.item() == pytest.approx(cross_entropy(STUDENT, TARGETS), abs=1e-12)
     assert terms.distillation is None
 
 

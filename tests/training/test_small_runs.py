@@ -123,6 +123,21 @@ def said_of(args: DistillationArguments, sampler: ViewSampler, caplog, *, num_st
     return warnings_of(caplog)
 
 
+def test_peak_below_the_rates_at_start_and_end_is_said_with_the_numbers(tmp_path: Path, caplog):
+    """Red when a small batch trains at one rate although `min_learning_rate` says another."""
+    options = {"learning_rate": 1e-6, "min_learning_rate": 1e-5, "warmup_learning_rate": 1e-4}
+    args = make_args(tmp_path, **options)
+    (said,) = said_of(args, sampler_of(args, 80), caplog)
+    assert said.startswith(
+        "`min_learning_rate` is 1e-05, but the peak of the learning rate is 1e-06, so that it is 1e-06"
+    )
+    caplog.clear()
+    both = said_of(args, sampler_of(args, 80), caplog, warmup=2, rates=[1e-6] * 101)
+    assert [text.partition(" is ")[0] for text in both] == ["`min_learning_rate`", "`warmup_learning_rate`"]
+    caplog.clear()
+    assert said_of(make_args(tmp_path), sampler_of(args, 80), caplog, warmup=2, rates=[1e-6, 1e-3, 1e-5]) == []
+
+
 def test_warm_up_in_steps_is_named_as_it_was_given(tmp_path: Path, caplog):
     args = make_args(tmp_path, warmup_epochs=None, warmup_steps=30, learning_rate=1e-3)
     rates = [1e-3 * step / 30 for step in range(12)]
