@@ -168,6 +168,13 @@ def test_other_sources_are_reported_too(toy_rows: datasets.Dataset):
     assert check_data(ImageParts(evaluation=urls)).warnings() == []
 
 
+def test_two_hundred_pictures_of_a_part_are_looked_at():
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a"])})
+    rows = {"image": [np.zeros((2, 2, 3), np.uint8)] * 203, "label": [0] * 203}
+    report = check_data(ImageParts(train=datasets.Dataset.from_dict(rows, features=features)))
+    assert report.lines()[0].startswith("train  203 pictures of 1 classes (a 203); 200 looked at: ")
+
+
 def test_labels_without_names_are_counted_in_their_order():
     labels = [10, 2, 2, 0, None]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})

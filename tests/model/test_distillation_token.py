@@ -24,10 +24,11 @@ def weights(request: Any, tmp_path: Path, tiny_config: DeiTConfig) -> tuple[str,
 @pytest.mark.parametrize("by", ["option", "config"])
 def test_distilled_weights_without_the_token_are_a_plain_model_with_all_other_weights(weights, tiny_config, by: str):
     source, saved = weights
-    tiny_config.use_distillation_token = False
+    tiny_config.use_distillation_token, tiny_config.layer_norm_eps = False, 1e-3
     asked = {"use_distillation_token": False} if by == "option" else {"config": tiny_config}
     model = DeiTForImageClassification.from_pretrained(source, **asked)
     assert (model.config.use_distillation_token, model.config.to_dict()["model_type"]) == (False, "vit")
+    assert (model.config.layer_norm_eps == 1e-3) == (by == "config")
     expected = {
         name.replace("deit.", "vit.").replace("cls_classifier", "classifier"): tensor
         for name, tensor in saved.items()
