@@ -66,6 +66,12 @@ def test_classes_and_probabilities_are_those_of_the_pipeline(tmp_path: Path, tin
     assert len({tuple(prediction.classes) for prediction in predictions}) == 3
 
 
+def test_one_class_is_the_best_one(tmp_path: Path, model: str):
+    picture = write_pictures(tmp_path)[0]
+    (alone,), (every,) = predict([picture], model, num_best=1), predict([picture], model, num_best=99)
+    assert alone.classes == every.classes[:1]
+
+
 def test_all_classes_at_most_are_given_best_first_and_sum_to_one(tmp_path: Path, model: str):
     picture = write_pictures(tmp_path)[0]
     (prediction,) = predict([picture], model, num_best=99)

@@ -317,3 +317,24 @@ def test_defaults_and_the_push_of_a_finished_run_are_no_refused_options(tmp_path
     args = make_args(tmp_path, hub_strategy="end", dataloader_drop_last=False, include_num_input_tokens_seen="no")
     args.settle()
     assert args.hub_strategy == "end"
+
+
+RANGES = {
+    **dict.fromkeys(("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"), (0, 1)),
+    **dict.fromkeys(
+        ("mixup_alpha", "cutmix_alpha", "color_jitter", "warmup_learning_rate", "weight_decay"), (0, None)
+    ),
+    **dict.fromkeys(("max_grad_norm", "learning_rate", "min_learning_rate", "warmup_epochs"), (0, None)),
+    **dict.fromkeys(("max_bad_steps", "min_steps_per_epoch", "label_smoothing", "ema_decay"), (0, None)),
+    **dict.fromkeys(("repeated_augmentation", "num_streams", "shuffle_buffer_size", "num_train_samples"), (1, None)),
+    **dict.fromkeys(("gradient_accumulation_steps", "layer_decay", "crop_min_scale"), (1, None)),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, None)),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_ends_of_a_range_are_allowed(tmp_path: Path, name: str):
+    """Red when a limit moves by one, or loses its end: the values beyond it are refused above."""
+    for value in RANGES[name]:
+        if value is not None:
+            assert getattr(make_args(tmp_path, **{name: value}), name) == value

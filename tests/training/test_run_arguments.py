@@ -1,5 +1,6 @@
 """Options of student, data and evaluation: what is refused with a message that helps."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,23 @@ def test_crops_and_fusions_are_choices_on_the_command_line():
         ["--variant", "v", "--eval_crop_ratio", "1"]
     )
     assert (args.eval_crop, args.eval_crop_ratio) == (None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "accepted", "refused"),
+    [
+        (partial(ModelArguments, model_name_or_path="m"), "image_size", 2, 1),
+        (partial(ModelArguments, model_name_or_path="m"), "drop_path_rate", 0.0, 1.0),
+        (partial(ModelArguments, model_name_or_path="m"), "eval_crop_ratio", 1.0, 1.01),
+        (partial(EvaluationArguments, "m"), "batch_size", 1, 0),
+        (partial(EvaluationArguments, "m"), "num_workers", 0, -1),
+        (partial(EvaluationArguments, "m"), "crop_ratio", 1.0, 1.01),
+        (partial(DataArguments, train_dir="a"), "max_train_samples", 1, 0),
+        (partial(DataArguments, train_dir="a", validation_dir="b"), "max_eval_samples", 1, 0),
+        (partial(DataArguments, dataset_name="a"), "num_labels", 2, 1),
+    ],
+)
+def test_last_value_of_a_range_is_accepted_and_the_next_one_refused(make, name: str, accepted, refused):
+    assert getattr(make(**{name: accepted}), name) == accepted
+    with pytest.raises(ValueError, match=f"`{name}` is {refused}, but must be"):
+        make(**{name: refused})
