@@ -235,3 +235,12 @@ def test_class_weights_are_of_the_label_terms_alone():
     both = distillation_objective(cls, distillation, tensor(TARGETS), None, distillation_type="none", **options)
     expected = (weighted_cross_entropy(STUDENT) + weighted_cross_entropy(TEACHER)) / 2
     assert both.loss.item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", [soft_target_cross_entropy, binary_cross_entropy])
+def test_targets_of_other_classes_or_images_are_refused(loss):
+    """Red when a target of one row is spread over the batch without a word."""
+    for shape in ((2, 3), (1, 4)):
+        message = rf"student logits are \(2, 4\) but `targets` are \({shape[0]}, {shape[1]}\)"
+        with pytest.raises(ValueError, match=message):
+            loss(torch.zeros(2, 4), torch.zeros(shape))
