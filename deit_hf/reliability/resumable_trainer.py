@@ -55,7 +55,6 @@ class ResumableTrainer(Trainer):
         self.same_run: Any = None  # compares a resumed run with its checkpoint; of a child class
         self._was_stopped_early = False
         self._aside: Path | None = None
-        self._began_at_step = 0
         self.add_callback(_CheckpointEvents(self))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:

@@ -149,6 +149,11 @@ def test_run_that_stopped_before_its_first_checkpoint_starts_again(tmp_path: Pat
     assert names(tmp_path) == {UNFINISHED_RUN}
 
 
+def test_end_of_a_run_that_nobody_began_is_no_error(tmp_path: Path):
+    end_run(DistillationArguments(str(tmp_path), report_to="none"))
+    assert names(tmp_path) == set()
+
+
 def test_finished_run_is_refused_and_kept(tmp_path: Path):
     begin(tmp_path)
     (tmp_path / "model.safetensors").write_text("weeks of work")

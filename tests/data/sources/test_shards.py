@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deit_hf.data.sources import load as sources
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.sources.load import load_image_datasets
-from deit_hf.data.sources.shards import spread
+from deit_hf.data.sources.shards import ShardedSplits, spread
 
 CLASSES = datasets.ClassLabel(names=["x", "y", "z"])
 
@@ -145,3 +146,16 @@ def test_missing_split_images_in_files_and_other_classes_are_refused(tmp_path: P
         match="class 1 of column `label` is 'y' in `.*train-.*' but 'z' in `.*validation-".replace("' but", "` but"),
     ):
         load(folder)
+
+
+def test_only_rows_of_a_download_may_not_name_files_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Red when the rows of a directory are taken for a download, or those of a download for a directory's."""
+    checked = []
+    monkeypatch.setattr(sources, "check_downloaded_rows", lambda rows, column, name: checked.append(name))
+    folder = write_parquet(tmp_path / "rows", train=[2], test=[2])
+    load(folder)
+    assert checked == []
+    splits = ShardedSplits(str(folder), None)  # what a download would give
+    monkeypatch.setattr(sources, "ShardedSplits", lambda *_: splits)
+    load_image_datasets(DataArguments(dataset_name="user/name", streaming=True))
+    assert checked == ["user/name"]
