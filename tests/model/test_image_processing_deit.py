@@ -173,3 +173,9 @@ def test_something_that_is_no_processor_is_refused_by_its_kind(processor: Any, t
     )
     with pytest.raises(TypeError, match=message):
         checked_processor(processor, tiny_student)
+
+
+def test_checked_processor_is_the_given_one_or_the_papers(tiny_student):
+    own = make_processor(32)
+    assert checked_processor(own, tiny_student) is own
+    assert checked_processor(None, tiny_student).to_dict() == make_processor(32).to_dict()

@@ -14,6 +14,7 @@ from PIL import Image
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.sources.digits import load_digits
 from deit_hf.data.sources.load import load_image_datasets
+from deit_hf.data.sources.untrusted_rows import said_by_cause
 from deit_hf.model.labels import class_names
 
 DIGIT_COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # of the whole set, as UCI describes it
@@ -388,3 +389,14 @@ def test_options_of_an_evaluation_that_there_is_not_are_refused(tmp_path: Path, 
 def test_configuration_of_what_has_none_is_refused(source: dict):
     with pytest.raises(ValueError, match="`dataset_config_name` is a, but only a dataset of the Hub or a directory"):
         DataArguments(dataset_config_name="a", **source)
+
+
+def test_reason_of_rows_that_cannot_be_made_is_said():
+    """`datasets` wraps the cause in an error that says only that something failed."""
+    cause = ValueError("Invalid\nmetadata")
+    with pytest.raises(ValueError, match="dataset `pets` cannot be read: Invalid metadata"):  # noqa: SIM117
+        with said_by_cause("pets"):
+            raise datasets.exceptions.DatasetGenerationError("An error occurred") from cause
+    with pytest.raises(ValueError, match="dataset `pets` cannot be read: An error occurred"):  # noqa: SIM117
+        with said_by_cause("pets"):
+            raise datasets.exceptions.DatasetGenerationError("An error occurred")
