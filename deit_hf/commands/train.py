@@ -3,7 +3,6 @@
 Options override the recipe. Several processes: accelerate launch scripts/train.py RECIPE.yaml
 """
 
-import dataclasses
 import importlib.util
 import logging
 import shutil
@@ -36,8 +35,8 @@ from ..reliability.run_lock import run_lock
 from ..reliability.stop_signals import LeaveOnSignal
 from ..training.arguments import DistillationArguments
 from ..training.changeable_options import RATES
-from ..training.class_weights import NOT_OF_A_STREAM
 from ..training.ema import EMA_FOLDER
+from ..training.option_values import check_stream_options
 from ..training.recipe_file import parse_recipe, write_recipe
 from ..training.trainer import DistillationTrainer
 from .errors import one_line_errors
@@ -68,7 +67,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: Distillati
 
 def _train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
     _check_teacher_options(model_args, args)
-    _check_stream_options(data_args, args)
+    if not data_args.streaming:
+        check_stream_options(args, "add `--streaming true`")
     checkpoint = find_checkpoint(args)
     trainer, test_rows = _trainer(model_args, data_args, args)
     trainer.same_run.groups = {"model": model_args, "data": data_args}
@@ -175,18 +175,6 @@ def _check_evaluation(parts: ImageParts, args: DistillationArguments) -> None:
             "learning rate must not be chosen on it; add a validation part, leave out `load_best_model_at_end`, or "
             f"say `--eval_split {parts.names['evaluation']}` if that is what you want"
         )
-
-
-def _check_stream_options(data_args: DataArguments, args: DistillationArguments) -> None:
-    """Options that only a stream reads would be ignored without a word; what it cannot take is refused at once."""
-    if data_args.streaming and args.class_weighting != "none":
-        raise ValueError(NOT_OF_A_STREAM)
-    for name in () if data_args.streaming else ("num_streams", "num_train_samples", "shuffle_buffer_size"):
-        default = {option.name: option.default for option in dataclasses.fields(args)}[name]
-        if getattr(args, name) != default:
-            raise ValueError(
-                f"`{name}` is {getattr(args, name)}, which is for a stream; add `--streaming true` or leave it out"
-            )
 
 
 def _save(

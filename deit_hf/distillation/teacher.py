@@ -35,6 +35,7 @@ class Teacher(nn.Module):
         image_size: (height, width) in pixels that the module gets; None leaves the student's size.
         id2label: the module's class names, or None where they are not known.
         num_classes: classes of the module.
+        was_asked: whether it has answered.
     """
 
     label_indices: Tensor | None
@@ -86,9 +87,11 @@ class Teacher(nn.Module):
         self.name = name
         self.module = module.requires_grad_(False)
         self.image_size = None if image_size is None else to_pair(image_size)
+        id2label = getattr(getattr(module, "config", None), "id2label", None) if id2label is None else id2label
         self.id2label = None if id2label is None else {int(index): label for index, label in id2label.items()}
         self.student_mean, self.student_std = student_mean, student_std
         self._matched_to: dict[int, str] | None = None
+        self.was_asked = False
         # teacher pixels = (student pixels * student_std + student_mean - mean) / std, as one scale and one shift
         scale = torch.tensor(student_std) / torch.tensor(std)
         shift = (torch.tensor(student_mean) - torch.tensor(mean)) / torch.tensor(std)
@@ -112,6 +115,7 @@ class Teacher(nn.Module):
         Returns:
             (B, C) in float32, without gradient. C is the student's number of classes once labels are matched.
         """
+        self.was_asked = True
         pixel_values = pixel_values.float() * self.pixel_scale.float() + self.pixel_shift.float()
         if self.image_size is not None and tuple(pixel_values.shape[-2:]) != self.image_size:
             pixel_values = F.interpolate(

@@ -57,14 +57,22 @@ def evaluation_parts(metric_names: Iterable[str]) -> list[str]:
     return [part for prefix, part in measured_sets(metric_names) if prefix == "eval"]
 
 
-def check_best_metric(metric: str, parts: Collection[str], *, two_heads: bool, averaged: bool) -> None:
-    """Refuses a `metric_for_best_model` that an evaluation does not report.
+def check_best_metric(
+    metric: str,
+    parts: Collection[str],
+    *,
+    two_heads: bool,
+    averaged: bool,
+    greater_is_better: bool | None = None,
+) -> None:
+    """Refuses a `metric_for_best_model` that an evaluation does not report, or whose worst value would be the best.
 
     Args:
         metric: with or without `eval_`.
         parts: names of several evaluation sets; of the only one an empty name.
         two_heads: whether the model has a distillation head.
         averaged: whether averaged weights are measured, too.
+        greater_is_better: the option; None leaves it to the metric.
 
     Raises:
         ValueError: names the metric, and ones that there are.
@@ -83,6 +91,12 @@ def check_best_metric(metric: str, parts: Collection[str], *, two_heads: bool, a
         raise ValueError(
             f"`metric_for_best_model` is {metric!r}, but an evaluation here reports {', '.join(known[:8])}"
             f"{', ...' if len(known) > 8 else ''}{hint}"
+        )
+    is_share = not metric.endswith("loss")
+    if greater_is_better is not None and greater_is_better != is_share:
+        raise ValueError(
+            f"`greater_is_better` is {greater_is_better}, but of `metric_for_best_model` {metric!r} the "
+            f"{'greatest' if is_share else 'smallest'} value is the best; set it to {is_share}, or leave it out"
         )
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,13 +67,22 @@ class MetricsWithAccuracy:
             own = self.own(EvalPrediction(**whole))
         if not compute_result:
             return {}
-        self._warn_of_replaced(metrics.keys() & own.keys())
+        self._check(own, metrics)
         return {**metrics, **own}
 
-    def _warn_of_replaced(self, names: set[str]) -> None:
-        for name in sorted(names - self._said):
-            logger.warning("`compute_metrics` returns `%s`, which replaces the one that is measured here", name)
-        self._said |= names
+    def _check(self, own: Any, measured: Mapping[str, Any]) -> None:
+        if not isinstance(own, Mapping):
+            raise TypeError(
+                f"`compute_metrics` returns {type(own).__name__}, but must return a dict of metrics by name"
+            )
+        for name in sorted(own.keys() & measured.keys()):
+            if name != "loss":
+                raise ValueError(
+                    f"`compute_metrics` returns `{name}`, which is measured here already; give yours another name"
+                )
+            if name not in self._said:
+                logger.warning("`compute_metrics` returns `%s`, which replaces the one that is measured here", name)
+            self._said.add(name)
 
 
 def _array(values: Any) -> np.ndarray:

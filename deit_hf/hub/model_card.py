@@ -73,7 +73,10 @@ def _summary(facts: ModelFacts) -> str:
     start = f", fine-tuned from {shown(facts.base_model)}" if facts.base_model else ", trained"
     start = ", trained from scratch" if facts.from_scratch else start
     if not facts.is_trained:
-        return f"{_kind(facts)}{f' with the weights of {shown(facts.base_model)}' if facts.base_model else ''}."
+        weights = (
+            f"the weights of {shown(facts.base_model)}" if facts.base_model else "weights that were not trained here"
+        )
+        return f"{_kind(facts)} with {weights}."
     dataset = f" on {shown(facts.dataset)}" if facts.dataset else ""
     teacher = f", with {shown(facts.teacher)} as its teacher" if facts.teacher else ""
     return f"{_kind(facts)}{start}{dataset}{teacher}."

@@ -60,12 +60,17 @@ def begin_run(args: TrainingArguments) -> None:
     args.distributed_state.wait_for_everyone()  # all have looked before anything changes
     if args.should_save:
         if args.overwrite_output_dir:
-            for each in _checkpoints(output_dir):
-                shutil.rmtree(each)
+            delete_checkpoints(output_dir)
         shutil.rmtree(output_dir / ASIDE, ignore_errors=True)
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / UNFINISHED_RUN).touch()
     args.distributed_state.wait_for_everyone()
+
+
+def delete_checkpoints(output_dir: str | Path) -> None:
+    """Deletes the checkpoints of an earlier run, as `overwrite_output_dir` asks for."""
+    for each in _checkpoints(Path(output_dir)):
+        shutil.rmtree(each)
 
 
 def is_finished(output_dir: str | Path) -> bool:

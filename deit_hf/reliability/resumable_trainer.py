@@ -22,6 +22,7 @@ from ..atomic_files import damage_of
 from .checkpoints import (
     ASIDE,
     checked_checkpoint,
+    delete_checkpoints,
     last_complete_checkpoint,
     last_sound_checkpoint,
     move_into_place,
@@ -80,7 +81,10 @@ class ResumableTrainer(Trainer):
         try:
             with run_lock(self.args.output_dir, self.args.distributed_state), self.stop_signals:
                 self.same_run.settle(*([] if self.resume_from is None else [self.resume_from]))
-                return super().train(checkpoint, **options)
+                self._overwrite()
+                output: TrainOutput = super().train(checkpoint, **options)
+                # the parent divides the loss of all steps by the steps since the restart
+                return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"a file of `{checkpoint}` could run code, or is damaged, so it was not opened; go on from another "
@@ -88,6 +92,12 @@ class ResumableTrainer(Trainer):
             ) from error
         finally:
             self.same_run.forget()
+
+    def _overwrite(self) -> None:
+        """With `overwrite_output_dir`, deletes the checkpoints of an earlier run: a later resume would take them."""
+        if self.args.overwrite_output_dir and self.resume_from is None and self.args.should_save:
+            delete_checkpoints(self.args.output_dir)
+        self.accelerator.wait_for_everyone()
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """The parent would train on when the checkpoint is of the last step, within an epoch or stopped early."""

@@ -4,7 +4,7 @@ Options of student, teacher and data are in model/arguments.py and data/sources/
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import SchedulerType, TrainingArguments
@@ -17,6 +17,7 @@ from ..evaluation.fusion import FUSIONS, Fusion
 from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
 from .changeable_options import check_allowed_changes
 from .derived_options import forget_derived, settle_learning_rate
+from .evaluation_times import left_out, settle_evaluation
 from .global_batch import check_pairs
 from .hub_token import deep_copy, shallow_copy, without_token
 from .option_values import check_option_values
@@ -225,7 +226,10 @@ class DistillationArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True  # processes without a device do not join each other unless told so
         check_ranks()
+        names = left_out(self)
         super().__post_init__()
+        self._followed = {name: getattr(self, name) for name in names}
+        self.fitted_batch: tuple[Any, Any] = (None, None)  # as it was asked for, and as `min_steps_per_epoch` made it
         check_launch(
             num_processes=self.world_size,
             num_devices=self.n_gpu,
@@ -237,16 +241,14 @@ class DistillationArguments(TrainingArguments):
         self._derive()
 
     def settle(self) -> None:
-        """Checks the options, and derives those that were left out; a trainer does so before each training.
-
-        So an option that was changed on `trainer.args` is checked, and takes along what follows from it: with another
-        batch, the learning rate.
+        """Checks options that were changed, and derives anew what follows from them; before each training.
 
         Raises:
             ValueError: as the constructor.
         """
         forget_derived(self)
         self._check()
+        self._followed = settle_evaluation(self, self._followed)
         self._derive()
 
     def _check(self) -> None:

@@ -29,7 +29,7 @@ def run_facts(trainer: Any) -> dict[str, Any]:
     return {
         **facts,
         **measured,
-        "teacher": _teacher_name(trainer.teacher),
+        "teacher": _teacher_name(trainer.teacher) if trainer.teacher_was_asked else None,
         "training": training_in_words(asdict(trainer.state), loads_best=trainer.args.load_best_model_at_end),
         "in_force": trainer.effective_recipe,
     }

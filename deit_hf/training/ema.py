@@ -64,6 +64,10 @@ class AveragedWeights(TrainerCallback):
         ).requires_grad_(False)
         self.num_updates, self._skips_next = 0, False
 
+    def forget(self) -> None:
+        """There are no averages any more, as the student is another one."""
+        self._averages, self.num_updates, self._skips_next = None, 0, False
+
     def update(self, model: PreTrainedModel) -> None:
         """One step of averaging towards the model's weights."""
         assert self._averages is not None

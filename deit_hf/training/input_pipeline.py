@@ -20,6 +20,7 @@ from ..evaluation.metric_names import are_parts, check_best_metric
 from ..model.image_processing_deit import crop_size, statistics_of
 from ..model.labels import class_names, has_labels, match_labels, real_names, take_names
 from .arguments import DistillationArguments
+from .option_values import check_stream_options
 from .small_runs import fit_batch_to_data
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ class InputPipeline:
             stream = ImageStream(rows, num_images=self.args.num_train_samples, **self._columns)
             views: TrainingViews = StreamViews(stream, view, **labels, **options)
         else:
+            check_stream_options(self.args, "give a `datasets.IterableDataset`")
             views = TrainingViews(ImageDataset(rows, **labels, **self._columns), view, **options)
         fit_batch_to_data(self.args, views)
         return views
@@ -200,6 +202,7 @@ class InputPipeline:
                 eval_dataset if isinstance(eval_dataset, dict) else [""],
                 two_heads=hasattr(model, "distillation_classifier"),
                 averaged=self.args.ema_decay > 0,
+                greater_is_better=self.args.greater_is_better,
             )
 
     def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

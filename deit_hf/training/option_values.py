@@ -53,6 +53,11 @@ def check_option_values(args: TrainingArguments) -> None:
     _check_ranges(args)
     for name in (*ONLY_JSON, *JSON_OR_FILE):
         _check_mapping(name, getattr(args, name, None))
+    if args.dataloader_persistent_workers and not args.dataloader_num_workers:
+        raise ValueError(
+            "`dataloader_persistent_workers` is true, but `dataloader_num_workers` is 0; set it to 1 or more, or "
+            "leave `dataloader_persistent_workers` out"
+        )
     if args.max_steps <= 0 and args.num_train_epochs == 0:
         raise ValueError(
             f"`num_train_epochs` is {args.num_train_epochs:g} and `max_steps` {args.max_steps}, which is no training; "
@@ -79,6 +84,21 @@ def _check_ranges(args: TrainingArguments) -> None:
         )
     if args.max_steps < -1:
         raise ValueError(f"`max_steps` is {args.max_steps}, but must be 1 or more, or -1 to train `num_train_epochs`")
+
+
+def check_stream_options(args: TrainingArguments, advice: str) -> None:
+    """Refuses options that only a stream reads, of a run that has its rows by index.
+
+    Args:
+        args: `DistillationArguments`.
+        advice: how to get a stream.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for name in ("num_streams", "num_train_samples", "shuffle_buffer_size"):
+        if getattr(args, name) != type(args).__dataclass_fields__[name].default:
+            raise ValueError(f"`{name}` is {getattr(args, name)}, which is for a stream; {advice} or leave it out")
 
 
 def _check_trackers(report_to: None | str | list[str]) -> None:

@@ -215,6 +215,12 @@ def _first_part(eval_dataset: Any) -> dict[str, str]:
     return {"teacher_split": f"evaluation set `{next(iter(eval_dataset))}`"} if isinstance(eval_dataset, dict) else {}
 
 
+def _of_objective(args: DistillationArguments) -> list[str]:
+    """Options of the objective that were changed; those of its targets reach a subclass's `compute_loss`, too."""
+    names = ("class_weighting", "label_loss", "distillation_weight", "distillation_temperature")
+    return [name for name in names if getattr(args, name) != type(args).__dataclass_fields__[name].default]
+
+
 class LogRunSummary(TrainerCallback):
     """Says once what is in force, before the first step: see `effective_recipe`.
 
@@ -228,9 +234,11 @@ class LogRunSummary(TrainerCallback):
         self.trainer, self.own_objective = trainer, own_objective
         self.recipe: dict[str, str] = {}
         self._rates: list[tuple[int, float]] = []  # step and rate
+        self._waits_for_first_step = False
+        self.teacher_was_asked = True
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._rates = []
+        self._rates, self._waits_for_first_step = [], True
         run = self._run(args, state)
         self.recipe = {**effective_recipe(run), **self.trainer.same_run.changes_in_words()}
         if self.trainer.is_world_process_zero():
@@ -269,6 +277,27 @@ class LogRunSummary(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         self._rates = [*self._rates[:1], (state.global_step + 1, _rate(optimizer))]
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._waits_for_first_step and self.trainer.teacher is not None:
+            self.trainer.teacher.was_asked = False  # the evaluation of the teacher has asked it
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._waits_for_first_step:
+            return
+        self._waits_for_first_step = False
+        teacher = self.trainer.teacher
+        unread = [] if self.trainer.objective_was_asked else _of_objective(args)
+        if teacher is not None and not teacher.was_asked:
+            unread.append("teacher")
+            self.teacher_was_asked = False
+            self.recipe["teacher"] = f"{teacher.name}, which {self.own_objective}.compute_loss does not ask"
+        if unread and self.trainer.is_world_process_zero():
+            logger.warning(
+                "`%s.compute_loss` takes the place of the recipe's objective, so that these have no effect: %s; call "
+                "`super().compute_loss(...)` in it, or leave them out",
+                *(self.own_objective, ", ".join(unread)),
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._rates:

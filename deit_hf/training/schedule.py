@@ -124,8 +124,7 @@ def cosine_schedule_with_warmup(
         min_learning_rate: the rate at the end; at most the peak.
         official_steps_in_epoch: optimizer steps of an epoch, for the official code's rate.
     """
-    group = optimizer.param_groups[0]
-    peak: float = group["lr"] / group.get("learning_rate_scale", 1.0)
+    peak = peak_learning_rate(optimizer)
     factor = partial(
         _cosine_factor,
         num_warmup_steps=num_warmup_steps,

@@ -23,6 +23,10 @@ def fit_batch_to_data(args: DistillationArguments, images: Sized | None) -> None
     """
     if images is None:
         return
+    asked, fitted = args.fitted_batch
+    if (args.per_device_train_batch_size, args.gradient_accumulation_steps) == fitted:  # to other images
+        args.per_device_train_batch_size, args.gradient_accumulation_steps = asked
+    asked = args.per_device_train_batch_size, args.gradient_accumulation_steps
     num_images, before, smallest = len(images), args.global_batch_size, 2 if args.mixes else 1
     while num_images // args.global_batch_size < args.min_steps_per_epoch:
         if args.gradient_accumulation_steps > 1:
@@ -31,9 +35,10 @@ def fit_batch_to_data(args: DistillationArguments, images: Sized | None) -> None
             args.per_device_train_batch_size = args.per_device_train_batch_size // 2 // smallest * smallest
         else:
             break
+    args.fitted_batch = asked, (args.per_device_train_batch_size, args.gradient_accumulation_steps)
+    args.settle()
     if args.global_batch_size == before:
         return
-    args.settle()
     if args.process_index == 0:
         logger.info(
             "the global batch is %d instead of %d, which gives %d optimizer steps in an epoch of %d images "

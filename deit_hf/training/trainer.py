@@ -100,7 +100,7 @@ class DistillationTrainer(ViewTrainer):
             model, args, model_init, optimizers, optimizer_cls_and_kwargs, compute_loss_func, data_collator
         )
         assert args is not None
-        self.teacher, self.means = teacher, LossLog()
+        self.teacher, self.means, self.objective_was_asked = teacher, LossLog(), False
         columns: Any = {"image_column_name": image_column_name, "label_column_name": label_column_name}
         own: Any = {"compute_metrics": compute_metrics, "callbacks": callbacks, "optimizers": optimizers}
         own["preprocess_logits_for_metrics"] = preprocess_logits_for_metrics
@@ -146,6 +146,10 @@ class DistillationTrainer(ViewTrainer):
         """Refuses options that model and metrics cannot follow."""
         check_layers(self.model, self.args)
         if isinstance(self.compute_metrics, HeadAccuracy):
+            if self.args.include_for_metrics:
+                raise ValueError(
+                    "`include_for_metrics` is given without a `compute_metrics` that would read it; leave it out"
+                )
             self._views.check_best_metric(self.eval_dataset, self.model)
 
     def take_options(self, *, of_trial: bool = False) -> bool:
@@ -177,6 +181,7 @@ class DistillationTrainer(ViewTrainer):
             return_outputs: also return what the student said.
             num_items_in_batch: not read: the objective is a mean over the batch.
         """
+        self.objective_was_asked = True
         if self.args.student_mode == "eval":
             model.eval()  # the parent has just put it into training mode
         outputs = model(pixel_values=inputs["pixel_values"])
@@ -298,8 +303,14 @@ class DistillationTrainer(ViewTrainer):
         """What was in force when the last training began, a line for each matter; empty before any."""
         return self._said.recipe
 
+    @property
+    def teacher_was_asked(self) -> bool:
+        """Whether the last training learned from the teacher; a subclass's `compute_loss` may not."""
+        return self._said.teacher_was_asked
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the parent's, with the averaged weights in `ema/`; `push_to_hub` is for when all files are there."""
+        self._take_student()
         super().save_model(output_dir, _internal_call=True)
         if self.ema is not None and self.args.should_save:
             self.ema.save(output_dir or self.args.output_dir, self.processing_class)

@@ -1,5 +1,6 @@
 """A Trainer of image classifiers on plain `datasets`: makes views of rows, and evaluates all heads."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
-from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from ..data.dataset import EvaluationViews, TrainingViews
@@ -22,12 +23,15 @@ from ..evaluation.own_metrics import ComputeMetrics, MetricsWithAccuracy, Prepro
 from ..hub.pushing_trainer import PushingTrainer
 from ..model.compiled import without_compiled_names
 from ..model.image_processing_deit import checked_processor
+from ..model.target_loss import takes_targets
 from ..reliability.batch_fitting import names_batch_size
 from .arguments import DistillationArguments
 from .ema import AveragedWeights, evaluate_averages
 from .input_pipeline import InputPipeline
 from .late_options import options_of, refuse_late_changes
 from .optimizer import train_only
+
+logger = logging.getLogger(__name__)
 
 TrainingRows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShardedRows
 EvaluationRows: TypeAlias = datasets.Dataset | dict[str, datasets.Dataset]
@@ -85,7 +89,7 @@ class ViewTrainer(PushingTrainer):
             train_dataset=None if train_dataset is None else self._views.training(train_dataset),
             eval_dataset=self._views.evaluations(eval_dataset),
             processing_class=processing_class,
-            compute_metrics=_metrics(compute_metrics, preprocess_logits_for_metrics, args),
+            compute_metrics=_metrics(compute_metrics, preprocess_logits_for_metrics),
             data_collator=self._views.collator(),
             **parent,
         )
@@ -117,6 +121,7 @@ class ViewTrainer(PushingTrainer):
                 "deit_hf.DeiTForImageClassificationWithTeacher; timm's models are loaded by "
                 "AutoModelForImageClassification.from_pretrained('timm/...')"
             )
+        takes_targets(student)
         if self.args.train_only is not None:
             train_only(student, self.args.train_only)
         return student
@@ -131,9 +136,27 @@ class ViewTrainer(PushingTrainer):
         self.model = self._as_student(self.model)
         if self.model is not before:  # it may be the same one, compiled
             self._check_classes(self.model.config)
-            if self.place_model_on_device:
-                self.model.to(self.args.device)
-            self.model_wrapped = self.model
+            self._start_with_model()
+
+    def _start_with_model(self) -> None:
+        """Puts a new model in its place; what was trained and measured before was another one."""
+        if self.place_model_on_device:
+            self.model.to(self.args.device)
+        self.model_wrapped = self.model
+        processes = {"is_local_process_zero": self.is_local_process_zero()}
+        self.state = TrainerState(**processes, is_world_process_zero=self.is_world_process_zero())
+        self._evaluated.clear()
+        if self.ema is not None:
+            self.ema.forget()
+
+    def hyperparameter_search(self, *args: Any, **options: Any) -> Any:
+        """As the parent's, which leaves the trainer without a model: then it has a new, untrained one."""
+        best = super().hyperparameter_search(*args, **options)
+        if self.model is None:
+            self.model = self.call_model_init()
+            self._start_with_model()
+            logger.info("after the search the trainer has a new, untrained model; the trials are in its directory")
+        return best
 
     def _check_classes(self, config: PreTrainedConfig) -> None:
         """Gives a later student the class names of the first one."""
@@ -159,7 +182,7 @@ class ViewTrainer(PushingTrainer):
         """Takes options and rows as they are now; before each training.
 
         Args:
-            of_trial: the options are those of a hyperparameter search, which sets up the accelerator anew.
+            of_trial: whether a hyperparameter search has set the options.
 
         Returns:
             Whether options have changed since the last time.
@@ -168,10 +191,15 @@ class ViewTrainer(PushingTrainer):
             ValueError: an option is out of its range, contradicts another, or cannot change any more.
         """
         self._take_student()
-        self.args.settle()
+        try:
+            self.args.settle()
+            refuse_late_changes(self._options, options_of(self.args))
+        except (TypeError, ValueError):
+            if of_trial:  # or the next search would fail by what this trial has set
+                for name, value in self._options.items():
+                    setattr(self.args, name, value)
+            raise
         now = options_of(self.args)
-        if not of_trial:
-            refuse_late_changes(self._options, now)
         changed = now != self._options
         if now["seed"] != self._options["seed"]:
             set_seed(self.args.seed)
@@ -237,6 +265,7 @@ class ViewTrainer(PushingTrainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """As the parent's, with the metrics of the averaged weights in the same report; speeds are the live pass's."""
+        self._take_student()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if not are_parts(dataset):  # the parent comes back with each part
             self._ema_metrics = evaluate_averages(self, self.ema, eval_dataset, metric_key_prefix, ignore_keys)
@@ -244,6 +273,11 @@ class ViewTrainer(PushingTrainer):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         finally:
             self._ema_metrics = {}
+
+    def create_model_card(self, **facts: Any) -> None:
+        """As the parent's, of the model that the trainer has now."""
+        self._take_student()
+        super().create_model_card(**facts)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As the parent's, with what `evaluate` measured of the averaged weights."""
@@ -273,16 +307,12 @@ class ViewTrainer(PushingTrainer):
         return loss, heads if len(heads) > 1 else heads[0], labels
 
 
-def _metrics(
-    own: ComputeMetrics | None, preprocess: PreprocessLogits | None, args: DistillationArguments
-) -> ComputeMetrics:
+def _metrics(own: ComputeMetrics | None, preprocess: PreprocessLogits | None) -> ComputeMetrics:
     """Measures the accuracy of the heads, and what a caller's function computes."""
     if own is not None and not isinstance(own, HeadAccuracy):
         return MetricsWithAccuracy(own, preprocess)
-    unread = {
-        "preprocess_logits_for_metrics": preprocess is not None,
-        "include_for_metrics": bool(args.include_for_metrics),
-    }
-    for name in (name for name, is_given in unread.items() if is_given):
-        raise ValueError(f"`{name}` is given without a `compute_metrics` that would read it; leave it out")
+    if preprocess is not None:
+        raise ValueError(
+            "`preprocess_logits_for_metrics` is given without a `compute_metrics` that would read it; leave it out"
+        )
     return own or HeadAccuracy()

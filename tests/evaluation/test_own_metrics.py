@@ -110,3 +110,19 @@ def test_losses_and_inputs_arrive_if_they_are_asked_for(tmp_path, student, toy_r
     assert seen == ([(8, 8, 8)] * 5 if by_batch else [(40, 40, 40)])
     with pytest.raises(ValueError, match="`include_for_metrics` is given without a `compute_metrics`"):
         DistillationTrainer(student, args)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (None, TypeError, "`compute_metrics` returns NoneType, but must return a dict of metrics by name"),
+        (0.5, TypeError, "`compute_metrics` returns float, but must return a dict"),
+        ({"macro_f1": 85.0}, ValueError, "`compute_metrics` returns `macro_f1`, which is measured here already"),
+    ],
+)
+def test_result_that_cannot_be_reported_is_refused(tmp_path, tiny_config, toy_rows, returned, error, message):
+    tiny_config.use_distillation_token = False
+    model, args = DeiTForImageClassification(tiny_config), make_args(tmp_path)
+    trainer = DistillationTrainer(model, args, eval_dataset=toy_rows, compute_metrics=lambda prediction: returned)
+    with pytest.raises(error, match=message):
+        trainer.evaluate()
