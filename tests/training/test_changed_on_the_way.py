@@ -1,4 +1,4 @@
-"""What changes between two uses of one trainer: options, models, searches, losses of one's own. No record lags behind."""
+"""What changes between two uses of one trainer: options, models, searches, losses. No record lags behind."""
 
 import dataclasses
 import logging
