@@ -386,6 +386,16 @@ def test_class_of_an_optimizer_beside_options_of_another_is_refused(tmp_path, ma
         DistillationTrainer(make_student(), make_args(tmp_path, **options), optimizer_cls_and_kwargs=own)
 
 
+def test_optimizer_without_weight_decay_is_recorded_as_that(tmp_path, make_student, toy_rows):
+    student = make_student()
+    given = torch.optim.Rprop(student.parameters(), lr=1e-3)
+    trainer = DistillationTrainer(
+        student, make_args(tmp_path, max_steps=1), train_dataset=toy_rows, optimizers=(given, None)
+    )
+    trainer.train()
+    assert trainer.effective_recipe["optimizer"] == "a given Rprop, weight decay 0, no clipping"
+
+
 def test_rates_of_a_given_schedule_are_recorded_as_they_were(tmp_path, make_student, toy_rows):
     student = make_student()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
