@@ -5,6 +5,7 @@ transformers applies them when the options are made, and never again.
 
 from typing import Any
 
+from transformers import SchedulerType
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..argument_checks import check, check_choice
@@ -47,6 +48,11 @@ def settle_evaluation(args: Any, followed: dict[str, Any]) -> dict[str, Any]:
     names = left_out(args)
     if args.eval_strategy == "steps" and not args.eval_steps:
         args.eval_steps = args.logging_steps
+    if args.lr_scheduler_type in FOLLOW_A_METRIC and args.eval_strategy == "no":
+        raise ValueError(
+            f"`lr_scheduler_type` is {SchedulerType(args.lr_scheduler_type).value!r}, which follows a metric, but "
+            "`eval_strategy` is 'no', so that it is never measured; set it to 'epoch' or 'steps'"
+        )
     follows_metric = args.load_best_model_at_end or args.lr_scheduler_type in FOLLOW_A_METRIC
     if args.metric_for_best_model is None and follows_metric:
         args.metric_for_best_model = "loss"

@@ -344,4 +344,4 @@ def test_ends_of_a_range_are_allowed(tmp_path: Path, name: str):
 def test_unknown_option_of_a_schedule_is_refused_with_its_name(tmp_path: Path, name: str):
     """Red when it shows at the first step, once data and models are loaded."""
     with pytest.raises(ValueError, match=f"`lr_scheduler_kwargs` is .*'nonsense': 1.*`lr_scheduler_type` '{name}'"):
-        make_args(tmp_path, lr_scheduler_type=name, lr_scheduler_kwargs={"nonsense": 1})
+        make_args(tmp_path, lr_scheduler_type=name, lr_scheduler_kwargs={"nonsense": 1}, eval_strategy="epoch")
