@@ -35,6 +35,7 @@ from ..reliability.run_lock import run_lock
 from ..reliability.stop_signals import LeaveOnSignal
 from ..training.arguments import DistillationArguments
 from ..training.changeable_options import RATES
+from ..training.class_weights import NOT_OF_A_STREAM
 from ..training.ema import EMA_FOLDER
 from ..training.option_values import check_stream_options
 from ..training.recipe_file import parse_recipe, write_recipe
@@ -67,6 +68,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: Distillati
 
 def _train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
     _check_teacher_options(model_args, args)
+    if data_args.streaming and args.class_weighting != "none":
+        raise ValueError(NOT_OF_A_STREAM)
     if not data_args.streaming:
         check_stream_options(args, "add `--streaming true`")
     checkpoint = find_checkpoint(args)

@@ -92,11 +92,10 @@ def check_best_metric(
             f"`metric_for_best_model` is {metric!r}, but an evaluation here reports {', '.join(known[:8])}"
             f"{', ...' if len(known) > 8 else ''}{hint}"
         )
-    is_share = not metric.endswith("loss")
-    if greater_is_better is not None and greater_is_better != is_share:
+    if greater_is_better is False and not metric.endswith("loss"):  # as a copy of options made for the loss has it
         raise ValueError(
-            f"`greater_is_better` is {greater_is_better}, but of `metric_for_best_model` {metric!r} the "
-            f"{'greatest' if is_share else 'smallest'} value is the best; set it to {is_share}, or leave it out"
+            f"`greater_is_better` is False, but of `metric_for_best_model` {metric!r} the greatest value is the best; "
+            "set it to True, or leave it out"
         )
 
 

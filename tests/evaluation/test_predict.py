@@ -116,7 +116,7 @@ def test_model_that_is_no_saved_model_says_what_to_do(tmp_path: Path, source: st
 
 
 def test_directory_of_pictures_and_model_without_processor_say_what_to_do(tmp_path: Path, model: str):
-    with pytest.raises(ValueError, match="it is a directory; name the pictures in it"):
+    with pytest.raises(ValueError, match="it is no file but a directory; name the pictures in it"):
         list(predict([str(tmp_path)], model))
     (Path(model) / "preprocessor_config.json").unlink()
     with pytest.raises(
