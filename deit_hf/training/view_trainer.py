@@ -145,7 +145,6 @@ class ViewTrainer(PushingTrainer):
         self.model_wrapped = self.model
         processes = {"is_local_process_zero": self.is_local_process_zero()}
         self.state = TrainerState(**processes, is_world_process_zero=self.is_world_process_zero())
-        self._evaluated.clear()
         if self.ema is not None:
             self.ema.forget()
 
