@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+from collections.abc import Callable
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the imports below, which read it
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -52,6 +53,18 @@ def tiny_config() -> DeiTConfig:
 def tiny_student(tiny_config: DeiTConfig) -> DeiTForImageClassificationWithTeacher:
     """A freshly initialised student, in training mode."""
     return DeiTForImageClassificationWithTeacher(tiny_config)
+
+
+@pytest.fixture
+def make_student(tiny_config: DeiTConfig) -> Callable[[], DeiTForImageClassificationWithTeacher]:
+    """Makes the same student each time, without stochastic depth."""
+    tiny_config.drop_path_rate = 0.0
+
+    def make() -> DeiTForImageClassificationWithTeacher:
+        torch.manual_seed(0)
+        return DeiTForImageClassificationWithTeacher(tiny_config)
+
+    return make
 
 
 @pytest.fixture

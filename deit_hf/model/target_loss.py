@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from .layers import at_least_float32
 from .modeling_deit import DeiTPreTrainedModel
 
 
@@ -30,6 +31,6 @@ def _loss_of_targets(
     own: Callable[..., Tensor], labels: Tensor, logits: Tensor, config: Any, **options: Any
 ) -> Tensor:
     if labels.is_floating_point() and labels.shape == logits.shape:
-        precise = logits.float() if logits.element_size() < 4 else logits
+        precise = at_least_float32(logits)
         return F.cross_entropy(precise, labels.to(precise))
     return own(labels, logits, config, **options)

@@ -17,7 +17,7 @@ from ..evaluation.fusion import FUSIONS, Fusion
 from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
 from .changeable_options import check_allowed_changes
 from .derived_options import forget_derived, settle_learning_rate
-from .evaluation_times import left_out, settle_evaluation
+from .evaluation_times import forget_followed, left_out, settle_evaluation
 from .global_batch import check_pairs
 from .hub_token import deep_copy, shallow_copy, without_token
 from .option_values import check_option_values
@@ -241,14 +241,11 @@ class DistillationArguments(TrainingArguments):
         self._derive()
 
     def settle(self) -> None:
-        """Checks options that were changed, and derives anew what follows from them; before each training.
-
-        Raises:
-            ValueError: as the constructor.
-        """
+        """Checks changed options as the constructor does, and derives anew what follows; before each training."""
         forget_derived(self)
+        forget_followed(self, self._followed)
         self._check()
-        self._followed = settle_evaluation(self, self._followed)
+        self._followed = settle_evaluation(self)
         self._derive()
 
     def _check(self) -> None:

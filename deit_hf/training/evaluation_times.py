@@ -19,12 +19,18 @@ def left_out(args: Any) -> list[str]:
     return [name for name in FOLLOWING if getattr(args, name) is None]
 
 
-def settle_evaluation(args: Any, followed: dict[str, Any]) -> dict[str, Any]:
+def forget_followed(args: Any, followed: dict[str, Any]) -> None:
+    """The options as they were given: what followed from others, and is still there, is None again."""
+    for name, value in followed.items():
+        if getattr(args, name) == value:
+            setattr(args, name, None)
+
+
+def settle_evaluation(args: Any) -> dict[str, Any]:
     """Checks options that were changed, and derives those that were left out.
 
     Args:
-        args: `DistillationArguments`; changed in place.
-        followed: what followed from other options so far; a value that is still there is derived anew.
+        args: `DistillationArguments` as they were given; changed in place.
 
     Returns:
         What follows now.
@@ -42,9 +48,6 @@ def settle_evaluation(args: Any, followed: dict[str, Any]) -> dict[str, Any]:
     for name in ("logging", "save"):
         if getattr(args, f"{name}_strategy") == "steps":
             check(f"{name}_steps", getattr(args, f"{name}_steps"), lambda v: v > 0, "greater than 0")
-    for name, value in followed.items():
-        if getattr(args, name) == value:
-            setattr(args, name, None)
     names = left_out(args)
     if args.eval_strategy == "steps" and not args.eval_steps:
         args.eval_steps = args.logging_steps

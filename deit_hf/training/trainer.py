@@ -177,7 +177,7 @@ class DistillationTrainer(ViewTrainer):
         Args:
             model: the student, maybe within a wrapper.
             inputs: `pixel_values` and `labels`: mixed and smoothed targets (B, C) whose rows sum to 1, or, where the
-                recipe neither mixes nor smooths, class indices (B,). `model(**inputs)` takes both if it is a DeiT.
+                recipe neither mixes nor smooths, class indices (B,). `model(**inputs)` takes both.
             return_outputs: also return what the student said.
             num_items_in_batch: not read: the objective is a mean over the batch.
         """

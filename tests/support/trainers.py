@@ -41,6 +41,11 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether parameters are equal to the bit."""
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
 def make_resnet(num_labels: int = 5) -> ResNetForImageClassification:
     sizes = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
     return ResNetForImageClassification(ResNetConfig(num_labels=num_labels, **sizes))

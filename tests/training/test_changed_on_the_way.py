@@ -8,34 +8,17 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from support.trainers import make_args, make_resnet, parameters_of
+from support.trainers import make_args, make_resnet, parameters_of, same
 from torch import nn
 from transformers import AutoConfig, TrainerCallback, ViTConfig, ViTForImageClassification
 
 from deit_hf import (
     DeiTConfig,
     DeiTForImageClassification,
-    DeiTForImageClassificationWithTeacher,
     DistillationTrainer,
     Teacher,
 )
 from deit_hf.model.image_processing_deit import make_processor
-
-
-@pytest.fixture
-def make_student(tiny_config: DeiTConfig):
-    tiny_config.drop_path_rate = 0.0
-
-    def make() -> DeiTForImageClassificationWithTeacher:
-        torch.manual_seed(0)
-        return DeiTForImageClassificationWithTeacher(tiny_config)
-
-    return make
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
 
 # ---- when it evaluates and saves, and what the best is ----
 
@@ -67,6 +50,15 @@ def test_best_model_without_a_metric_is_that_of_the_smallest_loss(tmp_path, make
     trainer.train()
     losses = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
     assert (trainer.args.metric_for_best_model, trainer.state.best_metric) == ("loss", min(losses))
+
+
+def test_best_model_that_is_given_up_late_needs_no_evaluation(tmp_path, make_student, toy_rows):
+    """Red when the metric that followed from it is refused as if somebody had named it."""
+    args = make_args(tmp_path, max_steps=1, **BEST, load_best_model_at_end=True)
+    trainer = DistillationTrainer(make_student(), args, train_dataset=toy_rows, eval_dataset=toy_rows)
+    trainer.args.load_best_model_at_end, trainer.args.eval_strategy = False, "no"
+    trainer.train()
+    assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == (None, None)
 
 
 def test_strategy_that_is_set_late_evaluates_when_it_logs(tmp_path, make_student, toy_rows):

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from support.trainers import make_args, make_resnet, parameters_of
+from support.trainers import make_args, make_resnet, parameters_of, same
 from torch import nn
 from transformers import TrainerCallback
 
@@ -21,24 +21,9 @@ from deit_hf import (
 from deit_hf.model.image_processing_deit import make_processor
 
 
-@pytest.fixture
-def make_student(tiny_config: DeiTConfig):
-    tiny_config.drop_path_rate = 0.0
-
-    def make() -> DeiTForImageClassificationWithTeacher:
-        torch.manual_seed(0)
-        return DeiTForImageClassificationWithTeacher(tiny_config)
-
-    return make
-
-
 def trained(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
     trainer.train()
     return parameters_of(trainer.model)
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 # ---- options that change ----
