@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL.Image import Image
 from transformers import TrainerCallback
@@ -63,16 +64,16 @@ class BadImageList(TrainerCallback):
     puts it aside.
     """
 
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
-        self.path = Path(trainer.args.output_dir) / FILE_NAME
+    def __init__(self, output_dir: str | Path):
+        self.path = Path(output_dir) / FILE_NAME
         self._listed: set[tuple] = set()
+        self._should_save = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0 and args.should_save and self.path.exists():
             os.replace(self.path, self.path.with_name(PREVIOUS_FILE_NAME))
-        self.trainer.accelerator.wait_for_everyone()  # before anybody adds to it
-        self._listed = set()
+        PartialState().wait_for_everyone()  # before any process adds to it
+        self._listed, self._should_save = set(), args.should_save
 
     def add(self, bad_images: Iterable[dict[str, Any]]) -> None:
         """Lists those that are not listed yet."""
@@ -92,10 +93,10 @@ class BadImageList(TrainerCallback):
         """How many the list has, of all processes; all of them must call it."""
         listed = self.read() if self.path.exists() else []
         everywhere = gather_object(listed)  # other machines may have another disk
-        if self.trainer.args.should_save:
+        if self._should_save:
             self.add(everywhere)
         num_bad = len(set(map(_name, everywhere)))
-        if num_bad and self.trainer.is_world_process_zero():
+        if num_bad and PartialState().is_main_process:
             logger.warning("%d bad images were replaced by others; %s lists them", num_bad, self.path)
         return num_bad
 

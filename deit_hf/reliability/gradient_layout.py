@@ -1,13 +1,12 @@
 """Fixes DDP's bucket layout before the first step, so that a resumed run sums gradients in the same order."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
-
-from ..model.image_processing_deit import crop_size
 
 
 def settle_gradient_layout(model: DistributedDataParallel, inputs: dict[str, Tensor]) -> None:
@@ -27,14 +26,19 @@ def settle_gradient_layout(model: DistributedDataParallel, inputs: dict[str, Ten
 
 
 class SettleGradientLayout(TrainerCallback):
-    """Gives DDP its last layout of the gradients before the first step, so that a restart sums them as before."""
+    """Runs one dummy backward pass so that DDP fixes its bucket layout before step 1.
 
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
+    Args:
+        wrapped_model: returns the model of the training in progress, as it is wrapped.
+        image_size: (height, width) of its images.
+    """
+
+    def __init__(self, wrapped_model: Callable[[], nn.Module], image_size: tuple[int, int]):
+        self.wrapped_model, self.image_size = wrapped_model, image_size
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if isinstance(self.trainer.model_wrapped, DistributedDataParallel):
-            height, width = crop_size(self.trainer.processing_class)
+        model = self.wrapped_model()
+        if isinstance(model, DistributedDataParallel):
             # two images: of one, DDP would warn that the tokens' gradients have other strides
-            inputs = {"pixel_values": torch.zeros(2, 3, height, width, device=args.device)}
-            settle_gradient_layout(self.trainer.model_wrapped, inputs)
+            inputs = {"pixel_values": torch.zeros(2, 3, *self.image_size, device=args.device)}
+            settle_gradient_layout(model, inputs)

@@ -1,7 +1,4 @@
-"""Steps whose loss or gradient is not finite: found without waiting for the device, and stopped at or skipped.
-
-What the log reports of the good steps is in loss_log.py.
-"""
+"""Finds steps whose loss or gradient is not finite, without waiting for the device, and stops at or skips them."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -13,9 +10,10 @@ from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from .checkpoints import last_complete_checkpoint
+from .step_outcome import StepOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -29,89 +27,89 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class NumericalFaults(TrainerCallback):
-    """Finds the optimizer steps whose loss, or norm of the gradient, is infinite or not a number.
+    """Finds the optimizer steps whose loss or gradient norm is infinite or NaN.
 
-    Each step leaves two flags on the device. They are looked at, all at once, when the training logs, evaluates, saves
-    or ends, and at the latest after `logging_steps` steps; so no checkpoint is written after a bad step, and no step
-    waits for the device. All processes stop together, whichever saw the fault.
+    Each step leaves two flags on the device. They are read, all at once, when the training logs, evaluates, saves or
+    ends, and at the latest after `logging_steps` steps. So no checkpoint is written after a bad step, and no step
+    waits for the device. All processes stop together, whichever of them met the fault.
 
-    With `max_bad_steps` above 0 the flags of each step are looked at before it acts, which waits for the device once
-    a step. A bad step is then skipped: weights, batch statistics, the optimizer's moments and the averages stay as
-    they are, and only its number, its images and its place in the schedule are used up. The first one above
-    `max_bad_steps` ends the training.
+    With `max_bad_steps` above 0, the flags of each step are read before the optimizer steps, which waits for the
+    device once per step. A bad step is then skipped: weights, batch statistics, optimizer moments and averages keep
+    their values; its number, its images and its place in the schedule are used up. One more than `max_bad_steps`
+    ends the training.
 
-    In float16 an infinite gradient is the loss scaler's matter, which skips the step itself: only the loss counts.
-    Under DeepSpeed, which keeps the gradient to itself, only the loss counts too.
+    In float16 the gradient scaler handles infinite gradients, so only the loss is checked. DeepSpeed keeps the
+    gradient to itself, so there, too, only the loss is checked.
 
     Args:
-        trainer: a DistillationTrainer, which calls `see`, `check` and `check_before_saving`.
-
-    Attributes:
-        bad_steps: that this training skipped, those before a resume included.
+        outcome: of the step in progress; this class decides it.
+        max_bad_steps: of the options.
+        checks_gradient: False if a gradient scaler handles infinite gradients.
+        steps_itself: whether the model steps on its own, as under DeepSpeed.
 
     Raises:
-        ValueError: `max_bad_steps` cannot be had under DeepSpeed.
+        ValueError: `max_bad_steps` is not possible under DeepSpeed.
     """
 
-    def __init__(self, trainer: Any):
-        if trainer.args.max_bad_steps and trainer.is_deepspeed_enabled:
+    def __init__(self, outcome: StepOutcome, *, max_bad_steps: int, checks_gradient: bool, steps_itself: bool):
+        if max_bad_steps and steps_itself:
             raise ValueError(
-                f"`max_bad_steps` is {trainer.args.max_bad_steps}, but DeepSpeed takes its steps by itself; set it to "
-                "0, or train with DDP or FSDP"
+                f"`max_bad_steps` is {max_bad_steps}, but DeepSpeed steps on its own, so no step can be skipped; set "
+                "it to 0, or train with DDP or FSDP"
             )
-        self.trainer = trainer
-        self.bad_steps: list[int] = []
-        self._losses: list[Tensor] = []  # of the backward passes of the step that is under way
-        self._steps: list[int] = []  # that were not looked at yet
+        self.outcome, self.checks_gradient = outcome, checks_gradient
+        self._args: TrainingArguments | None = None  # of the training in progress, for errors
+        self._losses: list[Tensor] = []  # of the backward passes of the step in progress
+        self._steps: list[int] = []  # not yet read
         self._flags: list[Tensor] = []  # of these steps, (2,): whether the loss, the gradient is bad
-        self._buffers: list[Tensor] = []  # before the step that is under way
+        self._buffers: list[Tensor] = []  # before the step in progress
 
-    def see(self, loss: Tensor, model: nn.Module) -> None:
-        """Takes note of a backward pass, before the gradient is clipped; does not wait for the device.
-
-        Args:
-            loss: scalar, of this process.
-            model: has the gradient.
-        """
+    def see(self, loss: Tensor) -> None:
+        """Records the loss of a backward pass, a scalar of this process; does not wait for the device."""
         self._losses.append(loss.detach())
-        accelerator = self.trainer.accelerator
-        if not accelerator.sync_gradients:
-            return
-        bad_loss = ~torch.stack(self._losses).isfinite().all()
-        bad_gradient = torch.zeros_like(bad_loss)
-        if accelerator.scaler is None:
-            gradient = _norm((p.grad for p in model.parameters() if p.grad is not None), order=2.0)
-            bad_gradient = ~gradient.to(bad_loss.device).isfinite()
-        self._losses.clear()
-        self._steps.append(self.trainer.state.global_step + 1)
-        self._flags.append(torch.stack([bad_loss, bad_gradient]))
 
     def check(self) -> None:
-        """Waits for the steps since the last look, on all processes together.
+        """Waits for the steps since the last check, on all processes together.
 
         Raises:
             NonFiniteLossError: one of them was bad.
         """
-        bad = self._look()
+        bad = self._read()
         if bad:
             raise self._error(_in_words(bad))
 
-    def check_before_saving(self) -> None:
-        """As `check`, and the weights too: the last step may have made them infinite with a finite gradient.
+    def check_before_saving(self, model: nn.Module, step: int) -> None:
+        """Like `check`, and also checks the weights: a finite gradient may have made them infinite.
+
+        Args:
+            model: to be saved.
+            step: number of its last optimizer step.
 
         Raises:
             NonFiniteLossError: a step was bad, or a weight is not finite.
         """
         self.check()
-        largest = _norm(self.trainer.model.parameters(), order=float("inf"))
-        if reduce((~largest.isfinite()).int().to(self.trainer.args.device), "sum").item():
-            raise self._error(f"weights after step {self.trainer.state.global_step}")
+        assert self._args is not None
+        largest = _norm(model.parameters(), order=float("inf"))
+        if reduce((~largest.isfinite()).int().to(self._args.device), "sum").item():
+            raise self._error(f"weights after step {step}")
 
-    def _look(self) -> dict[int, list[str]]:
-        """The bad ones of the steps since the last look, and what is not finite in each."""
+    def _flag(self, step: int, model: nn.Module) -> None:
+        """Keeps whether loss and gradient of a step are bad, without waiting for the device."""
+        bad_loss = ~torch.stack(self._losses).isfinite().all()
+        bad_gradient = torch.zeros_like(bad_loss)
+        if self.checks_gradient:
+            gradient = _norm((p.grad for p in model.parameters() if p.grad is not None), order=2.0)
+            bad_gradient = ~gradient.to(bad_loss.device).isfinite()
+        self._losses.clear()
+        self._steps.append(step)
+        self._flags.append(torch.stack([bad_loss, bad_gradient]))
+
+    def _read(self) -> dict[int, list[str]]:
+        """The bad steps since the last check, and what is not finite in each."""
         if not self._steps:
             return {}
-        flags = reduce(torch.stack(self._flags).int(), "sum").tolist()  # (steps, 2): processes that saw it
+        flags = reduce(torch.stack(self._flags).int(), "sum").tolist()  # (steps, 2): processes that met it
         found = {
             step: [kind for kind, is_bad in zip(KINDS, row, strict=True) if is_bad]
             for step, row in zip(self._steps, flags, strict=True)
@@ -120,47 +118,50 @@ class NumericalFaults(TrainerCallback):
         return {step: kinds for step, kinds in found.items() if kinds}
 
     def _error(self, faults: str) -> NonFiniteLossError:
-        args = self.trainer.args
+        args = self._args
+        assert args is not None
         checkpoint = last_complete_checkpoint(args.output_dir)
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint before it"
-        skipped = f" (steps {_ranges(self.bad_steps)} were skipped before)" if self.bad_steps else ""
+        skipped = self.outcome.skipped_steps
+        before = f" (steps {_ranges(skipped)} were skipped before)" if skipped else ""
         return NonFiniteLossError(
-            f"not finite: {faults}{skipped}; {kept}. Lower `learning_rate` (now {args.learning_rate}) or set "
-            "`max_grad_norm`, use bf16 where you use fp16, or skip more such steps with `max_bad_steps` (now "
-            f"{args.max_bad_steps}); to resume with another gradient norm or precision pass `allow_changes`, too"
+            f"not finite: {faults}{before}; {kept}. Lower `learning_rate` (now {args.learning_rate}) or set "
+            "`max_grad_norm`, use bf16 instead of fp16, or skip more such steps with `max_bad_steps` (now "
+            f"{args.max_bad_steps}); to resume with another gradient norm or precision, pass `allow_changes` as well"
         )
 
     def _skip(self, step: int, model: nn.Module) -> None:
-        """Makes the coming step of the optimizer one that changes nothing."""
-        model.zero_grad(set_to_none=True)  # optimizers leave out what has no gradient: no moment moves, nothing decays
+        """Makes the optimizer step in progress change nothing."""
+        model.zero_grad(set_to_none=True)  # optimizers leave out parameters without a gradient: no moment, no decay
         with torch.no_grad():
             for buffer, before in zip(model.buffers(), self._buffers, strict=True):
                 buffer.copy_(before)
-        if self.trainer.ema is not None:
-            self.trainer.ema.skip_next_update()
-        self.bad_steps = [*self.bad_steps, step]
+        self.outcome.skip(step)
 
     # ---- events of a training ----
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._losses, self._steps, self._flags = [], [], []  # an earlier training may have ended by any error
+        self._args = args
+        self._losses, self._steps, self._flags = [], [], []  # an earlier training may have ended with any error
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.outcome.begin()
         if args.max_bad_steps:
             self._buffers = [buffer.clone() for buffer in model.buffers()]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        bad = self._look() if args.max_bad_steps else {}
-        self.trainer.means.end_step(is_good=not bad)
+        self._flag(state.global_step + 1, model)
+        bad = self._read() if args.max_bad_steps else {}
         if not bad:
             return
-        if len(self.bad_steps) >= args.max_bad_steps:
+        skipped = self.outcome.skipped_steps
+        if len(skipped) >= args.max_bad_steps:
             raise self._error(_in_words(bad))
         for step in bad:
             self._skip(step, model)
         if state.is_world_process_zero:
             logger.warning(
-                "not finite: %s; skipped (%d of at most %d)", _in_words(bad), len(self.bad_steps), args.max_bad_steps
+                "not finite: %s; skipped (%d of at most %d)", _in_words(bad), len(skipped), args.max_bad_steps
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -171,8 +172,8 @@ class NumericalFaults(TrainerCallback):
         if control.should_evaluate:
             self.check()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.check_before_saving()
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.check_before_saving(model, state.global_step)
 
 
 def _norm(tensors: Iterable[Tensor], *, order: float) -> Tensor:

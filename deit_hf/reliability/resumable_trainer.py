@@ -3,10 +3,13 @@
 That a resumed run sees the same views is the work of `deit_hf.data`: views are functions of their keys.
 """
 
+import contextlib
 import json
 import logging
 import pickle
 import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -42,30 +45,36 @@ logger = logging.getLogger(__name__)
 
 
 class ResumableTrainer(Trainer):
-    """A Trainer whose killed run, started again, ends with the bits of one that was left alone.
+    """A `Trainer` whose killed run, started again, ends with the same bits as an uninterrupted one.
 
-    Beside the parent's state (weights, optimizer, schedule, random streams) a checkpoint holds what the next report of
-    the loss needs. It is written aside, synced and renamed, at the end of an epoch after all events of the epoch.
-    SIGTERM and SIGINT save one and leave: see stop_signals.py.
+    In addition to what `Trainer` saves (weights, optimizer, schedule, random states), a checkpoint holds
+    `running_state`. It is written to a temporary folder, synced and renamed; at the end of an epoch after all events
+    of the epoch. SIGTERM and SIGINT save a checkpoint and leave: see stop_signals.py.
+
+    Attributes:
+        resume_from: checkpoint that the training in progress resumes from, or None.
+        same_run: compares a resumed run with its checkpoint; set by a subclass.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.stop_signals = StopSignals()
         self.resume_from: Path | None = None
-        self.same_run: Any = None  # compares a resumed run with its checkpoint; of a child class
-        self._was_stopped_early = False
+        self.same_run: Any = None
+        self._stored: dict[str, Any] | None = None  # `running_state` of `resume_from`
+        self._is_over = False  # whether `resume_from` is of the last step
+        self._began_at_step = self._num_epochs = 0
         self._aside: Path | None = None
-        self.add_callback(_CheckpointEvents(self))
+        self.add_callback(_CheckpointEvents(self.stop_signals, self._begin))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
-        """As the parent's; `True` goes on from the last complete checkpoint in `args.output_dir`.
+        """Like `Trainer.train`; `True` resumes from the last complete checkpoint in `args.output_dir`.
 
         Raises:
-            ValueError: there is none, or the named one is not complete, is damaged, holds more than tensors or is of
-                another run; or another run has `args.output_dir`.
+            ValueError: there is none, or the named one is incomplete, damaged, holds more than tensors or belongs to
+                another run; or another run is using `args.output_dir`.
             TrainingStopped: a signal came, and a checkpoint was saved.
-            KeyboardInterrupt: the same, of Ctrl-C in a notebook or at a prompt.
+            KeyboardInterrupt: the same after Ctrl-C in a notebook or at a prompt.
         """
         self.resume_from = None
         if resume_from_checkpoint is True:
@@ -73,7 +82,7 @@ class ResumableTrainer(Trainer):
             if self.resume_from is None:
                 raise ValueError(
                     f"`resume_from_checkpoint` is True, but `{self.args.output_dir}` holds no complete checkpoint; "
-                    "leave it out to begin at step 0"
+                    "leave it out to start at step 0"
                 )
         elif resume_from_checkpoint:
             self.resume_from = checked_checkpoint(resume_from_checkpoint, self.args)
@@ -82,37 +91,43 @@ class ResumableTrainer(Trainer):
             with run_lock(self.args.output_dir, self.args.distributed_state), self.stop_signals:
                 self.same_run.settle(*([] if self.resume_from is None else [self.resume_from]))
                 self._overwrite()
+                with _explained_state(checkpoint):
+                    self._stored = None if self.resume_from is None else self._stored_state(self.resume_from)
+                    self._is_over = self._stored is not None and self._stored["was_stopped_early"]
                 output: TrainOutput = super().train(checkpoint, **options)
-                # the parent divides the loss of all steps by the steps since the restart
+                # `Trainer` divides the loss of all steps by the steps since the resume
                 return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"a file of `{checkpoint}` could run code, or is damaged, so it was not opened; go on from another "
+                f"a file of `{checkpoint}` could run code, or is damaged, so it was not opened; resume from another "
                 "checkpoint"
             ) from error
         finally:
             self.same_run.forget()
 
     def _overwrite(self) -> None:
-        """With `overwrite_output_dir`, deletes the checkpoints of an earlier run: a later resume would take them."""
+        """With `overwrite_output_dir`, deletes the checkpoints of an earlier run: a later resume would use them."""
         if self.args.overwrite_output_dir and self.resume_from is None and self.args.should_save:
             delete_checkpoints(self.args.output_dir)
         self.accelerator.wait_for_everyone()
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """The parent would train on when the checkpoint is of the last step, within an epoch or stopped early."""
-        if self.state.global_step >= self.state.max_steps or self._was_stopped_early:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple[Any, ...]:
+        """Leaves no epoch to a training that is over; `Trainer` would train on.
+
+        A checkpoint can be of the last step within an epoch, or of a training that stopped early.
+        """
+        self._num_epochs, *others, max_steps = super().set_initial_training_values(args, dataloader)
+        if self.resume_from is not None:
+            state = TrainerState.load_from_json(str(self.resume_from / TRAINER_STATE_NAME))
+            self._is_over |= state.global_step >= max_steps
+        return 0 if self._is_over else self._num_epochs, *others, max_steps
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """The weights, all of them; the parent leaves at random what has another name on disk."""
+        """Loads all weights; `Trainer` ignores those with other names on disk, as in most models of transformers."""
         if model is not None:  # FSDP
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        model_class = type(self.model)
-        stored, info = model_class.from_pretrained(
+        stored, info = type(self.model).from_pretrained(
             resume_from_checkpoint, dtype=self.model.dtype, output_loading_info=True
         )
         if type(stored.config) is not type(self.model.config) or _shapes(stored) != _shapes(self.model):
@@ -121,45 +136,95 @@ class ResumableTrainer(Trainer):
             raise ValueError(f"`{resume_from_checkpoint}` lacks {', '.join(sorted(info['missing_keys']))}")
         self.model.load_state_dict(stored.state_dict())
 
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """As the parent's, with workers that signals do not reach, and without a trace in the random streams.
+    def _load_best_model(self) -> None:
+        """Loads the best checkpoint; if it is damaged, keeps the weights of the last step and warns."""
+        best = Path(self.state.best_model_checkpoint)
+        fault = agreed(self.args, lambda: damage_of(best, compares_hashes=True))
+        if fault is None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            super()._load_best_model()
+        elif fault is None:
+            self._load_from_checkpoint(str(best))
+        else:
+            if self.args.should_log:
+                logger.warning(
+                    "`load_best_model_at_end`: the best checkpoint %s (%s %.6g) cannot be loaded: %s; the model keeps "
+                    "the weights of the last step, %d",
+                    *(best, self.args.metric_for_best_model, self.state.best_metric, fault, self.state.global_step),
+                )
+            self.state.best_model_checkpoint = None  # the averages stay with the weights, and the record says what is
 
-        A loader draws a seed when it starts its workers, which with `dataloader_persistent_workers` a resumed run does
-        more often. Accelerate forgets its state when other options are made; then it is set up again.
+    # ---- data ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Like `Trainer.get_train_dataloader`; see `resumable_loader`."""
+        return self.resumable_loader(super().get_train_dataloader)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Like `Trainer.get_eval_dataloader`; see `resumable_loader`."""
+        return self.resumable_loader(partial(super().get_eval_dataloader, eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Like `Trainer.get_test_dataloader`; see `resumable_loader`."""
+        return self.resumable_loader(partial(super().get_test_dataloader, test_dataset))
+
+    def resumable_loader(self, make_loader: Callable[[], DataLoader]) -> DataLoader:
+        """A loader whose workers ignore signals, and which draws from no global random state.
+
+        A loader draws a seed when it starts its workers; a resumed run with `dataloader_persistent_workers` starts
+        them more often. Accelerate forgets its state when other options are created; then it is set up again.
         """
         if not hasattr(self.accelerator.state, "distributed_type"):
             self.create_accelerator_and_postprocess()
-        loader = super()._get_dataloader(*args, **kwargs)
+        loader = make_loader()
         inner = getattr(loader, "base_dataloader", loader)
-        inner.generator = torch.Generator().manual_seed(self.args.seed)
-        inner.worker_init_fn = leaves_signals_to_the_main_process(inner.worker_init_fn)
+        if inner.generator is None:  # and not one that `Trainer` keeps with its workers
+            inner.generator = torch.Generator().manual_seed(self.args.seed)
+            inner.worker_init_fn = leaves_signals_to_the_main_process(inner.worker_init_fn)
         return loader
 
-    def _load_best_model(self) -> None:
-        """The parent would load a damaged checkpoint; then the weights of the last step stay, and that is said."""
-        best = Path(self.state.best_model_checkpoint)
-        fault = agreed(self.args, lambda: damage_of(best, compares_hashes=True))
-        if fault is None:
-            super()._load_best_model()
-            return
-        if self.args.should_log:
-            logger.warning(
-                "`load_best_model_at_end`: the best checkpoint %s (%s %.6g) cannot be loaded: %s; the model keeps the "
-                "weights of the last step, %d",
-                *(best, self.args.metric_for_best_model, self.state.best_metric, fault, self.state.global_step),
+    # ---- the running state ----
+
+    def running_state(self) -> dict[str, Any]:
+        """What a checkpoint holds in addition to `Trainer`'s state, as JSON; of this process, between two steps."""
+        return {
+            "was_stopped_early": self.control.should_training_stop and self.state.global_step < self.state.max_steps
+        }
+
+    def restore_running_state(self, state: dict[str, Any] | None) -> None:
+        """Restores a `running_state`, or resets it if `state` is None; before the first step of a training."""
+
+    def _begin(self) -> None:
+        """Starts a training at the step that `Trainer` has set."""
+        state, self._began_at_step = self.state, self.state.global_step
+        if state.global_step > state.max_steps:
+            raise ValueError(
+                f"`{self.resume_from}` is at step {state.global_step}, but the training has {state.max_steps}; raise "
+                "`num_train_epochs` or `max_steps`, or resume from an earlier checkpoint"
             )
-        self.state.best_model_checkpoint = None  # the averages stay with the weights, and the record says what is
+        state.num_train_epochs, state.train_batch_size = self._num_epochs, self.args.train_batch_size
+        state.compute_steps(self.args, state.max_steps)  # `Trainer` keeps those of the checkpoint
+        with _explained_state(self.resume_from):
+            self.restore_running_state(self._stored)
 
-    def complete_report(self, logs: dict[str, float]) -> None:
-        """Makes the last report's loss that of the whole training; the parent's is of the steps since the restart.
+    def _stored_state(self, checkpoint: Path) -> dict[str, Any]:
+        """The `running_state` of this process; on another number of processes, each gets the mean of all."""
+        stored = [json.loads(path.read_text(encoding="utf-8")) for path in running_state_files(checkpoint)]
+        if len(stored) == self.args.world_size:
+            return stored[self.args.process_index]
+        if self.is_world_process_zero():
+            logger.warning(
+                "%s was written by %d processes and is resumed with %d: views and their order stay the same, random "
+                "numbers inside the model (stochastic depth) do not",
+                *(checkpoint, len(stored), self.args.world_size),
+            )
+        return _mean(stored)
 
-        Its speeds are of those steps, too; where there were none, they are left out.
-        """
-        if "train_loss" in logs:
-            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
-            if self.state.global_step == self._began_at_step:
-                for name in ("train_samples_per_second", "train_steps_per_second"):
-                    logs.pop(name, None)
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Like `Trainer.log`, without the speeds of a resumed training that had no step left."""
+        if "train_runtime" in logs and self.state.global_step == self._began_at_step:
+            for name in ("train_samples_per_second", "train_steps_per_second"):
+                logs.pop(name, None)
+        super().log(logs, start_time)
 
     # ---- writing ----
 
@@ -211,37 +276,6 @@ class ResumableTrainer(Trainer):
             text = json.dumps(self.running_state(), indent=1)
             (folder / f"running_state_{self.args.process_index}.json").write_text(text, encoding="utf-8")
 
-    def running_state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the parent's state, as JSON; of this process, between two steps."""
-        return {
-            "loss": self._tr_loss.item(),
-            "total_loss": self._total_loss_scalar,
-            "last_logged_step": self._globalstep_last_logged,
-            "was_stopped_early": self.control.should_training_stop and self.state.global_step < self.state.max_steps,
-        }
-
-    def restore_running_state(self, state: dict[str, Any] | None) -> None:
-        """Goes on with a `running_state`, or begins with none; the parent has just set the loss to zero."""
-        self._was_stopped_early = False
-        if state is not None:
-            self._tr_loss.fill_(state["loss"])
-            self._total_loss_scalar = state["total_loss"]
-            self._globalstep_last_logged = state["last_logged_step"]
-            self._was_stopped_early = state["was_stopped_early"]
-
-    def _stored_state(self, checkpoint: Path) -> dict[str, Any]:
-        """The `running_state` of this process; on another number of processes each takes the mean of all."""
-        stored = [json.loads(path.read_text(encoding="utf-8")) for path in running_state_files(checkpoint)]
-        if len(stored) == self.args.world_size:
-            return stored[self.args.process_index]
-        if self.is_world_process_zero():
-            logger.warning(
-                "%s was written by %d processes and goes on with %d: views and their order stay the same, random "
-                "numbers inside the model (stochastic depth) do not",
-                *(checkpoint, len(stored), self.args.world_size),
-            )
-        return _mean(stored)
-
 
 def _mean(values: list[Any]) -> Any:
     """Of equally built values, the mean of each float; all else is the same in all of them."""
@@ -272,36 +306,34 @@ def _how_to_go_on(args: TrainingArguments) -> str:
     return f"start the same command again{f' without `{obstacle}`' if obstacle else ''} to go on"
 
 
-class _CheckpointEvents(TrainerCallback):
-    """When a checkpoint is due: beside the parent's times, on a signal, and at an epoch's end after its last event."""
+@contextlib.contextmanager
+def _explained_state(checkpoint: str | Path | None) -> Iterator[None]:
+    """Explains a running state that is not what it should be, in a checkpoint without hashes."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"`{checkpoint}` cannot be resumed: its running_state files do not hold what they should "
+            f"({type(error).__name__}: {error}); name another checkpoint"
+        ) from error
 
-    def __init__(self, trainer: ResumableTrainer):
-        self.trainer = trainer
+
+class _CheckpointEvents(TrainerCallback):
+    """Saves on a signal, in addition to `Trainer`'s times; and at the end of an epoch, after its last event."""
+
+    def __init__(self, stop_signals: StopSignals, begin: Callable[[], None]):
+        self.stop_signals, self.begin = stop_signals, begin
         self.is_due_at_epoch_end = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.is_due_at_epoch_end = False
-        checkpoint = self.trainer.resume_from
-        self.trainer._began_at_step = state.global_step
-        if state.global_step > state.max_steps:
-            raise ValueError(
-                f"`{checkpoint}` is at step {state.global_step}, but the training has {state.max_steps}; raise "
-                "`num_train_epochs` or `max_steps`, or resume from an earlier checkpoint"
-            )
-        state.compute_steps(args, state.max_steps)  # the parent keeps those of the checkpoint
-        try:
-            self.trainer.restore_running_state(None if checkpoint is None else self.trainer._stored_state(checkpoint))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:  # of a checkpoint without hashes
-            raise ValueError(
-                f"no training can go on from `{checkpoint}`: its running_state files do not hold what they should "
-                f"({type(error).__name__}: {error}); name another checkpoint"
-            ) from error
+        self.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.stop_signals.agreed():
+        if self.stop_signals.agreed():
             control.should_save = True
         is_last = float(state.epoch).is_integer() or state.global_step >= state.max_steps
-        if control.should_save and is_last:  # a run that goes on from here has no events of this epoch any more
+        if control.should_save and is_last:  # a run that resumes from here has no more events of this epoch
             control.should_save, self.is_due_at_epoch_end = False, True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -309,8 +341,8 @@ class _CheckpointEvents(TrainerCallback):
             control.should_save, self.is_due_at_epoch_end = True, False
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.stop_signals.agreed():
+        if self.stop_signals.agreed():
             message = f"stopped after step {state.global_step}; {_how_to_go_on(args)}"
-            if self.trainer.is_world_process_zero():
+            if state.is_world_process_zero:
                 logger.warning("%s", message)
-            raise stopped_by(self.trainer.stop_signals.received, message)
+            raise stopped_by(self.stop_signals.received, message)

@@ -33,7 +33,7 @@ HARMLESS |= {"dataloader_prefetch_factor", "dataloader_multiprocessing_context"}
 # How the machine is used; and a bad picture or step would have ended the stored run.
 HARMLESS |= {"use_cpu", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_find_unused_parameters"}
 # The batch that `min_steps_per_epoch` makes is compared.
-HARMLESS |= {"min_steps_per_epoch", "auto_find_batch_size", "torch_empty_cache_steps", "on_bad_image", "max_bad_steps"}
+HARMLESS |= {"min_steps_per_epoch", "torch_empty_cache_steps", "on_bad_image", "max_bad_steps"}
 # Where things are; what they are is compared by content, as the facts `data`, `classes`, `teacher` and `student`.
 HARMLESS |= {"dataset_name", "dataset_config_name", "train_dir", "train_split", "max_train_samples", "num_labels"}
 HARMLESS |= {"image_column_name", "label_column_name", "model_name_or_path", "teacher_model_name_or_path"}

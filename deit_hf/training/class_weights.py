@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..data.dataset import TrainingViews
 from ..distillation.losses import balanced_class_weights
 
 logger = logging.getLogger(__name__)
@@ -18,36 +19,36 @@ NOT_OF_A_STREAM = (
 
 
 class ClassWeights:
-    """The weights that `class_weighting` asks for, of a trainer's training data; counted once."""
+    """The weights that `class_weighting` asks for; counted once for the same training views."""
 
-    def __init__(self, trainer: Any):
-        """Raises ValueError where they are asked for and the data does not tell its labels."""
-        self.trainer = trainer
-        self._counted: Any = None  # the views that the weights are of
+    def __init__(self) -> None:
+        self._views: TrainingViews | None = None
         self._weights: Tensor | None = None
-        self()
 
-    def __call__(self) -> Tensor | None:
-        """(C,), on the trainer's device; None without weights."""
-        args, views = self.trainer.args, self.trainer.train_dataset
-        if args.class_weighting == "none" or views is None:
+    def __call__(
+        self, class_weighting: str, views: TrainingViews | None, device: torch.device | str = "cpu"
+    ) -> Tensor | None:
+        """Weights (C,) on the device, or None without weighting or training data.
+
+        Raises:
+            ValueError: weights are asked for, but the labels of a stream are not known.
+        """
+        if class_weighting == "none" or views is None:
             return None
-        if views is not self._counted:
+        if views is not self._views:
             counts = views.images.class_counts()
             if counts is None:
                 raise ValueError(NOT_OF_A_STREAM)
-            self._counted, self._weights = views, balanced_class_weights(counts).float().to(args.device)
+            self._views, self._weights = views, balanced_class_weights(counts).float().to(device)
         return self._weights
 
-    def in_words(self) -> str:
-        """For the run summary; empty without weights."""
-        weights = self()
-        if weights is None:
-            return ""
-        used, absent = weights[weights > 0], int((weights == 0).sum())
-        return f"class weights {used.min():.3g} to {used.max():.3g}" + (
-            f", 0 for {absent} without images" * bool(absent)
-        )
+
+def weights_in_words(weights: Tensor | None) -> str:
+    """Class weights for the run summary; empty for None."""
+    if weights is None:
+        return ""
+    used, absent = weights[weights > 0], int((weights == 0).sum())
+    return f"class weights {used.min():.3g} to {used.max():.3g}" + (f", 0 for {absent} without images" * bool(absent))
 
 
 def warn_of_imbalance(counts: Sequence[int] | None, names: Sequence[str], class_weighting: str) -> None:

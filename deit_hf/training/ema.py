@@ -12,7 +12,8 @@ import torch
 from accelerate.utils import broadcast
 from timm.utils import ModelEmaV3
 from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.integrations import is_deepspeed_zero3_enabled
+
+from ..reliability.step_outcome import StepOutcome
 
 EMA_FOLDER = "ema"
 STATE_FILE = "averaging.json"  # what a resume needs beside the weights
@@ -38,12 +39,11 @@ class AveragedWeights(TrainerCallback):
         resume_from: checkpoint whose averages the next training goes on with.
     """
 
-    def __init__(self, decay: float, *, warmup: bool):
-        self.decay = decay
-        self.warmup = warmup
-        self.num_updates, self._skips_next = 0, False
+    def __init__(self, decay: float, *, warmup: bool, outcome: StepOutcome):
+        self.decay, self.warmup, self.outcome = decay, warmup, outcome
+        self.num_updates = 0
         self._averages: ModelEmaV3 | None = None
-        self.resume_from: str | None = None
+        self.resume_from: Path | None = None
 
     @property
     def model(self) -> PreTrainedModel | None:
@@ -62,21 +62,17 @@ class AveragedWeights(TrainerCallback):
             dtype=torch.float32,
             foreach=in_float32,  # over mixed kinds timm scales and adds, and 0.99996 + 0.00004 is not 1 in float32
         ).requires_grad_(False)
-        self.num_updates, self._skips_next = 0, False
+        self.num_updates = 0
 
     def forget(self) -> None:
         """There are no averages any more, as the student is another one."""
-        self._averages, self.num_updates, self._skips_next = None, 0, False
+        self._averages, self.num_updates = None, 0
 
     def update(self, model: PreTrainedModel) -> None:
         """One step of averaging towards the model's weights."""
         assert self._averages is not None
         self.num_updates += 1
         self._averages.update(model, step=self.num_updates if self.warmup else None)
-
-    def skip_next_update(self) -> None:
-        """The step that is under way will not count."""
-        self._skips_next = True
 
     def save(self, directory: str | Path, processor: Any) -> None:
         """Writes `directory`/ema, a whole model of plain transformers in float32; nothing before a training began."""
@@ -120,9 +116,8 @@ class AveragedWeights(TrainerCallback):
     def on_step_end(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
-        if not (optimizer.step_was_skipped or self._skips_next):
+        if not (optimizer.step_was_skipped or self.outcome.is_skipped):
             self.update(model)
-        self._skips_next = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """With `load_best_model_at_end`, the averages are those of the checkpoint that the student now has, too."""
@@ -130,31 +125,22 @@ class AveragedWeights(TrainerCallback):
             self.load(state.best_model_checkpoint)
 
 
-def averages_for(trainer: Trainer, current: AveragedWeights | None = None) -> AveragedWeights | None:
-    """The averages that the trainer's options ask for, as a callback that it has; None without `ema_decay`.
-
-    Args:
-        trainer: of the student.
-        current: the averages that it has; others take their place if the options are others.
-
-    Raises:
-        ValueError: no process has the whole weights.
-    """
-    wanted = trainer.args.ema_decay, trainer.args.ema_warmup
-    if current is not None and (current.decay, current.warmup) == wanted:
+def averages_for(
+    current: AveragedWeights | None, decay: float, *, warmup: bool, outcome: StepOutcome
+) -> AveragedWeights | None:
+    """The averages that the options ask for: the current ones, new ones, or None without `ema_decay`."""
+    if current is not None and (current.decay, current.warmup) == (decay, warmup):
         return current
-    if current is not None:
-        trainer.remove_callback(current)
-    if not trainer.args.ema_decay:
-        return None
-    if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+    return AveragedWeights(decay, warmup=warmup, outcome=outcome) if decay else None
+
+
+def check_not_sharded(ema_decay: float, *, is_sharded: bool) -> None:
+    """Raises ValueError for averages of weights that no process holds whole, as under FSDP and DeepSpeed ZeRO-3."""
+    if ema_decay and is_sharded:
         raise ValueError(
-            f"`ema_decay` is {trainer.args.ema_decay}, but under FSDP and DeepSpeed ZeRO-3 no process has the whole "
-            "weights to average; set `ema_decay` to 0, or train with DDP"
+            f"`ema_decay` is {ema_decay}, but under FSDP and DeepSpeed ZeRO-3 no process has the whole weights to "
+            "average; set `ema_decay` to 0, or train with DDP"
         )
-    averages = AveragedWeights(trainer.args.ema_decay, warmup=trainer.args.ema_warmup)
-    trainer.add_callback(averages)
-    return averages
 
 
 def evaluate_averages(

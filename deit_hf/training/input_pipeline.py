@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -254,10 +254,14 @@ class InputPipeline:
 
 
 class EpochOfViews(TrainerCallback):
-    """Tells the sampler its epoch; the parent's way ends at a sampler that skips batches on several processes."""
+    """Sets the sampler's epoch: `Trainer` does not reach it after a multi-process resume.
 
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
+    Args:
+        set_epoch: of the sampler of the training in progress.
+    """
+
+    def __init__(self, set_epoch: Callable[[int], None]):
+        self.set_epoch = set_epoch
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.view_sampler.set_epoch(int(state.epoch))
+        self.set_epoch(int(state.epoch))

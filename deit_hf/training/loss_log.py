@@ -1,77 +1,89 @@
-"""What the log reports of the objective: means over the good optimizer steps since the last report."""
+"""What the log reports of the objective: means over the steps since the last report, without skipped ones."""
 
 from typing import Any
 
 import torch
 from accelerate.utils import reduce
 from torch import Tensor
+from transformers import TrainerCallback
 
 from ..distillation.losses import ObjectiveTerms
+from ..reliability.step_outcome import StepOutcome
 
 
-class LossLog:
-    """Adds up, without waiting for the device, what the log says beside the parent's `loss`.
+class LossLog(TrainerCallback):
+    """Averages the loss and its terms without waiting for the device; a resumed training reports the same numbers.
 
-    `loss_cls`, and with a teacher `loss_distillation` and `teacher_agreement`: the share of views on which the head
-    that learns from the teacher decides as it does.
+    Reports `loss` and `loss_cls`, and with a teacher `loss_distillation` and `teacher_agreement`: the share of views
+    for which the head that learns from the teacher predicts the teacher's class.
+
+    Args:
+        outcome: of the step in progress; skipped steps are left out.
+
+    Attributes:
+        has_terms: whether the recipe's objective was computed; a subclass may compute another.
     """
 
-    def __init__(self, state: dict[str, Any] | None = None):
-        """From nothing, or from the `state` that another one had between two steps."""
-        self._step = _Sums()  # that is under way
+    def __init__(self, outcome: StepOutcome):
+        self.outcome, self.has_terms = outcome, False
+        self.restore(None)
+
+    def state(self) -> dict[str, Any]:
+        """The sums as numbers that a JSON file keeps exactly; between two steps. Waits for the device."""
+        return {"since_report": self._since_report.state(), "training": self._training.state()}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Takes over the `state` of another log, or starts from zero."""
+        self._step = _Sums()  # of the step in progress
         self._since_report = _Sums(**state["since_report"]) if state else _Sums()
         self._training = _Sums(**state["training"]) if state else _Sums()
 
-    def state(self) -> dict[str, Any]:
-        """Numbers that a JSON file holds to the bit; waits for the device."""
-        return {"since_report": self._since_report.state(), "training": self._training.state()}
+    def add_loss(self, loss: Tensor) -> None:
+        """Adds the loss of a batch, a scalar; once per batch."""
+        self._step.add({"loss": loss.detach()}, 1)
 
-    def add(self, terms: ObjectiveTerms, student_logits: Tensor, teacher_logits: Tensor | None) -> None:
-        """Takes in a batch.
+    def add_terms(self, terms: ObjectiveTerms, student_logits: Tensor, teacher_logits: Tensor | None) -> None:
+        """Adds the terms of a batch; a subclass with a loss of its own may have none.
 
         Args:
             terms: scalars.
             student_logits: (B, C), of the head that learns from the teacher.
             teacher_logits: (B, C), or None.
         """
-        counted = {"loss": terms.loss.detach(), "loss_cls": terms.cls.detach()}
+        self.has_terms = True
+        counted = {"loss_cls": terms.cls.detach()}
         if terms.distillation is not None and teacher_logits is not None:
             counted["loss_distillation"] = terms.distillation.detach()
             agrees = student_logits.detach().argmax(dim=-1) == teacher_logits.argmax(dim=-1)
             counted["teacher_agreement"] = agrees.float().mean()
-        self._step.add(counted, 1)
+        self._step.add(counted, 0)
 
-    def end_step(self, *, is_good: bool) -> None:
-        """Counts the step's batches, or leaves them out if it was skipped."""
-        if is_good and self._step.count:  # a loss of a subclass tells no terms
-            self._since_report.add(self._step.sums, self._step.count)
-            self._training.add({"loss": self._step.sums["loss"]}, self._step.count)
-        self._step = _Sums()
-
-    def complete(self, logs: dict[str, float], *, bad_steps: list[int], step: int) -> None:
-        """Adds the means over all processes to a report of the training loss.
+    def complete(self, logs: dict[str, float], *, step: int) -> None:
+        """Puts the means over all processes into a report of the training loss.
 
         Args:
-            logs: the parent's report, changed in place. Where steps were skipped its `loss` and `train_loss`, which
-                count them too, give way to the means of the others, and are left out where there are no others.
-            bad_steps: that were skipped so far.
+            logs: the report of transformers' `Trainer`, changed in place. Its `loss` and `train_loss` are replaced:
+                they count skipped steps, and forget the steps before a resume. Without any step that counts, they
+                are left out.
             step: number of the last step.
         """
         if "loss" in logs:
-            means = self._since_report.means()
-            self._since_report = _Sums()
-            if bad_steps:
-                logs.pop("loss")
-            else:
-                means.pop("loss", None)
-            if step in bad_steps:
+            logs.pop("loss")
+            if step in self.outcome.skipped_steps:
                 logs.pop("grad_norm", None)  # of this step
-            logs.update(means)
+            logs.update(self._since_report.means())
+            self._since_report = _Sums()
         if "train_loss" in logs:
-            logs["train_bad_steps"] = len(bad_steps)
-            if bad_steps:
-                logs.pop("train_loss")
-                logs.update({f"train_{name}": value for name, value in self._training.means().items()})
+            logs.pop("train_loss")
+            logs["train_bad_steps"] = len(self.outcome.skipped_steps)
+            logs.update({f"train_{name}": value for name, value in self._training.means().items()})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Counts the batches of the step, unless it was skipped."""
+        if self._step.count and not self.outcome.is_skipped:
+            self._since_report.add(self._step.sums, self._step.count)
+            self._training.add({"loss": self._step.sums["loss"]}, self._step.count)
+        self._step = _Sums()
 
 
 class _Sums:
@@ -85,7 +97,7 @@ class _Sums:
         return {"sums": {name: total.item() for name, total in self.sums.items()}, "count": self.count}
 
     def add(self, sums: dict[str, Any], count: int) -> None:
-        self.sums = {name: self.sums.get(name, 0) + value for name, value in sums.items()}
+        self.sums |= {name: self.sums.get(name, 0) + value for name, value in sums.items()}
         self.count += count
 
     def means(self) -> dict[str, float]:

@@ -3,16 +3,16 @@
 How the learning rate moves is in schedule.py.
 """
 
-import contextlib
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
+from torch.utils.hooks import RemovableHandle
 
 from .arguments import DistillationArguments
 from .timm_optimizers import create_timm_optimizer
@@ -161,33 +161,34 @@ def create_own_optimizer(
     return optimizer_class(groups, **options)
 
 
-@contextlib.contextmanager
-def keeps_options(optimizer: Optimizer, scheduler: Any) -> Iterator[None]:
-    """An optimizer keeps this run's options while the state of a checkpoint, which has its own, is loaded.
-
-    transformers would continue with the checkpoint's, whatever `weight_decay` or `adam_beta1` say now.
+def keep_options(optimizer: Optimizer, schedule: LRScheduler) -> RemovableHandle:
+    """Makes an optimizer keep this run's options, such as `weight_decay`, when the state of a checkpoint is loaded.
 
     Args:
-        optimizer: of the run that is to continue.
-        scheduler: its schedule; one that moves momentum as well keeps the checkpoint's.
+        optimizer: of the run.
+        schedule: its schedule; if it changes the momentum as well, the options of the checkpoint are used.
 
-    Raises:
-        ValueError: the state is that of another optimizer.
+    Returns:
+        Its `remove()` ends this. Loading raises ValueError if the state is that of another optimizer.
     """
-    own = [dict(group) for group in optimizer.param_groups]
-    yield
-    changed = {}
-    for group, options in zip(optimizer.param_groups, own, strict=True):
-        missing = sorted(options.keys() - group.keys())
-        if missing:
-            raise ValueError(
-                f"the checkpoint holds the state of another optimizer than this run's: it lacks {', '.join(missing)}; "
-                "use the same one (`optim`, `timm_optimizer`), or start a new run from the checkpoint's weights with "
-                "`model_name_or_path`"
-            )
-        for name in GROUP_OPTIONS if not isinstance(scheduler, CyclicLR | OneCycleLR) else ():
-            if name in options and group[name] != options[name]:
-                changed[name] = f"`{name}` of the optimizer is {options[name]} from here on; it was {group[name]}"
-                group[name] = options[name]
-    if changed:
-        logger.warning("%s", "; ".join(changed.values()))
+
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+    def restore_options(optimizer: Optimizer) -> None:
+        changed = {}
+        for group, options in zip(optimizer.param_groups, own, strict=True):
+            missing = sorted(options.keys() - group.keys())
+            if missing:
+                raise ValueError(
+                    "the checkpoint holds the state of another optimizer than this run's: it lacks "
+                    f"{', '.join(missing)}; use the same one (`optim`, `timm_optimizer`), or start a new run from the "
+                    "checkpoint's weights with `model_name_or_path`"
+                )
+            for name in GROUP_OPTIONS if not isinstance(schedule, CyclicLR | OneCycleLR) else ():
+                if name in options and group[name] != options[name]:
+                    changed[name] = f"`{name}` of the optimizer is {options[name]} from here on; it was {group[name]}"
+                    group[name] = options[name]
+        if changed:
+            logger.warning("%s", "; ".join(changed.values()))
+
+    return optimizer.register_load_state_dict_post_hook(restore_options)

@@ -19,6 +19,8 @@ REFUSED = {
     "ignore_data_skip": "a resumed run shows the views that are still to come; to skip the others decodes no image",
     "eval_accumulation_steps": "metrics are counted by batch; lower `per_device_eval_batch_size`",
     "logging_nan_inf_filter": "a loss that is not finite stops the training or is skipped, and never enters the log",
+    "auto_find_batch_size": "set `per_device_train_batch_size` and `gradient_accumulation_steps`, whose product with "
+    "the processes is the global batch; an out-of-memory error names a smaller pair with the same product",
     "hub_always_push": "the finished run is pushed once",
     "do_predict": "a `test` part is measured at the end by itself; for single pictures use scripts/predict.py",
 }
@@ -41,7 +43,7 @@ def check_supported(args: TrainingArguments) -> None:
         default = type(args).__dataclass_fields__[name].default
         value = getattr(args, name)
         if value not in (default, False) and (value or default):
-            raise ValueError(f"`{name}` is {value!r}, but has no use here: {reason}; leave it out")
+            raise ValueError(f"`{name}` is {value!r}, but is not supported here: {reason}; leave it out")
     if HubStrategy(args.hub_strategy) in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
             f"`hub_strategy` is {HubStrategy(args.hub_strategy).value!r}, but checkpoints stay here and the finished "

@@ -4,7 +4,8 @@ Said once when a training starts, and kept at the head of recipe.yaml. The optio
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.optim import Optimizer
@@ -15,6 +16,7 @@ from ..distillation.teacher import Teacher
 from ..model.image_processing_deit import LARGEST_UNCROPPED_SIZE, crop_in_words, crop_size
 from .arguments import DistillationArguments
 from .class_weights import warn_of_imbalance
+from .loss_log import LossLog
 from .recipe_file import as_block
 from .schedule import learning_rates, peak_learning_rate
 from .small_runs import warn_of_small_run
@@ -42,6 +44,8 @@ class Run:
         teacher_split: where that was measured, in words.
         given_optimizer: whether the optimizer, or its class, was given to the trainer.
         own_objective: name of a subclass that computes the loss in its own way.
+        class_counts: training images of each class; None if they are not known.
+        changes: of a resumed run, by step (same_run.py).
     """
 
     args: DistillationArguments
@@ -59,6 +63,8 @@ class Run:
     teacher_split: str = "the evaluation split"
     given_optimizer: bool = False
     own_objective: str | None = None
+    class_counts: Sequence[int] | None = None
+    changes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rates(self) -> list[float] | None:
@@ -210,11 +216,6 @@ def _word(choice: Any) -> str:
     return str(getattr(choice, "value", choice))
 
 
-def _first_part(eval_dataset: Any) -> dict[str, str]:
-    """Names the evaluation set that `evaluate_teacher` takes where there are several."""
-    return {"teacher_split": f"evaluation set `{next(iter(eval_dataset))}`"} if isinstance(eval_dataset, dict) else {}
-
-
 def _of_objective(args: DistillationArguments) -> list[str]:
     """Options of the objective that were changed; those of its targets reach a subclass's `compute_loss`, too."""
     names = ("class_weighting", "label_loss", "distillation_weight", "distillation_temperature")
@@ -230,21 +231,27 @@ class LogRunSummary(TrainerCallback):
         recipe: what was said; after a training also the learning rates that its first and last step had.
     """
 
-    def __init__(self, trainer: Any, *, own_objective: str | None):
-        self.trainer, self.own_objective = trainer, own_objective
+    def __init__(self, describe_run: Callable[[int], Run], loss_log: LossLog):
+        """
+        Args:
+            describe_run: number of optimizer steps -> the training that is about to start.
+            loss_log: of the training; knows whether the recipe's objective was computed.
+        """
+        self.describe_run, self.loss_log = describe_run, loss_log
         self.recipe: dict[str, str] = {}
-        self._rates: list[tuple[int, float]] = []  # step and rate
-        self._waits_for_first_step = False
         self.teacher_was_asked = True
+        self._run: Run | None = None
+        self._rates: list[tuple[int, float]] = []  # step and learning rate
+        self._waits_for_first_step = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._rates, self._waits_for_first_step = [], True
-        run = self._run(args, state)
-        self.recipe = {**effective_recipe(run), **self.trainer.same_run.changes_in_words()}
-        if self.trainer.is_world_process_zero():
-            logger.info("The recipe in force:\n%s", as_block(self.recipe))
+        self._run = run = self.describe_run(state.max_steps)
+        self.recipe = {**effective_recipe(run), **run.changes}
+        if state.is_world_process_zero:
+            logger.info("The effective recipe:\n%s", as_block(self.recipe))
             names = [str(name) for _, name in sorted(run.student.config.id2label.items())]
-            warn_of_imbalance(self.trainer.train_dataset.images.class_counts(), names, args.class_weighting)
+            warn_of_imbalance(run.class_counts, names, args.class_weighting)
             warn_of_small_run(
                 args,
                 run.sampler,
@@ -254,49 +261,28 @@ class LogRunSummary(TrainerCallback):
                 peak=peak_learning_rate(run.optimizer),
             )
 
-    def _run(self, args: Any, state: Any) -> Run:
-        trainer = self.trainer
-        measures = trainer.teacher is not None and trainer.eval_dataset is not None and args.evaluate_teacher
-        return Run(
-            args=args,
-            student=trainer.model,
-            processor=trainer.processing_class,
-            sampler=trainer.view_sampler,
-            optimizer=getattr(trainer.optimizer, "optimizer", trainer.optimizer),  # within Accelerate's
-            schedule=getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler),  # within DeepSpeed's
-            num_steps=state.max_steps,
-            num_warmup_steps=None if trainer.has_given_schedule else trainer.num_warmup_steps(state.max_steps),
-            precision=trainer.accelerator.mixed_precision,
-            teacher=trainer.teacher,
-            teacher_top1=trainer.evaluate_teacher()["top1"] if measures else None,
-            class_weights=trainer.class_weights.in_words(),
-            given_optimizer=trainer.has_given_optimizer,
-            own_objective=self.own_objective,
-            **_first_part(trainer.eval_dataset),
-        )
-
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         self._rates = [*self._rates[:1], (state.global_step + 1, _rate(optimizer))]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._waits_for_first_step and self.trainer.teacher is not None:
-            self.trainer.teacher.was_asked = False  # the evaluation of the teacher has asked it
+        if self._waits_for_first_step and self._run is not None and self._run.teacher is not None:
+            self._run.teacher.was_asked = False  # the evaluation of the teacher has asked it
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self._waits_for_first_step:
+        if not self._waits_for_first_step or self._run is None:
             return
         self._waits_for_first_step = False
-        teacher = self.trainer.teacher
-        unread = [] if self.trainer.objective_was_asked else _of_objective(args)
+        teacher, own_objective = self._run.teacher, self._run.own_objective
+        unread = [] if self.loss_log.has_terms else _of_objective(args)
         if teacher is not None and not teacher.was_asked:
             unread.append("teacher")
             self.teacher_was_asked = False
-            self.recipe["teacher"] = f"{teacher.name}, which {self.own_objective}.compute_loss does not ask"
-        if unread and self.trainer.is_world_process_zero():
+            self.recipe["teacher"] = f"{teacher.name}, which {own_objective}.compute_loss does not ask"
+        if unread and state.is_world_process_zero:
             logger.warning(
                 "`%s.compute_loss` takes the place of the recipe's objective, so that these have no effect: %s; call "
                 "`super().compute_loss(...)` in it, or leave them out",
-                *(self.own_objective, ", ".join(unread)),
+                *(own_objective, ", ".join(unread)),
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -3,10 +3,8 @@
 Which options other schedules can take is in schedule_options.py.
 """
 
-import contextlib
 import logging
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -18,6 +16,22 @@ from .arguments import DistillationArguments
 from .schedule_options import FOLLOW_A_METRIC, Shape, schedule_shape
 
 logger = logging.getLogger(__name__)
+
+
+class ResumableSchedule(LambdaLR):
+    """A `LambdaLR` that keeps this run's peak learning rates when the state of a checkpoint is loaded."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        peaks = self.base_lrs
+        super().load_state_dict(state_dict)
+        if self.base_lrs == peaks:
+            return
+        logger.warning("the peak learning rate is %g from here on; it was %g", max(peaks), max(self.base_lrs))
+        self.base_lrs = peaks
+        for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
+            group["initial_lr"] = peak
+        self.last_epoch -= 1
+        self.step()  # sets the learning rates of the loaded step
 
 
 def create_schedule(
@@ -61,7 +75,7 @@ def create_schedule(
         first=_share(args.warmup_learning_rate, peak),
         last=_share(args.min_learning_rate or 0.0, peak),
     )
-    return LambdaLR(optimizer, factor)
+    return ResumableSchedule(optimizer, factor)
 
 
 def peak_learning_rate(optimizer: Optimizer) -> float:
@@ -106,7 +120,7 @@ def cosine_schedule_with_warmup(
     warmup_learning_rate: float,
     min_learning_rate: float,
     official_steps_in_epoch: int | None = None,
-) -> LambdaLR:
+) -> ResumableSchedule:
     """Linear warm-up, then a cosine down to a minimum; a pure function of the step, so that a resume is exact.
 
     Source: table 9; official main.py:77-89, where `warmup_learning_rate` (1e-6) and `min_learning_rate` (1e-5) are
@@ -133,7 +147,7 @@ def cosine_schedule_with_warmup(
         last=min(min_learning_rate / peak, 1.0) if peak else 1.0,
         official_steps_in_epoch=official_steps_in_epoch,
     )
-    return LambdaLR(optimizer, factor)
+    return ResumableSchedule(optimizer, factor)
 
 
 def _cosine_factor(
@@ -149,27 +163,3 @@ def _cosine_factor(
         return first + (1 - first) * step / num_warmup_steps
     progress = min((step - cosine_start) / max(1, num_steps - cosine_start), 1.0)
     return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
-
-
-@contextlib.contextmanager
-def keeps_rates(scheduler: Any) -> Iterator[None]:
-    """A schedule keeps its peak rates while the state of a checkpoint, which has its own, is loaded.
-
-    transformers would go on with the checkpoint's, whatever `learning_rate` says now.
-
-    Args:
-        scheduler: of the run that goes on; one without a function of the step is left alone.
-    """
-    if not isinstance(scheduler, LambdaLR):
-        yield
-        return
-    peaks = list(scheduler.base_lrs)
-    yield
-    if scheduler.base_lrs == peaks:
-        return
-    logger.warning("the peak learning rate is %g from here on; it was %g", max(peaks), max(scheduler.base_lrs))
-    scheduler.base_lrs = peaks
-    groups = scheduler.optimizer.param_groups
-    for group, peak, factor in zip(groups, peaks, scheduler.lr_lambdas, strict=True):
-        group["initial_lr"], group["lr"] = peak, peak * factor(scheduler.last_epoch)
-    scheduler._last_lr = [group["lr"] for group in groups]

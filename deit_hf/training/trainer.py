@@ -6,34 +6,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.hooks import RemovableHandle
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import ModelOutput
 
 from ..data.bad_images import BadImageList
-from ..distillation.losses import distillation_objective
+from ..distillation.losses import ObjectiveTerms, distillation_objective
 from ..distillation.teacher import Teacher, fitting_teacher
 from ..evaluation.metrics import HeadAccuracy
 from ..evaluation.own_metrics import ComputeMetrics, PreprocessLogits
 from ..evaluation.teacher_accuracy import teacher_accuracy
-from ..model.image_processing_deit import statistics_of
-from ..reliability.batch_fitting import names_batch_size, train_in_memory
+from ..model.image_processing_deit import crop_size, statistics_of
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
+from ..reliability.out_of_memory import evaluation_advice, explained_out_of_memory
+from ..reliability.step_outcome import StepOutcome
 from .arguments import DistillationArguments
 from .card_facts import run_facts
-from .class_weights import ClassWeights
+from .class_weights import ClassWeights, weights_in_words
 from .derived_options import unmark_rates
-from .ema import averages_for
+from .ema import averages_for, check_not_sharded
 from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews
 from .loss_log import LossLog
-from .optimizer import check_layers, create_own_optimizer, decay_parameter_names, keeps_options
+from .optimizer import check_layers, create_own_optimizer, decay_parameter_names, keep_options
 from .recipe_file import write_recipe
-from .run_summary import LogRunSummary
+from .run_summary import LogRunSummary, Run
 from .same_run import SameRun
-from .schedule import create_schedule, keeps_rates, num_warmup_steps
+from .schedule import create_schedule, num_warmup_steps
 from .trainer_arguments import check_trainer_arguments
 from .view_trainer import EvaluationRows, TrainingRows, ViewTrainer
 
@@ -100,7 +105,8 @@ class DistillationTrainer(ViewTrainer):
             model, args, model_init, optimizers, optimizer_cls_and_kwargs, compute_loss_func, data_collator
         )
         assert args is not None
-        self.teacher, self.means, self.objective_was_asked = teacher, LossLog(), False
+        self.teacher = teacher
+        self._kept_options: RemovableHandle | None = None
         columns: Any = {"image_column_name": image_column_name, "label_column_name": label_column_name}
         own: Any = {"compute_metrics": compute_metrics, "callbacks": callbacks, "optimizers": optimizers}
         own["preprocess_logits_for_metrics"] = preprocess_logits_for_metrics
@@ -122,25 +128,35 @@ class DistillationTrainer(ViewTrainer):
         )
 
     def _set_up(self) -> None:
-        """Sets what follows from model, options and data once the parent has taken them."""
-        # The objective is a mean over the local batch, so the parent must divide it by the accumulation steps.
+        """Adds what follows from model, options and data, once `Trainer` has them."""
+        # The objective is a mean over the local batch, so `Trainer` must divide it by the accumulation steps.
         # It would not for a model whose forward takes **kwargs.
         self.model_accepts_loss_kwargs = False
-        self.same_run, self.class_weights = SameRun(self), ClassWeights(self)
-        own_objective = None if type(self).compute_loss is DistillationTrainer.compute_loss else type(self).__name__
-        self._said = LogRunSummary(self, own_objective=own_objective)
-        self.faults, self.bad_images = NumericalFaults(self), BadImageList(self)
-        for callback in (EpochOfViews(self), SettleGradientLayout(self), self.faults, self.bad_images):
+        args, self.step_outcome = self.args, StepOutcome()
+        self.same_run, self._class_weights = SameRun(self), ClassWeights()
+        self.loss_log, self.bad_images = LossLog(self.step_outcome), BadImageList(args.output_dir)
+        self.faults = NumericalFaults(
+            self.step_outcome,
+            max_bad_steps=args.max_bad_steps,
+            checks_gradient=self.accelerator.scaler is None,
+            steps_itself=self.is_deepspeed_enabled,
+        )
+        epochs = EpochOfViews(self._set_epoch)
+        layout = SettleGradientLayout(lambda: self.model_wrapped, crop_size(self.processing_class))
+        for callback in (epochs, layout, self.faults, self.loss_log, self.bad_images):
             self.add_callback(callback)
-        self.callback_handler.callbacks.insert(0, self._said)  # before the progress bar begins
+        self._summary = LogRunSummary(self._describe_run, self.loss_log)
+        self.callback_handler.callbacks.insert(0, self._summary)  # before the progress bar begins
         self._check_options()
-        args = self.args
         if self.train_dataset is not None and args.base_learning_rate is not None and args.process_index == 0:
             sizes = {"global_batch_size": args.global_batch_size}
             warn_of_global_batch(self.model.config, **sizes, num_accumulation_steps=args.gradient_accumulation_steps)
-        self.ema = averages_for(self)
         if self.teacher is not None:
-            self.teacher.to(self.args.device)
+            self.teacher.to(args.device)
+
+    def _set_epoch(self, epoch: int) -> None:
+        assert self.view_sampler is not None
+        self.view_sampler.set_epoch(epoch)
 
     def _check_options(self) -> None:
         """Refuses options that model and metrics cannot follow."""
@@ -152,13 +168,28 @@ class DistillationTrainer(ViewTrainer):
                 )
             self._views.check_best_metric(self.eval_dataset, self.model)
 
+        self.class_weights()
+        self._take_averages()
+
+    def _take_averages(self) -> None:
+        """Creates, keeps or removes the averaged weights, as the options ask."""
+        args, before = self.args, self.ema
+        check_not_sharded(args.ema_decay, is_sharded=self.is_fsdp_enabled or is_deepspeed_zero3_enabled())
+        self.ema = averages_for(before, args.ema_decay, warmup=args.ema_warmup, outcome=self.step_outcome)
+        if before is not None and before is not self.ema:
+            self.remove_callback(before)
+        if self.ema is not None and before is not self.ema:
+            self.add_callback(self.ema)
+
     def take_options(self, *, of_trial: bool = False) -> bool:
-        """As the parent's; averages and teacher follow the options."""
+        """Also lets teacher, averages and the record of the run follow the options."""
         changed = super().take_options(of_trial=of_trial)
         if changed:
             self.check_student(self.model.config, self.processing_class)
             self._check_options()
-            self.ema = averages_for(self, self.ema)
+        if of_trial:
+            self.same_run.forget()
+            self.same_run.settle()
         return changed
 
     # ---- the objective ----
@@ -181,28 +212,17 @@ class DistillationTrainer(ViewTrainer):
             return_outputs: also return what the student said.
             num_items_in_batch: not read: the objective is a mean over the batch.
         """
-        self.objective_was_asked = True
-        if self.args.student_mode == "eval":
-            model.eval()  # the parent has just put it into training mode
-        outputs = model(pixel_values=inputs["pixel_values"])
-        cls_logits = outputs.get("cls_logits", outputs["logits"])
-        distillation_logits = outputs.get("distillation_logits")
+        outputs = self._student_outputs(model, inputs["pixel_values"])
         teacher_logits = self._teacher_logits(inputs["pixel_values"])  # of the mixed image, as official losses.py:47
-        targets = self._views.targets(inputs)
-        terms = distillation_objective(
-            cls_logits,
-            distillation_logits,
-            targets,
-            teacher_logits,
-            distillation_type=self.args.distillation_type,
-            weight=self.args.distillation_weight,
-            temperature=self.args.distillation_temperature,
-            reduction=self.args.distillation_reduction,
-            label_loss=self.args.label_loss,
-            class_weights=self.class_weights(),
-        )
-        self.means.add(terms, cls_logits if distillation_logits is None else distillation_logits, teacher_logits)
+        targets = self._views.targets(inputs)  # (B, C)
+        terms = self._objective(outputs, targets, teacher_logits)
+        self.loss_log.add_terms(terms, taught_logits(outputs), teacher_logits)
         return (terms.loss, outputs) if return_outputs else terms.loss
+
+    def _student_outputs(self, model: nn.Module, pixel_values: Tensor) -> ModelOutput:
+        if self.args.student_mode == "eval":
+            model.eval()  # `Trainer` has just put it into training mode
+        return model(pixel_values=pixel_values)
 
     def _teacher_logits(self, pixel_values: Tensor) -> Tensor | None:
         if self.teacher is None:
@@ -210,21 +230,39 @@ class DistillationTrainer(ViewTrainer):
         with self.accelerator.autocast():
             return self.teacher(pixel_values)
 
+    def _objective(self, outputs: ModelOutput, targets: Tensor, teacher_logits: Tensor | None) -> ObjectiveTerms:
+        args = self.args
+        return distillation_objective(
+            outputs.get("cls_logits", outputs["logits"]),
+            outputs.get("distillation_logits"),
+            targets,
+            teacher_logits,
+            distillation_type=args.distillation_type,
+            weight=args.distillation_weight,
+            temperature=args.distillation_temperature,
+            reduction=args.distillation_reduction,
+            label_loss=args.label_loss,
+            class_weights=self.class_weights(),
+        )
+
+    def class_weights(self) -> Tensor | None:
+        """Weights of the label loss (C,), or None without `class_weighting`."""
+        return self._class_weights(self.args.class_weighting, self.train_dataset, self.args.device)
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """As the parent's; notes whether loss and gradient are finite, so that its sum need not hold a bad loss."""
+        """Like `Trainer.training_step`; hands the loss to the fault handling and to the log."""
         self.bad_images.add(inputs.get("bad_images", ()))
-        inputs = self._views.model_inputs(inputs)
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self.faults.see(loss, model)
-        return loss.nan_to_num(0.0, 0.0, 0.0)
+        loss = super().training_step(model, self._views.model_inputs(inputs), num_items_in_batch)
+        self.faults.see(loss)
+        self.loss_log.add_loss(loss * self.args.gradient_accumulation_steps)
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the objective's means, and at the end the skipped images, to reports; raises after a bad step."""
+        """Adds the objective's means, and at the end the number of bad images; raises after a bad step."""
         self.faults.check()
-        self.complete_report(logs)
-        self.means.complete(logs, bad_steps=self.faults.bad_steps, step=self.state.global_step)
+        self.loss_log.complete(logs, step=self.state.global_step)
         if "train_runtime" in logs and self.args.on_bad_image == "skip":
             logs["train_bad_images"] = self.bad_images.count()
         super().log(logs, start_time)
@@ -245,20 +283,12 @@ class DistillationTrainer(ViewTrainer):
                 raise ValueError(f"the trainer has no `{name}`, which `evaluate_teacher` needs; make it with one")
         assert self.teacher is not None
         dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
-        batches = map(self._prepare_inputs, self.get_eval_dataloader(dataset))
-        with self.accelerator.autocast(), names_batch_size(self.args, training=False):
+        batches = (send_to_device(batch, self.args.device) for batch in self.get_eval_dataloader(dataset))
+        advice = partial(evaluation_advice, self.args.per_device_eval_batch_size)
+        with self.accelerator.autocast(), explained_out_of_memory(advice):
             return teacher_accuracy(self.teacher, batches, self.accelerator.gather_for_metrics)
 
     # ---- optimisation ----
-
-    def _inner_training_loop(self, batch_size: int, **options: Any) -> Any:
-        """The parent's `auto_find_batch_size` would change the global batch."""
-        if options.get("trial") is not None:  # the parent has just set its options
-            self.take_options(of_trial=True)
-            self.same_run.forget()
-            self.same_run.settle()
-            batch_size = self.args.train_batch_size
-        return train_in_memory(self, super()._inner_training_loop, batch_size, **options)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The parent gives all layers one learning rate, and does not know timm's optimizers."""
@@ -280,10 +310,13 @@ class DistillationTrainer(ViewTrainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """The paper's cosine with its unscaled first and last rate, or another schedule after the same warm-up."""
+        optimizer = optimizer or self.optimizer
         if self.lr_scheduler is None:
             steps: Any = {"num_steps": num_training_steps, "steps_in_epoch": self._steps_in_epoch()}
-            self.lr_scheduler = create_schedule(optimizer or self.optimizer, self.args, **steps)
-            self._created_lr_scheduler = True
+            self.lr_scheduler = self._own_schedule = create_schedule(optimizer, self.args, **steps)
+        if self._kept_options is not None:
+            self._kept_options.remove()
+        self._kept_options = keep_options(getattr(optimizer, "optimizer", optimizer), self.lr_scheduler)
         return self.lr_scheduler
 
     def num_warmup_steps(self, num_training_steps: int) -> int:
@@ -293,20 +326,46 @@ class DistillationTrainer(ViewTrainer):
     def _steps_in_epoch(self) -> int:
         if self.train_dataset is None:
             return 0
-        sampler = self._get_train_sampler() if self.view_sampler is None else self.view_sampler
+        sampler = self.make_view_sampler() if self.view_sampler is None else self.view_sampler
         return len(sampler) // sampler.step_size
 
     # ---- what a run leaves ----
 
+    def _describe_run(self, num_steps: int) -> Run:
+        """What the summary of a training of `num_steps` optimizer steps reads."""
+        args, sets = self.args, self.eval_dataset
+        assert self.view_sampler is not None
+        measures = self.teacher is not None and sets is not None and args.evaluate_teacher
+        own = None if type(self).compute_loss is DistillationTrainer.compute_loss else type(self).__name__
+        return Run(
+            args=args,
+            student=self.model,
+            processor=self.processing_class,
+            sampler=self.view_sampler,
+            class_counts=self.train_dataset.images.class_counts(),
+            optimizer=getattr(self.optimizer, "optimizer", self.optimizer),  # inside Accelerate's
+            schedule=getattr(self.lr_scheduler, "scheduler", self.lr_scheduler),  # inside DeepSpeed's
+            num_steps=num_steps,
+            num_warmup_steps=None if self.has_given_schedule else self.num_warmup_steps(num_steps),
+            precision=self.accelerator.mixed_precision,
+            class_weights=weights_in_words(self.class_weights()),
+            teacher=self.teacher,
+            teacher_top1=self.evaluate_teacher()["top1"] if measures else None,
+            teacher_split=f"evaluation set `{next(iter(sets))}`" if isinstance(sets, dict) else "the evaluation split",
+            given_optimizer=self.has_given_optimizer,
+            own_objective=own,
+            changes=self.same_run.changes_in_words(),
+        )
+
     @property
     def effective_recipe(self) -> dict[str, str]:
         """What was in force when the last training began, a line for each matter; empty before any."""
-        return self._said.recipe
+        return self._summary.recipe
 
     @property
     def teacher_was_asked(self) -> bool:
         """Whether the last training learned from the teacher; a subclass's `compute_loss` may not."""
-        return self._said.teacher_was_asked
+        return self._summary.teacher_was_asked
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the parent's, with the averaged weights in `ema/`; `push_to_hub` is for when all files are there."""
@@ -317,25 +376,21 @@ class DistillationTrainer(ViewTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As the parent's, which would also save weights that are no longer finite."""
-        self.faults.check_before_saving()
+        self.faults.check_before_saving(self.model, self.state.global_step)
         super()._save_checkpoint(model, trial)
 
     def running_state(self) -> dict[str, Any]:
-        """As the parent's, with what the next report says of the objective, and the steps that were skipped."""
-        return {**super().running_state(), "means": self.means.state(), "bad_steps": self.faults.bad_steps}
+        """Also what the next report says of the objective, and the skipped steps."""
+        means, bad_steps = self.loss_log.state(), self.step_outcome.skipped_steps
+        return {**super().running_state(), "means": means, "bad_steps": bad_steps}
 
     def restore_running_state(self, state: dict[str, Any] | None) -> None:
-        """As the parent's."""
+        """Also restores or resets log and skipped steps; the averages are those of the same checkpoint."""
         super().restore_running_state(state)
-        self.means = LossLog(None if state is None else state["means"])
-        self.faults.bad_steps = [] if state is None else state["bad_steps"]
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As the parent's, with the rates and options of this run; the averages go on from the same checkpoint."""
-        with keeps_rates(self.lr_scheduler), keeps_options(self.optimizer, self.lr_scheduler):
-            super()._load_optimizer_and_scheduler(checkpoint)
+        self.loss_log.restore(None if state is None else state["means"])
+        self.step_outcome.skipped_steps = [] if state is None else state["bad_steps"]
         if self.ema is not None:
-            self.ema.resume_from = checkpoint
+            self.ema.resume_from = self.resume_from
 
     def run_facts(self) -> dict[str, Any]:
         """Of the training, for the model card."""
@@ -346,3 +401,9 @@ class DistillationTrainer(ViewTrainer):
         path = Path(self.args.output_dir) / "recipe.yaml"
         if self.effective_recipe or not path.exists():
             write_recipe(path, self.args, in_force=self.effective_recipe, repeats=False)
+
+
+def taught_logits(outputs: ModelOutput) -> Tensor:
+    """Logits (B, C) of the head that learns from the teacher: the distillation head, or the only one."""
+    distillation_logits = outputs.get("distillation_logits")
+    return outputs.get("cls_logits", outputs["logits"]) if distillation_logits is None else distillation_logits

@@ -3,13 +3,16 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import datasets
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
@@ -24,7 +27,7 @@ from ..hub.pushing_trainer import PushingTrainer
 from ..model.compiled import without_compiled_names
 from ..model.image_processing_deit import checked_processor
 from ..model.target_loss import takes_targets
-from ..reliability.batch_fitting import names_batch_size
+from ..reliability.out_of_memory import evaluation_advice, explained_out_of_memory, training_advice
 from .arguments import DistillationArguments
 from .ema import AveragedWeights, evaluate_averages
 from .input_pipeline import InputPipeline
@@ -70,6 +73,7 @@ class ViewTrainer(PushingTrainer):
     ):
         """As `DistillationTrainer`, which explains the arguments."""
         self.args, self.model_init = args, model_init
+        self._awaits_trial = False  # whether a hyperparameter search is about to set options
         self.student_config: PreTrainedConfig | None = None
         if model is None:
             set_seed(args.seed)  # as the parent, which would make one more
@@ -95,7 +99,8 @@ class ViewTrainer(PushingTrainer):
         )
         self.model_init = model_init
         self._collator = self.data_collator
-        self._own_optimizer: Optimizer | None = None  # that this trainer has made
+        self._own_optimizer: Optimizer | None = None  # created by this trainer
+        self._own_schedule: LRScheduler | None = None
         self.label_names = ["labels"]
         self.ema: AveragedWeights | None = None
         self._ema_metrics: dict[str, float] = {}
@@ -174,8 +179,21 @@ class ViewTrainer(PushingTrainer):
         if self.model is None:  # between two trials transformers lets go of it
             self.model = self.call_model_init()
         self.take_options()
-        with named_crashes(self.train_dataset, self.eval_dataset):
+        self._awaits_trial = options.get("trial") is not None
+        with named_crashes(self.train_dataset, self.eval_dataset), explained_out_of_memory(self._training_advice):
             return super().train(resume_from_checkpoint, **options)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Like `Trainer`'s, which a training of a hyperparameter search calls once it has set the trial's options."""
+        super().create_accelerator_and_postprocess()
+        if self._awaits_trial:
+            self._awaits_trial = False
+            self.take_options(of_trial=True)
+
+    def _training_advice(self) -> str:
+        args = self.args
+        batch = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        return training_advice(*batch, num_processes=args.world_size, even=args.mixes)
 
     def take_options(self, *, of_trial: bool = False) -> bool:
         """Takes options and rows as they are now; before each training.
@@ -207,7 +225,9 @@ class ViewTrainer(PushingTrainer):
         if self.data_collator is self._collator:  # and not one that was assigned
             self.data_collator = self._collator = self._views.collator()
         if not self.has_given_optimizer:
-            self.optimizer = None  # that of a training before
+            self.optimizer = None  # of an earlier training
+        if not self.has_given_schedule:
+            self.lr_scheduler = None
         self._options = options_of(self.args)  # `min_steps_per_epoch` may have made the batch smaller
         return changed
 
@@ -219,7 +239,10 @@ class ViewTrainer(PushingTrainer):
             self.train_dataset = self._views.training(self._train_rows)
         if not isinstance(self.eval_dataset, dict):
             self.eval_dataset = self._views.of_plain_rows(self.eval_dataset)
-        self._train_batch_size = self.args.train_batch_size
+
+    def get_total_train_batch_size(self, args: DistillationArguments) -> int:
+        """Images of an optimizer step; `Trainer` keeps the batch that the options had when it was created."""
+        return args.global_batch_size
 
     @property
     def has_given_optimizer(self) -> bool:
@@ -231,28 +254,42 @@ class ViewTrainer(PushingTrainer):
     @property
     def has_given_schedule(self) -> bool:
         """Whether the schedule was given to the trainer or assigned."""
-        return self.lr_scheduler is not None and not self._created_lr_scheduler
+        return self.lr_scheduler is not None and self.lr_scheduler is not self._own_schedule
 
     # ---- data ----
 
     def get_train_dataloader(self) -> DataLoader:
-        """As the parent's, for plain `datasets` that were assigned to the trainer, too."""
+        """The loader of training views, in the order of `view_sampler`, which `Trainer` does not know."""
         self._take_rows(anew=False)
-        return super().get_train_dataloader()
+        if self.train_dataset is None:
+            raise ValueError("the trainer has no `train_dataset`, which `train` needs; create it with one")
+        args, views = self.args, self.train_dataset
+        self.view_sampler = self.make_view_sampler()
+        loader = DataLoader(
+            views,
+            batch_size=args.train_batch_size,
+            sampler=self.view_sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            in_order=args.dataloader_in_order,
+        )
+        return self.resumable_loader(partial(self.accelerator.prepare, loader))
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ViewSampler:
-        """The parent's order knows no views."""
-        step_size = self.get_total_train_batch_size(self.args)
-        self.view_sampler = self._views.sampler(self.train_dataset, step_size=step_size)
-        return self.view_sampler
+    def make_view_sampler(self) -> ViewSampler:
+        """The order of the training views, for the present options."""
+        return self._views.sampler(self.train_dataset, step_size=self.get_total_train_batch_size(self.args))
 
     def get_eval_dataloader(self, eval_dataset: datasets.Dataset | EvaluationViews | str | None = None) -> DataLoader:
-        """As the parent's, for plain `datasets` too."""
+        """Like `Trainer.get_eval_dataloader`, and also takes plain `datasets`."""
         with self._views.named_loaders(eval_dataset, self.eval_dataset) as views:
             return super().get_eval_dataloader(views)
 
     def get_test_dataloader(self, test_dataset: datasets.Dataset | EvaluationViews) -> DataLoader:
-        """As the parent's, for plain `datasets` too; they may have no labels."""
+        """Like `Trainer.get_test_dataloader`, and also takes plain `datasets`, which may have no labels."""
         return super().get_test_dataloader(self._views.of_plain_rows(test_dataset, needs_labels=False))
 
     # ---- evaluation ----
@@ -282,7 +319,8 @@ class ViewTrainer(PushingTrainer):
         """As the parent's, with what `evaluate` measured of the averaged weights."""
         dataloader = args[0] if args else kwargs["dataloader"]
         self.compute_metrics.reset()  # of an evaluation that did not end
-        with named_crashes(dataloader.dataset, self.train_dataset), names_batch_size(self.args, training=False):
+        advice = partial(evaluation_advice, self.args.per_device_eval_batch_size)
+        with named_crashes(dataloader.dataset, self.train_dataset), explained_out_of_memory(advice):
             output = super().evaluation_loop(*args, **kwargs)
         output.metrics.update(self._ema_metrics)
         return output
@@ -295,7 +333,7 @@ class ViewTrainer(PushingTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
         """Logits of all heads on evaluation views; the parent would give the answer's only, or the training loss."""
-        inputs = self._prepare_inputs(inputs)
+        inputs = send_to_device(inputs, self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(pixel_values=inputs["pixel_values"])
         heads = head_logits(outputs, self.args.eval_fusion)

@@ -9,7 +9,6 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -423,7 +422,7 @@ def test_resumed_training_goes_on_with_the_list_and_gives_the_same_weights(tmp_p
 
 def add_rows(output_dir: Path, rows: range, start) -> None:
     start.wait()
-    own = BadImageList(SimpleNamespace(args=SimpleNamespace(output_dir=output_dir)))
+    own = BadImageList(output_dir)
     for row in rows:
         own.add([{"row": row, "file": f"{row}.png", "reason": "long enough to be torn apart " * 50}])
 

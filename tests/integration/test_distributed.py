@@ -83,29 +83,6 @@ def test_two_processes_that_were_stopped_end_bit_for_bit_as_two_that_were_not(tm
 
 
 @pytest.mark.slow
-def test_two_processes_without_memory_for_their_batch_end_as_two_with_a_smaller_one(tmp_path: Path):
-    options = {"drop_path_rate": 0.3, "ema_decay": 0.9, "max_steps": 4}
-    small = train(tmp_path, "small", 2, 4, 3, **options)
-    script = str(ROOT / "tests" / "support" / "train_in_little_memory.py")
-    (tmp_path / "found.yaml").write_text(
-        yaml.safe_dump(
-            {
-                **RECIPE,
-                **options,
-                "output_dir": "found",
-                "per_device_train_batch_size": 12,
-                "auto_find_batch_size": True,
-            }
-        )
-    )
-    run(tmp_path, 2, script, "found.yaml")
-    log = json.loads((tmp_path / "found" / "trainer_state.json").read_text())["log_history"]
-    assert column(log, "loss") == column(small, "loss")
-    for file in ("model.safetensors", "ema/model.safetensors"):
-        assert (tmp_path / "found" / file).read_bytes() == (tmp_path / "small" / file).read_bytes()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("num_processes", "num_images"), [(2, 77), (2, 5), (4, 5), (2, 1), (3, 1)])
 def test_several_processes_evaluate_each_image_once(tmp_path: Path, num_processes: int, num_images: int):
     # the images that fill up the last batches must not count

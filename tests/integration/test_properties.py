@@ -22,6 +22,7 @@ from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.transforms import RANDOM_AUGMENT_POLICY
 from deit_hf.distillation.losses import distillation_objective, hard_distillation_loss, soft_distillation_loss
 from deit_hf.model.arguments import ModelArguments
+from deit_hf.reliability.step_outcome import StepOutcome
 from deit_hf.training.ema import AveragedWeights
 from deit_hf.training.global_batch import scaled_learning_rate
 from deit_hf.training.recipe_file import parse_recipe, write_recipe
@@ -293,7 +294,7 @@ def test_hard_loss_is_cross_entropy_with_the_decision(logits, weight):
 def test_average_is_the_weighted_sum_of_all_weights(decay: float, values: list[float], warmup: bool):
     module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(module.weight, 5.0)
-    averages = AveragedWeights(decay, warmup=warmup)
+    averages = AveragedWeights(decay, warmup=warmup, outcome=StepOutcome())
     averages.start(module)
     expected = Fraction(5)
     for n, value in enumerate(values):

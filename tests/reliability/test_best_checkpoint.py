@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.trainers import make_args, parameters_of
+from transformers import ViTConfig, ViTForImageClassification
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationTrainer
 
@@ -31,10 +32,10 @@ def checkpoints(trainer: DistillationTrainer) -> list[str]:
     return sorted(path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*"))
 
 
-def train(folder: Path, tiny_config, toy_rows, **options) -> WithKnownLosses:
+def train(folder: Path, tiny_config, toy_rows, student=None, **options) -> WithKnownLosses:
     options = {"max_steps": 5, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", **options}
     args = make_args(folder, **options, save_steps=1, ema_decay=0.5, metric_for_best_model="loss")
-    student = DeiTForImageClassificationWithTeacher(tiny_config)
+    student = DeiTForImageClassificationWithTeacher(tiny_config) if student is None else student
     rows = {"train_dataset": toy_rows.select(range(8)), "eval_dataset": toy_rows.select(range(2))}
     trainer = WithKnownLosses(student, args, **rows)
     trainer.train()
@@ -61,3 +62,12 @@ def test_without_a_best_model_to_load_the_best_checkpoint_is_kept_too(tmp_path: 
     assert checkpoints(trainer) == ["checkpoint-2", "checkpoint-5"]
     last = trainer.last_weights["cls_classifier.weight"]
     assert torch.equal(last, trainer.model.cls_classifier.weight)
+
+
+def test_the_best_weights_of_a_model_with_other_names_on_disk_are_loaded(tmp_path: Path, toy_rows):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    student = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=16, num_labels=5))
+    trainer = train(tmp_path, None, toy_rows, student, load_best_model_at_end=True)
+    best = ViTForImageClassification.from_pretrained(f"{trainer.args.output_dir}/checkpoint-2").state_dict()
+    assert all(torch.equal(tensor, best[name]) for name, tensor in trainer.model.state_dict().items())
+    assert not torch.equal(trainer.last_weights["classifier.weight"], trainer.model.classifier.weight)

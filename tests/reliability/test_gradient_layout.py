@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.reliability.gradient_layout import SettleGradientLayout
 
 
@@ -27,13 +26,13 @@ class Net(nn.Module):
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_training_begins_with_a_pass_of_the_students_size_under_ddp_alone(tmp_path: Path, wrapped: bool):
     net = Net()
-    trainer = SimpleNamespace(model_wrapped=net, processing_class=make_processor((24, 16)))
+    model = net
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
         if wrapped:
-            trainer.model_wrapped = DistributedDataParallel(net)
+            model = DistributedDataParallel(net)
         args = SimpleNamespace(device=torch.device("cpu"))
-        SettleGradientLayout(trainer).on_train_begin(args, SimpleNamespace(), SimpleNamespace())
+        SettleGradientLayout(lambda: model, (24, 16)).on_train_begin(args, SimpleNamespace(), SimpleNamespace())
     finally:
         torch.distributed.destroy_process_group()
     assert net.seen == ([((2, 3, 24, 16), False)] if wrapped else [])

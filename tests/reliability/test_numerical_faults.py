@@ -185,7 +185,7 @@ def test_skipped_step_changes_no_weight_no_moment_and_no_average(tmp_path, tiny_
     assert not torch.equal(trainer.model.cls_classifier.weight, after[0]["cls_classifier.weight"])  # and goes on
     assert trainer.state.global_step == 4
     assert result.metrics["train_bad_steps"] == 1
-    assert trainer.faults.bad_steps == [3]
+    assert trainer.step_outcome.skipped_steps == [3]
 
 
 def test_skipped_step_moves_no_batch_statistics(tmp_path, toy_rows):
@@ -237,7 +237,7 @@ def test_resumed_training_remembers_the_steps_that_were_skipped(tmp_path, tiny_c
     result = resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-4")
     expected = parameters_of(whole.model)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters_of(resumed.model).items())
-    assert resumed.faults.bad_steps == [2, 6]
+    assert resumed.step_outcome.skipped_steps == [2, 6]
     assert result.metrics["train_bad_steps"] == 2
 
     third = make_trainer(tmp_path, tiny_config, toy_rows, **options)

@@ -171,7 +171,7 @@ def test_running_state_of_other_content_is_one_line(run: Path, rows):
     (run / "checkpoint-3" / "running_state_0.json").write_text('{"lost": 1}')
     seal_as_an_earlier_version(run / "checkpoint-3")
     with pytest.raises(
-        ValueError, match="its running_state files do not hold what they should .KeyError: 'loss'"
+        ValueError, match="its running_state files do not hold what they should .KeyError: 'was_stopped_early'"
     ) as error:
         make_trainer(run, rows).train(resume_from_checkpoint=str(run / "checkpoint-3"))
     assert "\n" not in str(error.value)

@@ -292,6 +292,7 @@ def test_memory_is_only_pinned_for_a_device(tmp_path: Path):
         ("ignore_data_skip", True),
         ("eval_accumulation_steps", 2),
         ("hub_always_push", True),
+        ("auto_find_batch_size", True),
         ("logging_nan_inf_filter", True),
         ("do_predict", True),
         ("hub_strategy", "checkpoint"),

@@ -3,7 +3,6 @@
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -30,7 +29,8 @@ from deit_hf.hub.model_facts import ModelFacts
 from deit_hf.hub.run_files import files_to_push
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.model.image_processing_deit import make_processor
-from deit_hf.training.ema import AveragedWeights, averages_for
+from deit_hf.reliability.step_outcome import StepOutcome
+from deit_hf.training.ema import AveragedWeights, check_not_sharded
 
 HEADS = ("cls", "distillation", "average")
 
@@ -62,14 +62,14 @@ def test_three_warm_updates_follow_torchs_formula_with_decays_worked_by_hand(tin
     for decay, value in ((0.0, 1.0), (1 / 10, 2.0), (2 / 11, 4.0)):
         expected = get_ema_avg_fn(decay)(expected, torch.tensor(value, dtype=torch.float64), 0)
     assert expected.item() == pytest.approx(2 / 11 * 1.9 + 9 / 11 * 4)
-    averages = AveragedWeights(0.99996, warmup=True)
+    averages = AveragedWeights(0.99996, warmup=True, outcome=StepOutcome())
     assert follow(averages, tiny_student, [1.0, 2.0, 4.0]) == pytest.approx(expected.item(), rel=1e-6)
     assert averages.num_updates == 3
 
 
 def test_warm_up_ends_at_the_decay(tiny_student):
     # without the bound the third update would decay by 2/11
-    average = follow(AveragedWeights(0.05, warmup=True), tiny_student, [1.0, 2.0, 4.0])
+    average = follow(AveragedWeights(0.05, warmup=True, outcome=StepOutcome()), tiny_student, [1.0, 2.0, 4.0])
     assert average == pytest.approx(0.05 * (0.05 * 1.0 + 0.95 * 2.0) + 0.95 * 4.0, rel=1e-6)
 
 
@@ -78,7 +78,7 @@ def test_without_warm_up_the_average_starts_at_the_initial_weights(tiny_student)
     expected = 7.0
     for value in (1.0, 2.0, 4.0):
         expected = 0.99996 * expected + 0.00004 * value
-    averages = AveragedWeights(0.99996, warmup=False)
+    averages = AveragedWeights(0.99996, warmup=False, outcome=StepOutcome())
     assert follow(averages, tiny_student, [1.0, 2.0, 4.0]) == pytest.approx(expected, rel=1e-6)
 
 
@@ -87,7 +87,7 @@ def test_averages_of_half_precision_weights_are_float32(tiny_student, dtype: tor
     # in half precision steps of 4e-5 of the difference would round to nothing
     tiny_student.to(dtype)
     nn.init.constant_(tiny_student.cls_classifier.bias, 1.0)
-    averages = AveragedWeights(0.99996, warmup=False)
+    averages = AveragedWeights(0.99996, warmup=False, outcome=StepOutcome())
     assert follow(averages, tiny_student, [2.0] * 50) == pytest.approx(2 - 0.99996**50, abs=1e-6)
     assert tiny_student.cls_classifier.bias.dtype == dtype
     still = tiny_student.cls_classifier.weight
@@ -95,7 +95,7 @@ def test_averages_of_half_precision_weights_are_float32(tiny_student, dtype: tor
 
 
 def test_batch_statistics_are_averaged_and_counters_copied():
-    model, averages = make_resnet(), AveragedWeights(0.25, warmup=False)
+    model, averages = make_resnet(), AveragedWeights(0.25, warmup=False, outcome=StepOutcome())
     norm = model.resnet.embedder.embedder.normalization
     averages.start(model)
     norm.running_mean.fill_(1.0)
@@ -287,14 +287,14 @@ def test_resumed_averages_end_bit_equal(tmp_path, tiny_config, toy_rows, stop_at
 
 
 def test_saved_averages_come_back_bit_by_bit_with_statistics_and_counters(tmp_path):
-    model, averages = make_resnet().to(torch.bfloat16), AveragedWeights(0.7, warmup=True)
+    model, averages = make_resnet().to(torch.bfloat16), AveragedWeights(0.7, warmup=True, outcome=StepOutcome())
     averages.start(model)
     for _ in range(3):
         for tensor in model.state_dict().values():
             tensor.copy_(torch.randn(tensor.shape) if tensor.is_floating_point() else tensor + 1)
         averages.update(model)
     averages.save(tmp_path, make_processor(32))
-    loaded = AveragedWeights(0.7, warmup=True)
+    loaded = AveragedWeights(0.7, warmup=True, outcome=StepOutcome())
     loaded.start(make_resnet().to(torch.bfloat16))
     loaded.load(tmp_path)
     assert loaded.num_updates == 3
@@ -341,7 +341,7 @@ def test_checkpoint_without_averages_is_refused_with_the_choice(tmp_path, tiny_c
 
 
 def test_averages_that_lack_weights_are_refused(tmp_path, tiny_student):
-    averages = AveragedWeights(0.9, warmup=True)
+    averages = AveragedWeights(0.9, warmup=True, outcome=StepOutcome())
     averages.start(tiny_student)
     averages.save(tmp_path, make_processor(32))
     file = tmp_path / "ema" / "model.safetensors"
@@ -357,10 +357,9 @@ def test_decay_that_averages_nothing_is_refused(tmp_path, decay: float):
         DistillationArguments(str(tmp_path), report_to="none", ema_decay=decay)
 
 
-def test_weights_that_no_process_has_whole_are_refused(tmp_path):
-    trainer = SimpleNamespace(args=make_args(tmp_path, ema_decay=0.9), is_fsdp_enabled=True)
+def test_weights_that_no_process_has_whole_are_refused():
     with pytest.raises(ValueError, match="`ema_decay` is 0.9, but under FSDP .*; set `ema_decay` to 0, or train with"):
-        averages_for(trainer)
+        check_not_sharded(0.9, is_sharded=True)
 
 
 # ---- what a run leaves ----

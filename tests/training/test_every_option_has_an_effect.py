@@ -31,7 +31,6 @@ from deit_hf import (
 )
 from deit_hf.data.bad_images import BadImageError
 from deit_hf.reliability.numerical_faults import NonFiniteLossError
-from deit_hf.training.loss_log import LossLog
 
 CAUSES = ("order", "views", "mixing", "objective", "rates", "optimizer", "modes", "evaluation", "teacher", "outcome")
 BASE = {
@@ -208,7 +207,7 @@ def watch(folder: Path, rows: str = "plain", fault: bool = False, **options: Any
         "mix_ratios": torch.full((4,), 0.75),
     }
     objective = trainer.compute_loss(trainer.model, one_batch).item()
-    trainer.means = LossLog()
+    trainer.loss_log.restore(None)
     evaluation = trainer.evaluate()
     seen = Watch(trainer).seen
     seen.objective = round(objective, 5)  # torch computes frozen layers in another way

@@ -26,7 +26,7 @@ def test_learning_rate_order_and_mixing_follow_from_the_global_batch(
     assert args.learning_rate == expected / 512
     student = DeiTForImageClassificationWithTeacher(tiny_config)
     trainer = DistillationTrainer(student, args, train_dataset=toy_rows)
-    assert trainer._get_train_sampler().step_size == expected
+    assert trainer.make_view_sampler().step_size == expected
     assert trainer._steps_in_epoch() == 40 // expected
     assert trainer.data_collator.mixing.block_size == min(expected, MAX_BLOCK_SIZE)
 
