@@ -197,7 +197,7 @@ def _save(
         trainer.save_metrics("train", metrics)
     if trainer.is_world_process_zero():
         write_recipe(
-            Path(args.output_dir) / "recipe.yaml", model_args, data_args, args, in_force=trainer.effective_recipe
+            Path(args.output_dir) / "recipe.yaml", model_args, data_args, args, effective_recipe=trainer.effective_recipe
         )
     if trainer.eval_dataset is not None:
         metrics = evaluate_trainer(trainer)

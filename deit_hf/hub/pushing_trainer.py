@@ -101,6 +101,3 @@ class PushingTrainer(ResumableTrainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Does nothing: the parent would talk to the Hub before the first step, and end the run if that fails."""
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Does nothing: the parent would push unfinished runs, pickles included."""

@@ -213,6 +213,9 @@ class DistillationArguments(TrainingArguments):
         default=False,
         metadata={"help": "Search for parameters without gradient at each step; no model here has any."},
     )
+    hub_strategy: str = field(
+        default="end", metadata={"help": "Only `end`: with `push_to_hub` the finished run is pushed, in one commit."}
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start anew in an output_dir that holds a run; its checkpoints are deleted."}
     )

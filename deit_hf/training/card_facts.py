@@ -1,42 +1,59 @@
-"""What a model card says of a training, from the trainer that has done it; cards are written in hub/."""
+"""What a model card says of a training; cards are written in hub/."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
+
+from transformers import TrainerState
 
 from ..distillation.teacher import Teacher
 from ..evaluation.fusion import FUSIONS
 from ..hub.model_facts import recipe_facts, training_in_words
-from .recipe_file import options_in_force
+from .arguments import DistillationArguments
+from .recipe_file import effective_options
 
 
-def run_facts(trainer: Any) -> dict[str, Any]:
-    """Fields of `ModelFacts` that a training tells, as far as there was one.
+def evaluation_facts(args: DistillationArguments) -> dict[str, Any]:
+    """Fields of `ModelFacts` that say how the model was evaluated."""
+    return {"fusion": FUSIONS[args.eval_fusion], "environment": f"seed {args.seed}"}
+
+
+def run_facts(
+    args: DistillationArguments,
+    groups: Mapping[str, Any],
+    state: TrainerState,
+    *,
+    base_model: str | None,
+    teacher: Teacher | None,
+    effective_recipe: Mapping[str, str],
+) -> dict[str, Any]:
+    """Fields of `ModelFacts` that a training tells.
 
     Args:
-        trainer: a DistillationTrainer.
+        args: options of the training.
+        groups: other classes of options by name; `model` are `ModelArguments`.
+        state: of the trainer, after at least one step.
+        base_model: the weights that the model started from, as it names them itself.
+        teacher: that the training learned from.
+        effective_recipe: of the training (run_summary.py).
     """
-    measured = {"fusion": FUSIONS[trainer.args.eval_fusion], "environment": f"seed {trainer.args.seed}"}
-    if not trainer.state.global_step:
-        return measured
     recipe: dict[str, Any] = {}
-    for group in (*trainer.same_run.groups.values(), trainer.args):
-        recipe |= options_in_force(group)
+    for group in (*groups.values(), args):
+        recipe |= effective_options(group)
     facts = recipe_facts(recipe)
-    if (
-        "model" not in trainer.same_run.groups
-    ):  # a model that was made in Python, from the weights that it names itself
-        facts |= {"base_model": trainer.model.name_or_path or None}
+    if "model" not in groups:  # a model created in Python
+        facts |= {"base_model": base_model}
     return {
         **facts,
-        **measured,
-        "teacher": _teacher_name(trainer.teacher) if trainer.teacher_was_asked else None,
-        "training": training_in_words(asdict(trainer.state), loads_best=trainer.args.load_best_model_at_end),
-        "in_force": trainer.effective_recipe,
+        **evaluation_facts(args),
+        "teacher": _teacher_name(teacher),
+        "training": training_in_words(asdict(state), loads_best=args.load_best_model_at_end),
+        "in_force": effective_recipe,
     }
 
 
 def _teacher_name(teacher: Teacher | None) -> str | None:
-    """One that was given without a name is called by its class."""
+    """Names a teacher by its class if it has no name."""
     if teacher is None or teacher.name != "teacher":
         return None if teacher is None else teacher.name
     return f"a {type(teacher.module).__name__}"

@@ -18,7 +18,7 @@ from ..argument_checks import check_flags, nearest_option, unknown_options, with
 
 RECIPES = Path(__file__).parents[1] / "recipes"  # of this package
 MAX_VALUES = 10_000  # in a recipe
-CHANGED = "changed at step"  # begins what is in force of a run that was changed on its way
+CHANGED = "changed at step"  # starts the lines of a run whose options changed
 
 # Options that a repeated run must not take over: secrets, what depends on the machine, and what deletes or resumes.
 NOT_REPEATED = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint", "dataloader_pin_memory", "local_rank"}
@@ -131,7 +131,7 @@ def _num_values(value: Any, known: dict[int, int]) -> int:
 
 
 def write_recipe(
-    path: str | Path, *options: Any, in_force: Mapping[str, str] | None = None, repeats: bool = True
+    path: str | Path, *options: Any, effective_recipe: Mapping[str, str] | None = None, repeats: bool = True
 ) -> None:
     """Writes what is in force as a recipe: each option of ours, and of transformers' what differs from its default.
 
@@ -140,30 +140,31 @@ def write_recipe(
     Args:
         path: of the file.
         options: instances of the classes of options.
-        in_force: what followed from them in this run (run_summary.py), as comments.
+        effective_recipe: what followed from them in this run (run_summary.py), as comments.
         repeats: whether the options are all that the run was made of.
     """
     recipe: dict[str, Any] = {}
     for group in options:
-        recipe.update(options_in_force(group))
+        recipe.update(effective_options(group))
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     head = [f"Repeat with: python scripts/train.py {path} --output_dir ANOTHER"]
     if not repeats:
         head = ["The options of a training in Python. Its model, data and other arguments are not among them."]
-    if any(name.startswith(CHANGED) for name in in_force or ()):
+    if any(name.startswith(CHANGED) for name in effective_recipe or ()):
         head = ["The options at the end of the run, which does not repeat with them: some changed on the way."]
-    head += ["In force, with what followed from the options:", *as_block(in_force).splitlines()] if in_force else []
+    if effective_recipe:
+        head += ["The effective settings, with what followed from the options:", *as_block(effective_recipe).splitlines()]
     comments = "".join(f"# {line}\n" for line in head)
     Path(path).write_text(f"{comments}{text}", encoding="utf-8")
 
 
-def as_block(in_force: Mapping[str, str]) -> str:
+def as_block(recipe: Mapping[str, str]) -> str:
     """What is in force as text for people, a line for each matter."""
-    width = max(map(len, in_force))
-    return "\n".join(f"{name:{width}}  {value}" for name, value in in_force.items())
+    width = max(map(len, recipe))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in recipe.items())
 
 
-def options_in_force(group: Any) -> dict[str, Any]:
+def effective_options(group: Any) -> dict[str, Any]:
     """Each option of ours, and of transformers' what differs from its default, as YAML's own types."""
     values = {}
     for option in dataclasses.fields(group):

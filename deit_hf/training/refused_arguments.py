@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy
 
 from ..hub.push import check_repository_name
 
@@ -22,6 +21,7 @@ REFUSED = {
     "auto_find_batch_size": "set `per_device_train_batch_size` and `gradient_accumulation_steps`, whose product with "
     "the processes is the global batch; an out-of-memory error names a smaller pair with the same product",
     "hub_always_push": "the finished run is pushed once",
+    "hub_strategy": "checkpoints stay on this machine, and the finished run is pushed once, as with 'end'",
     "do_predict": "a `test` part is measured at the end by itself; for single pictures use scripts/predict.py",
 }
 
@@ -44,11 +44,6 @@ def check_supported(args: TrainingArguments) -> None:
         value = getattr(args, name)
         if value not in (default, False) and (value or default):
             raise ValueError(f"`{name}` is {value!r}, but is not supported here: {reason}; leave it out")
-    if HubStrategy(args.hub_strategy) in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        raise ValueError(
-            f"`hub_strategy` is {HubStrategy(args.hub_strategy).value!r}, but checkpoints stay here and the finished "
-            "run is pushed; leave it out, or use 'end'"
-        )
     if args.enable_jit_checkpoint:
         raise ValueError(
             "`enable_jit_checkpoint` is true, but a signal always saves a complete checkpoint here; leave it out"

@@ -4,20 +4,24 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ..data.dataset import TrainingViews
 from ..data.fingerprint import data_fingerprint, file_fingerprint
 from ..distillation.teacher import Teacher
 from ..model.arguments import ModelArguments
 from ..reliability.run_identity import Difference, differences, read_identity, refusal
 from ..reliability.run_lock import decided_by_first
+from .arguments import DistillationArguments
 from .changeable_options import NOT_RECORDED, RATES, kind_of
 from .recipe_file import CHANGED
 
@@ -28,16 +32,36 @@ SAID_ELSEWHERE = {*RATES, "num_processes"}  # schedule.py and resumable_trainer.
 NUM_VALUES = 4096  # of each tensor of a teacher, spread evenly
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a training consists of.
+
+    Attributes:
+        args: its options.
+        config: of the student.
+        views: of the training data; None without.
+        teacher: None without.
+        given_optimizer: classes of an optimizer and schedule given to the trainer; None if they follow from the options.
+    """
+
+    args: DistillationArguments
+    config: PreTrainedConfig
+    views: TrainingViews | None
+    teacher: Teacher | None
+    given_optimizer: str | None
+
+
 class SameRun:
-    """What a trainer trains, compared with the records of what is to continue.
+    """Compares a training with the records of the run that it is to continue.
 
     Attributes:
         groups: instances of other classes of options that the run has, such as `ModelArguments`, by a name.
         identity: the record of this run, changes included; None before `settle`.
     """
 
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
+    def __init__(self, describe: Callable[[], Training]):
+        """`describe` returns the training as it is now."""
+        self.describe = describe
         self.groups: dict[str, Any] = {}
         self.identity: dict[str, Any] | None = None
         self._settled: tuple[Path, ...] | None = None
@@ -55,7 +79,7 @@ class SameRun:
             ValueError: on all processes: a difference that is neither harmless nor allowed; names all of them.
         """
         if self.identity is None or self._settled != places[:1]:
-            self.identity = decided_by_first(lambda: self._settle(places), self.trainer.args.distributed_state)
+            self.identity = decided_by_first(lambda: self._settle(places), self.describe().args.distributed_state)
             self._settled = places[:1]
         assert self.identity is not None
         return [Difference(*each) for each in self.identity["differences"]]
@@ -78,8 +102,8 @@ class SameRun:
         return {step: "; ".join(texts) for step, texts in lines.items()}
 
     def _settle(self, places: Sequence[Path]) -> dict[str, Any]:
-        args = self.trainer.args
-        identity = collect_identity(self.trainer, self.groups, _given_optimizer(self.trainer))
+        training = self.describe()
+        args, identity = training.args, collect_identity(training, self.groups)
         sorted_out: dict[str, dict[str, Difference]] = {"harmless": {}, "said": {}, "refused": {}, "fixed": {}}
         for place in places:
             stored = read_identity(place)
@@ -118,39 +142,26 @@ def _step_of(places: Sequence[Path]) -> int:
 # ---- what a run is ----
 
 
-def _given_optimizer(trainer: Any) -> str | None:
-    """The classes of optimizer and schedule that were given to a trainer; others follow from the options."""
-    given = []
-    if trainer.optimizer_cls_and_kwargs is not None:
-        given.append(trainer.optimizer_cls_and_kwargs[0])
-    elif trainer.has_given_optimizer:
-        given.append(type(getattr(trainer.optimizer, "optimizer", trainer.optimizer)))  # within Accelerate's
-    if trainer.has_given_schedule:
-        given.append(type(trainer.lr_scheduler))
-    return ", ".join(each.__name__ for each in given) or None
-
-
-def collect_identity(trainer: Any, groups: Mapping[str, Any], optimizer: str | None) -> dict[str, Any]:
+def collect_identity(training: Training, groups: Mapping[str, Any]) -> dict[str, Any]:
     """Options and facts of a training, as JSON.
 
     Args:
-        trainer: with student, teacher and data.
+        training: to be described.
         groups: other classes of options by name; `model` are `ModelArguments`.
-        optimizer: class of one that was given to the trainer.
     """
-    args = trainer.args
-    training = {**_options(args), "num_processes": args.world_size}
+    args, teacher = training.args, training.teacher
+    training_options = {**_options(args), "num_processes": args.world_size}
     if args.max_steps > 0:
-        training["num_train_epochs"] = None  # is not read then
-    facts: dict[str, Any] = {"classes": _class_names(trainer.model.config)}
-    if trainer.train_dataset is not None:
-        facts["data"] = data_fingerprint(trainer.train_dataset)
-    facts["teacher"] = None if trainer.teacher is None else teacher_fingerprint(trainer.teacher)
+        training_options["num_train_epochs"] = None  # not read then
+    facts: dict[str, Any] = {"classes": _class_names(training.config)}
+    if training.views is not None:
+        facts["data"] = data_fingerprint(training.views)
+    facts["teacher"] = None if teacher is None else teacher_fingerprint(teacher)
     if "model" in groups:
         facts["student"] = student_start(groups["model"])
-    facts["optimizer"] = optimizer
+    facts["optimizer"] = training.given_optimizer
     facts["libraries"] = {name: _version(name) for name in LIBRARIES}
-    options = {"training": training, **{name: _options(group) for name, group in groups.items()}}
+    options = {"training": training_options, **{name: _options(group) for name, group in groups.items()}}
     return {"options": options, "facts": facts, "changes": []}
 
 

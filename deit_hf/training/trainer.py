@@ -5,14 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.hooks import RemovableHandle
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, TrainerCallback
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput
 
 from ..data.bad_images import BadImageList
@@ -25,25 +22,21 @@ from ..model.image_processing_deit import crop_size, statistics_of
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
 from ..reliability.out_of_memory import evaluation_advice, explained_out_of_memory
-from ..reliability.step_outcome import StepOutcome
 from .arguments import DistillationArguments
-from .card_facts import run_facts
+from .card_facts import evaluation_facts, run_facts
 from .class_weights import ClassWeights, weights_in_words
-from .derived_options import unmark_rates
-from .ema import averages_for, check_not_sharded
 from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews
 from .loss_log import LossLog
-from .optimizer import check_layers, create_own_optimizer, decay_parameter_names, keep_options
+from .optimizing_trainer import OptimizingTrainer
 from .recipe_file import write_recipe
 from .run_summary import LogRunSummary, Run
-from .same_run import SameRun
-from .schedule import create_schedule, num_warmup_steps
+from .same_run import SameRun, Training
 from .trainer_arguments import check_trainer_arguments
-from .view_trainer import EvaluationRows, TrainingRows, ViewTrainer
+from .view_trainer import EvaluationRows, TrainingRows
 
 
-class DistillationTrainer(ViewTrainer):
+class DistillationTrainer(OptimizingTrainer):
     """Trains an image classifier of transformers, with or without a teacher, on plain `datasets`.
 
     A model with a distillation head learns from the teacher on that head; any other model learns from labels and
@@ -106,7 +99,6 @@ class DistillationTrainer(ViewTrainer):
         )
         assert args is not None
         self.teacher = teacher
-        self._kept_options: RemovableHandle | None = None
         columns: Any = {"image_column_name": image_column_name, "label_column_name": label_column_name}
         own: Any = {"compute_metrics": compute_metrics, "callbacks": callbacks, "optimizers": optimizers}
         own["preprocess_logits_for_metrics"] = preprocess_logits_for_metrics
@@ -132,8 +124,8 @@ class DistillationTrainer(ViewTrainer):
         # The objective is a mean over the local batch, so `Trainer` must divide it by the accumulation steps.
         # It would not for a model whose forward takes **kwargs.
         self.model_accepts_loss_kwargs = False
-        args, self.step_outcome = self.args, StepOutcome()
-        self.same_run, self._class_weights = SameRun(self), ClassWeights()
+        args = self.args
+        self.same_run, self._class_weights = SameRun(self._describe_training), ClassWeights()
         self.loss_log, self.bad_images = LossLog(self.step_outcome), BadImageList(args.output_dir)
         self.faults = NumericalFaults(
             self.step_outcome,
@@ -160,29 +152,16 @@ class DistillationTrainer(ViewTrainer):
 
     def _check_options(self) -> None:
         """Refuses options that model and metrics cannot follow."""
-        check_layers(self.model, self.args)
         if isinstance(self.compute_metrics, HeadAccuracy):
             if self.args.include_for_metrics:
                 raise ValueError(
                     "`include_for_metrics` is given without a `compute_metrics` that would read it; leave it out"
                 )
             self._views.check_best_metric(self.eval_dataset, self.model)
-
         self.class_weights()
-        self._take_averages()
-
-    def _take_averages(self) -> None:
-        """Creates, keeps or removes the averaged weights, as the options ask."""
-        args, before = self.args, self.ema
-        check_not_sharded(args.ema_decay, is_sharded=self.is_fsdp_enabled or is_deepspeed_zero3_enabled())
-        self.ema = averages_for(before, args.ema_decay, warmup=args.ema_warmup, outcome=self.step_outcome)
-        if before is not None and before is not self.ema:
-            self.remove_callback(before)
-        if self.ema is not None and before is not self.ema:
-            self.add_callback(self.ema)
 
     def take_options(self, *, of_trial: bool = False) -> bool:
-        """Also lets teacher, averages and the record of the run follow the options."""
+        """Also lets the teacher and the record of the run follow the options."""
         changed = super().take_options(of_trial=of_trial)
         if changed:
             self.check_student(self.model.config, self.processing_class)
@@ -288,48 +267,12 @@ class DistillationTrainer(ViewTrainer):
         with self.accelerator.autocast(), explained_out_of_memory(advice):
             return teacher_accuracy(self.teacher, batches, self.accelerator.gather_for_metrics)
 
-    # ---- optimisation ----
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The parent gives all layers one learning rate, and does not know timm's optimizers."""
-        makes_it = self.optimizer is None
-        if makes_it:
-            student = self.model if model is None else model
-            transformers_own = partial(self.get_optimizer_cls_and_kwargs, self.args, student)
-            self.optimizer = create_own_optimizer(student, self.args, transformers_own)
-        optimizer = super().create_optimizer(model)
-        unmark_rates(optimizer, self.lr_scheduler)
-        self._own_optimizer = optimizer if makes_it else self._own_optimizer
-        return optimizer
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The parent would decay tokens and positions."""
-        return decay_parameter_names(model)
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The paper's cosine with its unscaled first and last rate, or another schedule after the same warm-up."""
-        optimizer = optimizer or self.optimizer
-        if self.lr_scheduler is None:
-            steps: Any = {"num_steps": num_training_steps, "steps_in_epoch": self._steps_in_epoch()}
-            self.lr_scheduler = self._own_schedule = create_schedule(optimizer, self.args, **steps)
-        if self._kept_options is not None:
-            self._kept_options.remove()
-        self._kept_options = keep_options(getattr(optimizer, "optimizer", optimizer), self.lr_scheduler)
-        return self.lr_scheduler
-
-    def num_warmup_steps(self, num_training_steps: int) -> int:
-        """Optimizer steps of the warm-up, of a training of `num_training_steps`."""
-        return num_warmup_steps(self.args, num_steps=num_training_steps, steps_in_epoch=self._steps_in_epoch())
-
-    def _steps_in_epoch(self) -> int:
-        if self.train_dataset is None:
-            return 0
-        sampler = self.make_view_sampler() if self.view_sampler is None else self.view_sampler
-        return len(sampler) // sampler.step_size
-
     # ---- what a run leaves ----
+
+    def _describe_training(self) -> Training:
+        """What the record of the run reads."""
+        optimizer = self.given_optimizer_name
+        return Training(self.args, self.model.config, self.train_dataset, self.teacher, given_optimizer=optimizer)
 
     def _describe_run(self, num_steps: int) -> Run:
         """What the summary of a training of `num_steps` optimizer steps reads."""
@@ -362,18 +305,6 @@ class DistillationTrainer(ViewTrainer):
         """What was in force when the last training began, a line for each matter; empty before any."""
         return self._summary.recipe
 
-    @property
-    def teacher_was_asked(self) -> bool:
-        """Whether the last training learned from the teacher; a subclass's `compute_loss` may not."""
-        return self._summary.teacher_was_asked
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the parent's, with the averaged weights in `ema/`; `push_to_hub` is for when all files are there."""
-        self._take_student()
-        super().save_model(output_dir, _internal_call=True)
-        if self.ema is not None and self.args.should_save:
-            self.ema.save(output_dir or self.args.output_dir, self.processing_class)
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As the parent's, which would also save weights that are no longer finite."""
         self.faults.check_before_saving(self.model, self.state.global_step)
@@ -385,22 +316,29 @@ class DistillationTrainer(ViewTrainer):
         return {**super().running_state(), "means": means, "bad_steps": bad_steps}
 
     def restore_running_state(self, state: dict[str, Any] | None) -> None:
-        """Also restores or resets log and skipped steps; the averages are those of the same checkpoint."""
+        """Also restores or resets the log and the skipped steps."""
         super().restore_running_state(state)
         self.loss_log.restore(None if state is None else state["means"])
         self.step_outcome.skipped_steps = [] if state is None else state["bad_steps"]
-        if self.ema is not None:
-            self.ema.resume_from = self.resume_from
 
     def run_facts(self) -> dict[str, Any]:
-        """Of the training, for the model card."""
-        return run_facts(self)
+        """Fields of `ModelFacts` that the training tells."""
+        if not self.state.global_step:
+            return evaluation_facts(self.args)
+        return run_facts(
+            self.args,
+            self.same_run.groups,
+            self.state,
+            base_model=self.model.name_or_path or None,
+            teacher=self.teacher if self._summary.teacher_was_asked else None,
+            effective_recipe=self.effective_recipe,
+        )
 
     def write_missing_files(self) -> None:
         """The recipe of this trainer's training; one that scripts/train.py has written stays if there was none."""
         path = Path(self.args.output_dir) / "recipe.yaml"
         if self.effective_recipe or not path.exists():
-            write_recipe(path, self.args, in_force=self.effective_recipe, repeats=False)
+            write_recipe(path, self.args, effective_recipe=self.effective_recipe, repeats=False)
 
 
 def taught_logits(outputs: ModelOutput) -> Tensor:

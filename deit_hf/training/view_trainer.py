@@ -10,8 +10,6 @@ import datasets
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
@@ -99,8 +97,6 @@ class ViewTrainer(PushingTrainer):
         )
         self.model_init = model_init
         self._collator = self.data_collator
-        self._own_optimizer: Optimizer | None = None  # created by this trainer
-        self._own_schedule: LRScheduler | None = None
         self.label_names = ["labels"]
         self.ema: AveragedWeights | None = None
         self._ema_metrics: dict[str, float] = {}
@@ -224,10 +220,6 @@ class ViewTrainer(PushingTrainer):
         self._take_rows(anew=changed)
         if self.data_collator is self._collator:  # and not one that was assigned
             self.data_collator = self._collator = self._views.collator()
-        if not self.has_given_optimizer:
-            self.optimizer = None  # of an earlier training
-        if not self.has_given_schedule:
-            self.lr_scheduler = None
         self._options = options_of(self.args)  # `min_steps_per_epoch` may have made the batch smaller
         return changed
 
@@ -243,18 +235,6 @@ class ViewTrainer(PushingTrainer):
     def get_total_train_batch_size(self, args: DistillationArguments) -> int:
         """Images of an optimizer step; `Trainer` keeps the batch that the options had when it was created."""
         return args.global_batch_size
-
-    @property
-    def has_given_optimizer(self) -> bool:
-        """Whether the optimizer, or its class, was given to the trainer or assigned."""
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # within Accelerate's
-        is_given = optimizer is not None and optimizer is not self._own_optimizer
-        return is_given or self.optimizer_cls_and_kwargs is not None
-
-    @property
-    def has_given_schedule(self) -> bool:
-        """Whether the schedule was given to the trainer or assigned."""
-        return self.lr_scheduler is not None and self.lr_scheduler is not self._own_schedule
 
     # ---- data ----
 

@@ -68,7 +68,7 @@ def test_what_a_run_writes_has_no_path_of_this_machine(tmp_path: Path):
     directory = tmp_path / "a run"
     directory.mkdir()
     args = DistillationArguments(str(directory), report_to="none")
-    write_recipe(directory / "recipe.yaml", args, in_force={"teacher": f"{tmp_path}/weights.pth, top-1 0.9"})
+    write_recipe(directory / "recipe.yaml", args, effective_recipe={"teacher": f"{tmp_path}/weights.pth, top-1 0.9"})
     assert str(tmp_path) in (directory / "recipe.yaml").read_text()
     text = public_texts(directory, "jane/model")["recipe.yaml"]
     assert str(tmp_path) not in text

@@ -297,6 +297,7 @@ def test_memory_is_only_pinned_for_a_device(tmp_path: Path):
         ("do_predict", True),
         ("hub_strategy", "checkpoint"),
         ("hub_strategy", "all_checkpoints"),
+        ("hub_strategy", "every_save"),
     ],
 )
 def test_option_of_transformers_without_use_for_pictures_is_refused_by_name(tmp_path: Path, name: str, value: Any):
@@ -306,7 +307,7 @@ def test_option_of_transformers_without_use_for_pictures_is_refused_by_name(tmp_
 
 def test_every_refused_option_has_a_case_above():
     cases = {case[0] for mark in _cases_of_refused_options() for case in mark}
-    assert cases == {*REFUSED, "hub_strategy"}
+    assert cases == {*REFUSED}
 
 
 def _cases_of_refused_options() -> list:

@@ -36,6 +36,7 @@ REFUSED = {
     *("ignore_data_skip", "restore_callback_states_from_checkpoint", "full_determinism", "accelerator_config"),
     *("parallelism_config", "fsdp", "fsdp_config", "deepspeed", "dataloader_drop_last", "dataloader_in_order"),
     *("remove_unused_columns", "label_names", "train_sampling_strategy", "length_column_name"),
+    *("auto_find_batch_size",),
     *("ddp_broadcast_buffers", "ddp_static_graph"),
     # ours
     *("distillation_type", "distillation_weight", "distillation_temperature", "distillation_reduction", "label_loss"),

@@ -20,7 +20,7 @@ from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.reliability.run_identity import RUN_IDENTITY, read_identity
 from deit_hf.reliability.run_lock import LOCK
-from deit_hf.training.same_run import SameRun, student_start, teacher_fingerprint
+from deit_hf.training.same_run import student_start, teacher_fingerprint
 
 SIZES = {"patch_size": 8, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 24}
 OPTIONS = {
@@ -383,7 +383,7 @@ def test_each_training_of_a_trainer_is_compared(tmp_path: Path, tiny_config, toy
 def test_comparing_draws_no_random_numbers(tmp_path: Path, tiny_config, toy_rows):
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, teacher=make_teacher(), distillation_type="hard")
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    SameRun(trainer).settle()
+    trainer.same_run.settle()
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
 

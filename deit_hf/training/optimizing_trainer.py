@@ -1,0 +1,136 @@
+"""A Trainer with the recipe's optimizer, learning rates and averaged weights (section 5 and table 9 of the paper)."""
+
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.hooks import RemovableHandle
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from ..reliability.step_outcome import StepOutcome
+from .derived_options import unmark_rates
+from .ema import averages_for, check_not_sharded
+from .optimizer import check_layers, create_own_optimizer, decay_parameter_names, keep_options
+from .schedule import create_schedule, num_warmup_steps
+from .view_trainer import ViewTrainer
+
+
+class OptimizingTrainer(ViewTrainer):
+    """Creates optimizer and schedule from the options, unless they were given, and keeps the averaged weights.
+
+    Attributes:
+        step_outcome: whether the optimizer step in progress counts, and which steps were skipped.
+        ema: the averaged weights; None without `ema_decay`.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        """As `DistillationTrainer`, which explains the arguments."""
+        self.step_outcome = StepOutcome()
+        self._own_optimizer: Optimizer | None = None  # created by this trainer
+        self._own_schedule: LRScheduler | None = None
+        self._kept_options: RemovableHandle | None = None
+        super().__init__(*args, **options)
+        self._take_averages()
+
+    @property
+    def has_given_optimizer(self) -> bool:
+        """Whether the optimizer, or its class, was given to the trainer or assigned."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # inside Accelerate's
+        is_given = optimizer is not None and optimizer is not self._own_optimizer
+        return is_given or self.optimizer_cls_and_kwargs is not None
+
+    @property
+    def has_given_schedule(self) -> bool:
+        """Whether the schedule was given to the trainer or assigned."""
+        return self.lr_scheduler is not None and self.lr_scheduler is not self._own_schedule
+
+    @property
+    def given_optimizer_name(self) -> str | None:
+        """The classes of a given optimizer and schedule, such as `SGD, StepLR`; None if they follow from the options."""
+        given: list[type] = []
+        if self.optimizer_cls_and_kwargs is not None:
+            given.append(self.optimizer_cls_and_kwargs[0])
+        elif self.has_given_optimizer:
+            given.append(type(getattr(self.optimizer, "optimizer", self.optimizer)))  # inside Accelerate's
+        if self.has_given_schedule:
+            given.append(type(self.lr_scheduler))
+        return ", ".join(each.__name__ for each in given) or None
+
+    def take_options(self, *, of_trial: bool = False) -> bool:
+        """Also forgets the optimizer and schedule of an earlier training, and lets the averages follow the options."""
+        changed = super().take_options(of_trial=of_trial)
+        if not self.has_given_optimizer:
+            self.optimizer = None
+        if not self.has_given_schedule:
+            self.lr_scheduler = None
+        if changed:
+            self._take_averages()
+        return changed
+
+    def _take_averages(self) -> None:
+        args, before = self.args, self.ema
+        check_layers(self.model, args)
+        check_not_sharded(args.ema_decay, is_sharded=self.is_fsdp_enabled or is_deepspeed_zero3_enabled())
+        self.ema = averages_for(before, args.ema_decay, warmup=args.ema_warmup, outcome=self.step_outcome)
+        if self.ema is before:
+            return
+        if before is not None:
+            self.remove_callback(before)
+        if self.ema is not None:
+            self.add_callback(self.ema)
+
+    # ---- optimizer and schedule ----
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """Creates the optimizer; `Trainer` knows neither layer-wise learning rates nor timm's optimizers."""
+        creates_it = self.optimizer is None
+        if creates_it:
+            student = self.model if model is None else model
+            transformers_own = partial(self.get_optimizer_cls_and_kwargs, self.args, student)
+            self.optimizer = create_own_optimizer(student, self.args, transformers_own)
+        optimizer = super().create_optimizer(model)
+        unmark_rates(optimizer, self.lr_scheduler)
+        self._own_optimizer = optimizer if creates_it else self._own_optimizer
+        return optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters with weight decay; `Trainer` would decay tokens and positions."""
+        return decay_parameter_names(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """Creates the paper's cosine with its unscaled first and last rate, or another schedule with its warm-up."""
+        optimizer = optimizer or self.optimizer
+        if self.lr_scheduler is None:
+            steps: Any = {"num_steps": num_training_steps, "steps_in_epoch": self._steps_in_epoch()}
+            self.lr_scheduler = self._own_schedule = create_schedule(optimizer, self.args, **steps)
+        if self._kept_options is not None:
+            self._kept_options.remove()
+        self._kept_options = keep_options(getattr(optimizer, "optimizer", optimizer), self.lr_scheduler)
+        return self.lr_scheduler
+
+    def num_warmup_steps(self, num_training_steps: int) -> int:
+        """Optimizer steps of the warm-up in a training of `num_training_steps`."""
+        return num_warmup_steps(self.args, num_steps=num_training_steps, steps_in_epoch=self._steps_in_epoch())
+
+    def _steps_in_epoch(self) -> int:
+        if self.train_dataset is None:
+            return 0
+        sampler = self.make_view_sampler() if self.view_sampler is None else self.view_sampler
+        return len(sampler) // sampler.step_size
+
+    # ---- averaged weights ----
+
+    def restore_running_state(self, state: dict[str, Any] | None) -> None:
+        """Also lets the averages resume from the same checkpoint."""
+        super().restore_running_state(state)
+        if self.ema is not None:
+            self.ema.resume_from = self.resume_from
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the parent's, with the averaged weights in `ema/`; `push_to_hub` is for when all files are there."""
+        self._take_student()
+        super().save_model(output_dir, _internal_call=True)
+        if self.ema is not None and self.args.should_save:
+            self.ema.save(output_dir or self.args.output_dir, self.processing_class)
