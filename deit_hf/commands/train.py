@@ -196,9 +196,8 @@ def _save(
         trainer.save_state()
         trainer.save_metrics("train", metrics)
     if trainer.is_world_process_zero():
-        write_recipe(
-            Path(args.output_dir) / "recipe.yaml", model_args, data_args, args, effective_recipe=trainer.effective_recipe
-        )
+        path, options = Path(args.output_dir) / "recipe.yaml", (model_args, data_args, args)
+        write_recipe(path, *options, effective_recipe=trainer.effective_recipe)
     if trainer.eval_dataset is not None:
         metrics = evaluate_trainer(trainer)
         trainer.log_metrics("eval", metrics)

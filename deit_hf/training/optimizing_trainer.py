@@ -48,7 +48,7 @@ class OptimizingTrainer(ViewTrainer):
 
     @property
     def given_optimizer_name(self) -> str | None:
-        """The classes of a given optimizer and schedule, such as `SGD, StepLR`; None if they follow from the options."""
+        """Classes of a given optimizer and schedule, such as `SGD, StepLR`; None if they follow from the options."""
         given: list[type] = []
         if self.optimizer_cls_and_kwargs is not None:
             given.append(self.optimizer_cls_and_kwargs[0])

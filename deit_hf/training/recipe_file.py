@@ -153,7 +153,7 @@ def write_recipe(
     if any(name.startswith(CHANGED) for name in effective_recipe or ()):
         head = ["The options at the end of the run, which does not repeat with them: some changed on the way."]
     if effective_recipe:
-        head += ["The effective settings, with what followed from the options:", *as_block(effective_recipe).splitlines()]
+        head += ["Effective settings, with what followed from the options:", *as_block(effective_recipe).splitlines()]
     comments = "".join(f"# {line}\n" for line in head)
     Path(path).write_text(f"{comments}{text}", encoding="utf-8")
 

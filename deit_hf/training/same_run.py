@@ -41,7 +41,7 @@ class Training:
         config: of the student.
         views: of the training data; None without.
         teacher: None without.
-        given_optimizer: classes of an optimizer and schedule given to the trainer; None if they follow from the options.
+        given_optimizer: classes of a given optimizer and schedule; None if they follow from the options.
     """
 
     args: DistillationArguments
