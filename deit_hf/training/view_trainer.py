@@ -170,11 +170,11 @@ class ViewTrainer(PushingTrainer):
     # ---- options and rows ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
-        """As the parent's; a data worker that dies is reported with the image that it was at."""
+        """Like `Trainer.train`, but a data worker that dies is reported with likely causes."""
         if self.model is None:  # between two trials transformers lets go of it
             self.model = self.call_model_init()
         self.take_options()
-        with named_crashes(self.train_dataset, self.eval_dataset):
+        with named_crashes():
             return super().train(resume_from_checkpoint, **options)
 
     def take_options(self, *, of_trial: bool = False) -> bool:
@@ -280,9 +280,8 @@ class ViewTrainer(PushingTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As the parent's, with what `evaluate` measured of the averaged weights."""
-        dataloader = args[0] if args else kwargs["dataloader"]
         self.compute_metrics.reset()  # of an evaluation that did not end
-        with named_crashes(dataloader.dataset, self.train_dataset), names_batch_size(self.args, training=False):
+        with named_crashes(), names_batch_size(self.args, training=False):
             output = super().evaluation_loop(*args, **kwargs)
         output.metrics.update(self._ema_metrics)
         return output
