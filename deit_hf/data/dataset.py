@@ -20,7 +20,6 @@ from .decoding import decode_image, path_of
 from .mixing import Mixing
 from .sampling import ViewKey
 from .transforms import View
-from .worker_crashes import WorkerNotes
 
 _STREAM = 0  # keeps the views' random numbers apart from those of the mixing and the sampler
 
@@ -83,7 +82,6 @@ class ImageDataset:
         if isinstance(dataset.features[image_column_name], datasets.Image):
             image_column = image_column.cast_column(image_column_name, datasets.Image(decode=False))
         self._image_column = image_column
-        self.worker_notes = WorkerNotes()
 
     def __len__(self) -> int:
         return len(self._image_column)
@@ -103,16 +101,11 @@ class ImageDataset:
             BadImageError: it cannot be decoded; names the row and the file.
             OSError: the disk or the machine is at fault.
         """
-        self.worker_notes.take_up(index)  # before reading: a decoder may take the whole process down
         return decode_image(self.source(index), f"row {index} of the dataset")
 
     def file(self, index: int) -> str | None:
         """The file or URL that row `index` names, None where it names none."""
         return path_of(self.source(index))
-
-    def place(self, index: int) -> str:
-        """Row `index` in words."""
-        return f"row {index} of the dataset ({self.file(index) or 'of no file name'})"
 
     def source(self, index: int) -> Any:
         """What row `index` holds, not decoded: see `decode_image`."""

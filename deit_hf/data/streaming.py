@@ -35,7 +35,6 @@ from .sampling import ViewKey, ViewSampler
 from .shuffling import ROWS_AHEAD, deal_shards, read_ahead, shuffled, take_turns
 from .sources.shards import ShardedRows, check_features, count_images
 from .transforms import View
-from .worker_crashes import WorkerNotes
 
 MAX_OPEN_SHARDS = 10  # of a stream; read in turn, so that neighbours in a shard come apart even in a small buffer
 SHARD_BITS = 32  # a sample is shard * 2**32 + row in the shard
@@ -100,7 +99,6 @@ class ImageStream:
         self.lengths = sharded.lengths
         self.num_shards: int = rows.num_shards
         self.num_images = count_images(sharded, num_images)
-        self.worker_notes = WorkerNotes()
 
     def class_counts(self) -> None:
         """None: the labels of a stream are not known before they are read."""
@@ -187,7 +185,6 @@ class StreamViews(TrainingViews):
         bad_images: list[dict[str, Any]] = []
         for candidate in itertools.chain([row], self.images.after(row) if self.skip_bad_images else ()):
             where = self.images.place(candidate.sample)
-            self.images.worker_notes.take_up(candidate.sample)
             _check_label(candidate, where, len(self.label_indices))
             try:
                 return candidate, decode_image(candidate.source, where), bad_images

@@ -76,9 +76,9 @@ class TopKAccuracy(evaluate.Metric):
         return {"top1": float(hits[:, :1].any(axis=1).mean()), "top5": float(hits.any(axis=1).mean())}
 
 
-def ranked_classes(logits: Tensor, num_best: int = 5) -> np.ndarray:
-    """The best classes of each row of (B, C) logits, best first: (B, min(num_best, C))."""
-    return logits.topk(min(num_best, logits.shape[-1]), dim=-1).indices.cpu().numpy()
+def ranked_classes(logits: Tensor) -> np.ndarray:
+    """The five best classes of each row of (B, C) logits, best first: (B, min(5, C))."""
+    return logits.topk(min(5, logits.shape[-1]), dim=-1).indices.cpu().numpy()
 
 
 class Confusion:

@@ -276,7 +276,7 @@ def _hub_id(name: str | None) -> str | None:
     return name
 
 
-def write_model_card(directory: str | Path, facts: ModelFacts, *, overwrite: bool = False) -> bool:
+def write_model_card(directory: str | Path, facts: ModelFacts) -> bool:
     """Writes `directory`/README.md, unless somebody edited the one that is there.
 
     A card of ours ends with its own checksum, so that any edit shows.
@@ -284,13 +284,12 @@ def write_model_card(directory: str | Path, facts: ModelFacts, *, overwrite: boo
     Args:
         directory: where the run's files are.
         facts: what the card says.
-        overwrite: write over an edited card, too.
 
     Returns:
         Whether the card was written.
     """
     path = Path(directory) / "README.md"
-    if path.exists() and not overwrite and unsealed(path.read_text(encoding="utf-8")) is None:
+    if path.exists() and unsealed(path.read_text(encoding="utf-8")) is None:
         logger.warning("%s was edited by hand and stays as it is; move it away to get a new one", path)
         return False
     path.write_text(sealed(render_model_card(facts)), encoding="utf-8")

@@ -5,20 +5,20 @@ Measured and reported numbers stay apart. How the facts become a card is in mode
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..evaluation.fusion import FUSIONS
 from ..model.image_processing_deit import crop_in_words, crop_size
 from ..model.labels import real_names
 from ..model.timm_models import is_timm_source
 from .public_text import shown
-from .run_files import read_json, require_files
+from .run_files import read_json
 
 
 @dataclass(frozen=True)
@@ -142,29 +142,6 @@ class ModelFacts:
         parts = ["architecture"] if self.is_deit else []
         parts += ["distillation"] if self.teacher else []
         return " and ".join(parts) or None
-
-    @classmethod
-    def from_directory(cls, directory: str | Path, **others: Any) -> "ModelFacts":
-        """What the files of a finished run tell.
-
-        Args:
-            directory: with at least config.json and preprocessor_config.json; recipe.yaml, trainer_state.json,
-                eval_results.json, test_results.json and training_curves.png are read if they are there.
-            others: fields that are known better, such as `model_name` or `environment`.
-
-        Raises:
-            FileNotFoundError: a needed file is missing.
-        """
-        directory = Path(directory)
-        require_files(directory, ["config.json", "preprocessor_config.json"])
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(directory, trust_remote_code=False)
-        facts = cls(
-            **{"model_name": directory.resolve().name, **model_facts(model, processor), **file_facts(directory)}
-        )
-        return replace(facts, **others)
 
 
 def model_facts(model: PreTrainedModel, processor: Any) -> dict[str, Any]:

@@ -5,16 +5,13 @@ Accelerate and torch start the processes and join them; here is only what they p
 
 import os
 import sys
-from pathlib import Path
 
-import psutil
-from accelerate.commands.config import default_config_file, load_config_from_file
-from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun and of MPIs
-LAUNCHES_ONE = "ACCELERATE_USE_CPU"  # only Accelerate's launcher of a single process sets it
+# Without (enough) GPUs Accelerate starts one process: with this variable, and MASTER_ADDR if it was asked for more.
+LAUNCHES_ONE = "ACCELERATE_USE_CPU"
 
 
 def check_ranks() -> None:
@@ -43,11 +40,14 @@ def check_launch(
         ValueError: names what was asked for, what was found, and the commands that start it.
     """
     asked, source = _asked_by_environment()
-    if asked is None:
-        asked, source = _asked_by_accelerate()
     if asked is not None and asked != num_processes:
         raise ValueError(
             f"{source} asks for {asked} processes, but {num_processes} would train here; {_commands(asked)}"
+        )
+    if asked is None and num_processes == 1 and LAUNCHES_ONE in os.environ and "MASTER_ADDR" in os.environ:
+        raise ValueError(
+            "`accelerate launch` was asked for several processes (MASTER_ADDR is set), but started only this one; "
+            f"{_commands('N')}; for a single process use `--num_processes 1` and unset MASTER_ADDR"
         )
     if num_devices > 1:
         raise ValueError(
@@ -91,7 +91,7 @@ def check_accelerator_config(config: AcceleratorConfig) -> None:
         )
 
 
-def _commands(num_processes: int) -> str:
+def _commands(num_processes: int | str) -> str:
     script = sys.argv[0]
     return (
         f"start them with: torchrun --nproc_per_node {num_processes} {script} ..., or: accelerate launch --multi_gpu "
@@ -102,48 +102,3 @@ def _commands(num_processes: int) -> str:
 def _asked_by_environment() -> tuple[int | None, str]:
     name = next((name for name in WORLD_SIZES if os.environ.get(name)), None)
     return (None, "") if name is None else (int(os.environ[name]), f"the environment ({name})")
-
-
-def _asked_by_accelerate() -> tuple[int | None, str]:
-    """What `accelerate launch` was asked for when it started a single process, as it does without (enough) GPUs.
-
-    It hands on no number, so that only its own command line and configuration file have it.
-    """
-    if LAUNCHES_ONE not in os.environ:
-        return None, ""
-    for ancestor in psutil.Process().parents():
-        try:
-            command, folder = ancestor.cmdline(), ancestor.cwd()
-        except psutil.Error:  # of another user, or gone: Accelerate's launcher is neither
-            continue
-        arguments = _launcher_arguments(command)
-        if arguments is not None:
-            return _num_processes(arguments, Path(folder)), "`accelerate launch`"
-    return None, ""
-
-
-def _launcher_arguments(command: list[str]) -> list[str] | None:
-    """What follows `accelerate launch` in a command line, in each of its spellings; None in another command."""
-    for place, word in enumerate(command):
-        name, rest = Path(word).name.removesuffix(".exe"), command[place + 1 :]
-        if name in ("accelerate-launch", "accelerate.commands.launch"):
-            return rest
-        if name in ("accelerate", "accelerate.commands.accelerate_cli") and rest[:1] == ["launch"]:
-            return rest[1:]
-    return None
-
-
-def _num_processes(arguments: list[str], folder: Path) -> int | None:
-    """The number that the launcher's arguments or its configuration ask for, as the launcher itself reads them.
-
-    Args:
-        arguments: of `accelerate launch`.
-        folder: that it was started in.
-    """
-    options = launch_command_parser().parse_args(arguments)
-    asked = options.num_processes
-    if asked is None and options.config_file is not None:
-        asked = load_config_from_file(str(folder / options.config_file)).num_processes
-    elif asked is None and Path(default_config_file).is_file() and not options.cpu:
-        asked = load_config_from_file(None).num_processes
-    return asked if asked is not None and asked > 0 else None

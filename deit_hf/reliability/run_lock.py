@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
@@ -120,7 +119,13 @@ def _holder(output_dir: Path) -> dict[str, Any]:
 
 def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that has ended."""
-    return holder.get("host") == socket.gethostname() and not psutil.pid_exists(int(holder.get("pid", 0)))
+    if holder.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(holder.get("pid", 0)), 0)  # sends nothing: signal 0 only checks that the process exists
+    except OSError as error:
+        return error.errno == errno.ESRCH  # EPERM: another user's process
+    return False
 
 
 def _in_words(holder: dict[str, Any]) -> str:

@@ -17,7 +17,6 @@ from transformers.hf_argparser import string_to_bool
 from ..argument_checks import check_flags, nearest_option, unknown_options, without_tokens
 
 RECIPES = Path(__file__).parents[1] / "recipes"  # of this package
-MAX_VALUES = 10_000  # in a recipe
 CHANGED = "changed at step"  # starts the lines of a run whose options changed
 
 # Options that a repeated run must not take over: secrets, what depends on the machine, and what deletes or resumes.
@@ -96,8 +95,6 @@ def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe `{path}` is no YAML: {_problem(error)}") from error
-    if _num_values(recipe, {}) > MAX_VALUES:
-        raise ValueError(f"recipe `{path}` has aliases that unfold into more than {MAX_VALUES} values; write them out")
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe `{path}` holds a {type(recipe).__name__}, but must hold lines of `option: value`")
     for key in recipe:
@@ -117,17 +114,6 @@ def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:
         return " ".join(str(error).split())
     line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
     return ", ".join(part for part in (error.context, error.problem) if part) + line
-
-
-def _num_values(value: Any, known: dict[int, int]) -> int:
-    """Values within a value of YAML, where an alias of an alias of a list makes many of few; each is counted once."""
-    if not isinstance(value, (list, dict)):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = MAX_VALUES + 1  # of one that holds itself
-        parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = sum(_num_values(part, known) for part in parts)
-    return known[id(value)]
 
 
 def write_recipe(

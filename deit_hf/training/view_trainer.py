@@ -171,12 +171,12 @@ class ViewTrainer(PushingTrainer):
     # ---- options and rows ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
-        """As the parent's; a data worker that dies is reported with the image that it was at."""
+        """Like `Trainer.train`, but a data worker that dies is reported with likely causes."""
         if self.model is None:  # between two trials transformers lets go of it
             self.model = self.call_model_init()
         self.take_options()
         self._awaits_trial = options.get("trial") is not None
-        with named_crashes(self.train_dataset, self.eval_dataset), explained_out_of_memory(self._training_advice):
+        with named_crashes(), explained_out_of_memory(self._training_advice):
             return super().train(resume_from_checkpoint, **options)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -297,10 +297,9 @@ class ViewTrainer(PushingTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As the parent's, with what `evaluate` measured of the averaged weights."""
-        dataloader = args[0] if args else kwargs["dataloader"]
         self.compute_metrics.reset()  # of an evaluation that did not end
         advice = partial(evaluation_advice, self.args.per_device_eval_batch_size)
-        with named_crashes(dataloader.dataset, self.train_dataset), explained_out_of_memory(advice):
+        with named_crashes(), explained_out_of_memory(advice):
             output = super().evaluation_loop(*args, **kwargs)
         output.metrics.update(self._ema_metrics)
         return output

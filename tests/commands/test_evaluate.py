@@ -167,10 +167,10 @@ def test_several_right_labels_count_as_timm_counts_them(tmp_path: Path, evaluati
     assert 0 < metrics["eval_top1"] < 1
     with pytest.raises(ValueError, match=r"row \d+ has the labels \[.*, .*\], but accuracy by class needs one label"):
         evaluate_saved(tmp_path, model, data, per_class_file=str(tmp_path / "classes.json"))
-    (tmp_path / "real.json").write_text("[5]" + "\n")
+    (tmp_path / "real.json").write_text("[[5]]" + "\n")
     with pytest.raises(ValueError, match="lists 1 images, but the data has ILSVRC2012_val_"):
         evaluate_saved(tmp_path, model, data)
-    (tmp_path / "real.json").write_text(json.dumps([5] * 20))
+    (tmp_path / "real.json").write_text(json.dumps([[5]] * 20))
     with pytest.raises(ValueError, match="row 0 has label 5, but there are 5 classes"):
         evaluate_saved(tmp_path, model, data)
 

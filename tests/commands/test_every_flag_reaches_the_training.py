@@ -86,7 +86,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "configs" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     for place, name in enumerate(("a", "b", "c", "d")):
         write_folders(root / "folders" / name, 50 * place)
-    (root / "labels.json").write_text(json.dumps([1] * 8))
+    (root / "labels.json").write_text(json.dumps([[1]] * 8))
     write_models(root)
     return root
 

@@ -136,8 +136,7 @@ BAD = {
     "text that unfolds": (rgb_png(chunk(b"zTXt", TEXT_OF_50_MB)), "too large"),
     "profile that unfolds": (rgb_png(chunk(b"iCCP", TEXT_OF_50_MB)), "too large"),
     "postscript": (encoded(PIXELS, "EPS"), "PostScript"),
-    "fractions": (encoded(np.array([[0.0, 0.25, 1.0]], np.float32), "TIFF"), "as fractions do"),
-    "not a number": (encoded(np.array([[0.0, np.nan]], np.float32), "TIFF"), "from nan to nan"),
+    "fractions": (encoded(np.array([[0.0, 0.25, 1.0]], np.float32), "TIFF"), "values are floats"),
 }
 
 

@@ -1,4 +1,4 @@
-"""A data worker that dies is reported with the picture that it was at."""
+"""A data worker that dies is reported in one line with likely causes."""
 
 import os
 import signal
@@ -7,15 +7,16 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-import torch
+from torch.multiprocessing.reductions import rebuild_storage_fd
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
+from deit_hf.commands.errors import one_line_errors
 from deit_hf.data.dataset import TrainingViews
 from deit_hf.data.sampling import ViewKey
-from deit_hf.data.worker_crashes import WorkerNotes, named_crashes
+from deit_hf.data.worker_crashes import named_crashes
 
 DEADLY_ROW = 13
-ADVICE = r".*out of memory, or of shared memory .*smaller `dataloader_num_workers`"
+REPORT = r"^a data worker died \(.*\); it probably ran out of memory .*/dev/shm.*: lower `dataloader_num_workers` or "
 
 
 class DeadlyView:
@@ -60,63 +61,74 @@ def make_trainer(tmp_path: Path, config, **options) -> DistillationTrainer:
     ("end", "num_workers", "persistent"),
     [(signal.SIGKILL, 2, False), (signal.SIGSEGV, 1, True), ("exit 1", 2, True)],
 )
-def test_worker_that_dies_in_training_is_named_with_row_and_file(tmp_path, tiny_config, end, num_workers, persistent):
+def test_worker_that_dies_in_training_is_reported(tmp_path, tiny_config, end, num_workers, persistent):
     options = {"dataloader_num_workers": num_workers, "dataloader_persistent_workers": persistent}
     trainer = make_trainer(tmp_path, tiny_config, **options)
     trainer.train_dataset.view = DeadlyView(trainer.train_dataset.view, end)
-    named = rf"^data worker .* the last image that it took up is row 13 of the dataset \({tmp_path}/13\.png\)"
-    with pytest.raises(ChildProcessError, match=named + ADVICE):
+    with pytest.raises(ChildProcessError, match=REPORT):
         trainer.train()
 
 
-@pytest.mark.parametrize("given", ["of the trainer", "by name", "handed over"])
-def test_worker_that_dies_in_evaluation_is_named_with_row_and_file(tmp_path, tiny_config, given: str):
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_worker_that_dies_in_evaluation_is_reported_too(tmp_path, tiny_config, handed_over: bool):
     trainer = make_trainer(tmp_path, tiny_config, dataloader_num_workers=1)
     views = trainer.eval_dataset
     views.view = DeadlyView(views.view, signal.SIGKILL)
-    if given == "by name":
-        trainer.eval_dataset = {"first": views}
-    with pytest.raises(ChildProcessError, match=r"^data worker .* row 13 of the dataset .*13\.png"):
-        trainer.evaluate(views if given == "handed over" else None)
+    with pytest.raises(ChildProcessError, match=REPORT):
+        trainer.evaluate(views if handed_over else None)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("context", ["spawn", "forkserver"])
-def test_workers_that_are_started_afresh_are_named_too(tmp_path, tiny_config, context: str):
+def test_workers_that_are_not_forked_are_reported_too(tmp_path, tiny_config, context: str):
     options = {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": context}
     trainer = make_trainer(tmp_path, tiny_config, **options)
     trainer.eval_dataset.view = DeadlyView(trainer.eval_dataset.view, signal.SIGKILL)
     trainer.train()
-    with pytest.raises(ChildProcessError, match=r"^data worker .* row 13 of the dataset .*13\.png"):
+    with pytest.raises(ChildProcessError, match=REPORT):
         trainer.evaluate()
+
+
+class LostWorker:
+    """The handle of a tensor of a worker that died before it sent the tensor."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def detach(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError(), FileNotFoundError("socket")])
+def test_connection_that_breaks_before_torch_reports_the_death_is_reported_too(error: Exception):
+    with pytest.raises(ChildProcessError, match="died .the connection to it broke.; it prob"), named_crashes():
+        rebuild_storage_fd(None, LostWorker(error), 4)
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("other"), ConnectionResetError("the Hub's"), FileNotFoundError("a.png")]
 )
-def test_errors_of_others_pass_unchanged(tmp_path, tiny_config, error: Exception):
-    views = make_trainer(tmp_path, tiny_config).train_dataset
-    with pytest.raises(type(error)) as caught, named_crashes(views, None):
+def test_errors_of_others_pass_unchanged(error: Exception):
+    with pytest.raises(type(error)) as caught, named_crashes():
         raise error
     assert caught.value is error
 
 
-def test_torchs_report_of_several_workers_names_the_image_of_each(tmp_path, tiny_config):
-    views = make_trainer(tmp_path, tiny_config).train_dataset
-    views.images.worker_notes._slots[:2] = torch.tensor([[111, 3], [222, 4]])
-    named = r"pid 111, 222.* row 3 .*3\.png\) and row 4 .*4\.png\)"
-    with pytest.raises(ChildProcessError, match=named), named_crashes(views):
-        raise RuntimeError("DataLoader worker (pid(s) 111, 222) exited unexpectedly")
-    unknown = r"^data worker \(pid 9\) is killed by signal: Killed; which image it was at is unknown"
-    with pytest.raises(ChildProcessError, match=unknown), named_crashes(views):
-        raise RuntimeError("DataLoader worker (pid 9) is killed by signal: Killed. ")
-
-
-def test_main_process_takes_no_notes():
-    notes = WorkerNotes()
-    notes.take_up(5)
-    assert notes.processes() == []
-    assert notes.last_row(os.getpid()) is None
+@pytest.mark.parametrize(
+    ("said", "reported"),
+    [
+        ("(pid 9) is killed by signal: Killed. ", "(pid 9) is killed by signal: Killed"),
+        ("(pid(s) 111, 222) exited unexpectedly", "(pid(s) 111, 222) exited unexpectedly"),
+    ],
+)
+def test_command_ends_with_one_line_and_exit_code_2(capsys, said: str, reported: str):
+    with pytest.raises(SystemExit) as left, one_line_errors(), named_crashes():
+        raise RuntimeError(f"DataLoader worker {said}")
+    assert left.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: a data worker died (DataLoader worker {reported}); it probably ran out of memory")
+    assert line.endswith("`--dataloader_num_workers 0`\n")
+    assert line.count("\n") == 1
 
 
 def test_transform_that_fails_is_named_with_row_and_size(tmp_path, tiny_config):

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 from support.local_hub import LARGE_FILE_BYTES, LocalHub, StoredFile
+from support.models import facts_of_run
 from support.patience import PATIENCE
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher
 from deit_hf.hub.model_card import write_model_card
-from deit_hf.hub.model_facts import ModelFacts
 from deit_hf.model.image_processing_deit import make_processor
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "recipe.yaml").write_text("variant: deit_tiny_distilled_patch16_224\n")
     (directory / "eval_results.json").write_text('{"eval_top1_average": 0.5, "eval_top5_average": 1.0}')
     (directory / "training_curves.png").write_bytes(b"\x89PNG\r\n")
-    write_model_card(directory, ModelFacts.from_directory(directory, model_name=REPO))
+    write_model_card(directory, facts_of_run(directory, model_name=REPO))
     (directory / "checkpoint-1").mkdir()
     (directory / "checkpoint-1/model.safetensors").write_bytes(b"an earlier model")
     (directory / ".env").write_text("KEY=1")

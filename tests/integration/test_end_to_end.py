@@ -117,11 +117,11 @@ def test_evaluate_script_repeats_the_runs_own_numbers(trained: Path):
 
 
 def test_evaluate_script_takes_another_crop_fusion_and_labels(trained: Path, monkeypatch, capsys):
-    (trained / "labels.json").write_text(
-        json.dumps({f"{name}/{i}.png": 0 for name in ("dark", "bright") for i in range(11)})
+    (trained / "labels.txt").write_text(
+        "".join(f"{name}/{i}.png 0\n" for name in ("dark", "bright") for i in range(11))
     )
     arguments = ["--model_name_or_path", "student", "--validation_dir", "images/validation", "--num_workers", "0"]
-    arguments += ["--eval_crop", "squash", "--fusion", "softmax_sum", "--label_file", "labels.json"]
+    arguments += ["--eval_crop", "squash", "--fusion", "softmax_sum", "--label_file", "labels.txt"]
     monkeypatch.chdir(trained)
     monkeypatch.setattr(sys, "argv", ["evaluate_model.py", *arguments, "--per_class_file", "classes.json"])
     monkeypatch.setattr(sys, "path", list(sys.path))

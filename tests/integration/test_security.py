@@ -31,7 +31,7 @@ from deit_hf.hub.push import HubPushError, push_directory
 from deit_hf.model.build import load_classifier
 from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.reliability.checkpoints import move_into_place
-from deit_hf.training.recipe_file import parse_recipe, read_recipe
+from deit_hf.training.recipe_file import parse_recipe
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_SECRETSECRETSECRETSECRETSECRETSE"
@@ -315,19 +315,6 @@ def test_recipe_runs_no_code(tmp_path: Path, proof: Path):
         with pytest.raises(ValueError, match="is no YAML: could not determine a constructor for the tag"):
             parse_recipe((DistillationArguments,), [str(recipe)])
     assert not proof.exists()
-
-
-def test_recipe_whose_aliases_unfold_without_end_is_refused(tmp_path: Path):
-    lines = ["seed: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
-    lines += [f"x{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
-    recipe = tmp_path / "r.yaml"
-    known = {"seed", *(f"x{i}" for i in range(12))}
-    for text in ("\n".join(lines), "seed: &a [1, *a]", "seed: &a {x: *a}"):
-        recipe.write_text(text)
-        with pytest.raises(ValueError, match="has aliases that unfold into more than 10000 values"):
-            read_recipe(str(recipe), known)
-    recipe.write_text("seed: &a [1, 2]\nx1: *a\n")
-    assert read_recipe(str(recipe), known) == {"seed": [1, 2], "x1": [1, 2]}
 
 
 # ---- tokens ----

@@ -1,14 +1,22 @@
 """Small models of every kind, with class names, and saved ones."""
 
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from deit_hf import (
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
 )
+from deit_hf.hub.model_facts import ModelFacts, file_facts, model_facts
 from deit_hf.model.image_processing_deit import make_processor
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
@@ -41,3 +49,10 @@ def make_model(kind: str, config: DeiTConfig) -> PreTrainedModel:
         return DeiTForImageClassificationWithTeacher(config)
     config.use_distillation_token = kind == "one head"  # transformers' DeiT has the token, but may not read it
     return DeiTForImageClassification(config)
+
+
+def facts_of_run(directory: Path, **others: Any) -> ModelFacts:
+    """What the model and the files of a finished run tell; `others` are fields that are known better."""
+    model = AutoModelForImageClassification.from_pretrained(directory)
+    facts = model_facts(model, AutoImageProcessor.from_pretrained(directory))
+    return ModelFacts(**{"model_name": directory.name, **facts, **file_facts(directory), **others})

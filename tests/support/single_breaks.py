@@ -52,7 +52,6 @@ ENVIRONMENT |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 SERVER = multiprocessing.get_context("forkserver")
 # keywords that change messages, or nothing where all is well
 SAY_NOTHING = {"metadata", "help", "description", "formatter_class", "metavar", "encoding", "strict"}
-MESSAGES = ("logger.", "logging.", "warnings.", "print")
 
 
 @dataclasses.dataclass(frozen=True)

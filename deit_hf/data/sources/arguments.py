@@ -40,8 +40,8 @@ class DataArguments:
     label_file: str | None = field(
         default=None,
         metadata={
-            "help": "Right labels of the evaluation images instead of the data's own, one or several each (such as "
-            "ImageNet-ReaL's real.json): JSON list or object by file name, or text lines `label` or `name label`."
+            "help": "Right labels of the evaluation images instead of the data's own: JSON with a list of class "
+            "indices for each image (ImageNet-ReaL's real.json), or text with a line `name index` for each image."
         },
     )
     streaming: bool = field(

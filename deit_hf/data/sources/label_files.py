@@ -8,13 +8,14 @@ import logging
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import datasets
 
 logger = logging.getLogger(__name__)
 
 VALIDATION_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+_FORMATS = "it must be JSON such as [[3], [0, 2], []], class indices of each image, or text with lines `name index`"
 
 Labels = list[list[int]] | dict[str, list[int]]
 
@@ -23,8 +24,8 @@ def read_label_file(path: str | Path) -> Labels:
     """The right labels of each image: in order, or by file name.
 
     Args:
-        path: JSON that lists a label, or a list of labels, for each image (ImageNet-ReaL's real.json), or maps file
-            names to the same; or text with a line for each image: `label`, or `name label`.
+        path: JSON with a list of labels for each image (ImageNet-ReaL's real.json), or text with a line `name label`
+            for each image.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -34,42 +35,32 @@ def read_label_file(path: str | Path) -> Labels:
     if not path.is_file():
         raise FileNotFoundError(f"no label file at `{path}`")
     text = path.read_text(encoding="utf-8")
-    entries = _read_json(path, text) if text.lstrip()[:1] in ("[", "{") else _read_lines(path, text)
-    if not entries:
-        raise ValueError(f"label file `{path}` is empty")
-    if isinstance(entries, dict):
-        return {name: _checked_labels(path, name, value) for name, value in entries.items()}
-    return [_checked_labels(path, index, value) for index, value in enumerate(entries)]
+    labels = _read_lists(path, text) if text.lstrip().startswith("[") else _read_lines(path, text)
+    if not labels:
+        raise ValueError(f"label file `{path}` is empty; {_FORMATS}")
+    return labels
 
 
-def _read_json(path: Path, text: str) -> Any:
+def _read_lists(path: Path, text: str) -> list[list[int]]:
     try:
-        return json.loads(text)
+        lists = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"label file `{path}` starts like JSON but is none: {error}") from error
+        raise ValueError(f"label file `{path}` is not valid JSON: {error}; {_FORMATS}") from error
+    for index, labels in enumerate(lists):
+        if not isinstance(labels, list) or not all(type(label) is int and label >= 0 for label in labels):
+            raise ValueError(f"label file `{path}` has {labels!r:.80} at {index}; {_FORMATS}")
+    return lists
 
 
-def _read_lines(path: Path, text: str) -> list[str] | dict[str, str]:
-    lines = [line.rsplit(maxsplit=1) for line in text.splitlines() if line.strip()]
-    widths = {len(line) for line in lines}
-    if widths == {2}:
-        repeated = [name for name, count in Counter(name for name, _ in lines).items() if count > 1]
-        if repeated:
-            raise ValueError(f"label file `{path}` names `{repeated[0]}` more than once; give each image one line")
-        return {name: label for name, label in lines}
-    if len(widths) > 1:
-        raise ValueError(f"label file `{path}` has lines with a file name and lines without; give all or none a name")
-    return [label for (label,) in lines]
-
-
-def _checked_labels(path: Path, key: str | int, value: Any) -> list[int]:
-    labels = value if isinstance(value, list) else [value]
-    labels = [int(label) if isinstance(label, str) and label.isdecimal() else label for label in labels]
-    wrong = [label for label in labels if not isinstance(label, int) or isinstance(label, bool) or label < 0]
-    if wrong:
-        raise ValueError(
-            f"label file `{path}` has {wrong[0]!r} at {key!r}, but labels must be class indices: 0, 1, 2, ..."
-        )
+def _read_lines(path: Path, text: str) -> dict[str, list[int]]:
+    labels: dict[str, list[int]] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        *name, label = line.rsplit(maxsplit=1)
+        if not name or not label.isdecimal():
+            raise ValueError(f"label file `{path}` has the line {line!r:.80}; {_FORMATS}")
+        if name[0] in labels:
+            raise ValueError(f"label file `{path}` names `{name[0]}` more than once; give each image one line")
+        labels[name[0]] = [int(label)]
     return labels
 
 
@@ -145,7 +136,7 @@ def _by_number(path: str | Path, labels: list[list[int]], image_paths: list[str]
     if outside:
         raise ValueError(
             f"label file `{path}` lists {len(labels)} images, but the data has ILSVRC2012_val_{outside[0]:08d}; list "
-            "all validation images, or give the file's labels the images' names"
+            "all validation images, or use text with lines `name index`"
         )
     return [labels[number - 1] for number in numbers]
 
@@ -153,7 +144,7 @@ def _by_number(path: str | Path, labels: list[list[int]], image_paths: list[str]
 def _by_order(path: str | Path, labels: list[list[int]], image_paths: list[str]) -> list[list[int]]:
     if len(labels) != len(image_paths):
         raise ValueError(
-            f"label file `{path}` lists {len(labels)} images but there are {len(image_paths)}; list as many, or give "
-            "the file's labels the images' names"
+            f"label file `{path}` lists {len(labels)} images but there are {len(image_paths)}; list as many, or use "
+            "text with lines `name index`"
         )
     return labels

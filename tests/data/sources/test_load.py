@@ -284,7 +284,7 @@ def test_dataset_that_is_nowhere_is_an_os_error(tmp_path: Path):
 
 
 def write_label_file(path: Path, content: object) -> str:
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return str(path)
 
 
@@ -301,7 +301,7 @@ def test_label_file_is_for_the_rows_before_some_are_drawn(tmp_path: Path):
 
 def test_label_file_goes_with_a_flat_folder_of_images(tmp_path: Path):
     write_folders(tmp_path / "v", ["."], num_images=3)
-    label_file = write_label_file(tmp_path / "labels.json", {"0.png": 5, "1.png": 6, "2.png": 7})
+    label_file = write_label_file(tmp_path / "labels.json", "0.png 5\n1.png 6\n2.png 7\n")
     _, rows = load(train=False, validation_dir=str(tmp_path / "v"), label_file=label_file)
     assert [image.getpixel((0, 0))[1] + 5 for image in rows["image"]] == rows["label"]
     assert class_names(rows, "label") is None
@@ -309,7 +309,7 @@ def test_label_file_goes_with_a_flat_folder_of_images(tmp_path: Path):
 
 def test_label_file_wins_over_class_names_in_both_splits(tmp_path: Path):
     name = write_parquet(tmp_path / "p", train=list("ab"), validation=list("ba"))
-    train_rows, rows = load(dataset_name=name, label_file=write_label_file(tmp_path / "labels.json", [0, [1]]))
+    train_rows, rows = load(dataset_name=name, label_file=write_label_file(tmp_path / "labels.json", [[0], [1]]))
     assert (train_rows["label"], rows["label"]) == ([0, 1], [0, 1])
 
 
