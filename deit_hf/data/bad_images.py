@@ -1,6 +1,7 @@
-"""Pictures that cannot be decoded: what takes their place in training, and the list of them that a run leaves.
+"""The list of images that could not be decoded, which a training leaves in its output directory.
 
-In evaluation nothing can take a picture's place: the accuracy would be that of other pictures. There it is an error.
+Another image takes the place of a bad one (dataset.py). In evaluation a bad image is an error: the accuracy would be
+that of other images.
 """
 
 import fcntl
@@ -13,10 +14,7 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from PIL.Image import Image
 from transformers import TrainerCallback
-
-from .sampling import ViewKey
 
 logger = logging.getLogger(__name__)
 
@@ -24,36 +22,6 @@ FILE_NAME = "bad_images.jsonl"
 PREVIOUS_FILE_NAME = "bad_images.previous.jsonl"  # of the run that was here before
 
 OnBadImage = Literal["error", "skip"]
-
-
-class BadImageError(ValueError):
-    """A picture that cannot be read, through its own fault; a file that is missing is a FileNotFoundError."""
-
-
-def first_good_view(images: Any, key: ViewKey) -> tuple[Image, ViewKey, list[dict[str, Any]]]:
-    """The picture of a view, or of the next sample that can be decoded, counting on from the last to the first.
-
-    Epoch, position and repeat stay, so that what takes a view's place is a function of its key as well.
-
-    Args:
-        images: an `ImageDataset`.
-        key: of the view.
-
-    Returns:
-        The picture, its key, and the bad ones on the way: row, file (None for bytes in the dataset) and reason.
-
-    Raises:
-        BadImageError: no picture at all can be decoded.
-        OSError: the disk or the machine is at fault.
-    """
-    bad_images: list[dict[str, Any]] = []
-    for step in range(len(images)):
-        row = (key.sample + step) % len(images)
-        try:
-            return images.image(row), key._replace(sample=row), bad_images
-        except (BadImageError, FileNotFoundError) as error:
-            bad_images.append({"row": row, "file": images.file(row), "reason": str(error)})
-    raise BadImageError(f"none of the {len(images)} images can be decoded; the first: {bad_images[0]['reason']}")
 
 
 class BadImageList(TrainerCallback):

@@ -15,8 +15,7 @@ from PIL.Image import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from ..model.labels import check_label_feature
-from .bad_images import first_good_view
-from .decoding import decode_image, path_of
+from .decoding import ImageRow, decode_image, first_decodable, path_of
 from .mixing import Mixing
 from .sampling import ViewKey
 from .transforms import View
@@ -78,13 +77,13 @@ class ImageDataset:
             labels = _checked_labels(dataset, label_column_name, num_in_data, several_labels)
             # what fills up a row of several labels is -1, and stays -1
             self.labels = labels if label_indices is None else np.append(label_indices, -1)[labels]
-        image_column = dataset.select_columns([image_column_name])
+        rows = dataset.select_columns([image_column_name])
         if isinstance(dataset.features[image_column_name], datasets.Image):
-            image_column = image_column.cast_column(image_column_name, datasets.Image(decode=False))
-        self._image_column = image_column
+            rows = rows.cast_column(image_column_name, datasets.Image(decode=False))
+        self._rows, self._image_column_name = rows, image_column_name
 
     def __len__(self) -> int:
-        return len(self._image_column)
+        return len(self._rows)
 
     def class_counts(self) -> list[int] | None:
         """Images of each class, (num_classes,); None where images may have several labels, or have none."""
@@ -93,26 +92,19 @@ class ImageDataset:
         counts: list[int] = np.bincount(self.labels, minlength=self.num_classes).tolist()
         return counts
 
-    def image(self, index: int) -> Image:
-        """The picture in row `index`, as RGB.
+    def row(self, index: int) -> ImageRow:
+        """Row `index`, its image not decoded."""
+        source = self.source(index)
+        label = None if self.labels is None else self.labels[index]
+        return ImageRow(index, source, label, f"row {index} of the dataset", (index, path_of(source)))
 
-        Raises:
-            FileNotFoundError: the row names a file that does not exist.
-            BadImageError: it cannot be decoded; names the row and the file.
-            OSError: the disk or the machine is at fault.
-        """
-        return decode_image(self.source(index), f"row {index} of the dataset")
-
-    def file(self, index: int) -> str | None:
-        """The file or URL that row `index` names, None where it names none."""
-        return path_of(self.source(index))
+    def rows_from(self, index: int) -> Iterator[ImageRow]:
+        """Row `index` and the following ones, once round."""
+        return (self.row((index + step) % len(self)) for step in range(len(self)))
 
     def source(self, index: int) -> Any:
         """What row `index` holds, not decoded: see `decode_image`."""
-        # straight from the Arrow table: `datasets` takes a twentieth of the time of a view to look up a row
-        order = self._image_column._indices  # of rows that were selected or shuffled
-        place = index if order is None else order.column(0)[index].as_py()
-        return self._image_column.data.column(0)[place].as_py()
+        return self._rows[index][self._image_column_name]
 
 
 def _check_no_transform(dataset: datasets.Dataset) -> None:
@@ -185,7 +177,8 @@ def seeded(*entropy: int) -> Iterator[None]:
 class TrainingViews(Dataset):
     """Random views by key; a view is a pure function of (seed, epoch, sample, repeat).
 
-    With `skip_bad_images` a picture that cannot be decoded is replaced (bad_images.py).
+    With `skip_bad_images` the next row whose image can be decoded takes the place of one whose image cannot. Epoch,
+    position and repeat stay, so the view is still a function of its key.
     """
 
     def __init__(self, images: ImageDataset, view: View, *, seed: int, skip_bad_images: bool = False):
@@ -195,16 +188,15 @@ class TrainingViews(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: ViewKey) -> dict[str, Any]:
-        bad_images: list[dict[str, Any]] = []
-        if self.skip_bad_images:
-            image, key, bad_images = first_good_view(self.images, key)
-        else:
-            image = self.images.image(key.sample)
-        with self.seeded(key), _named_view(key.sample, image):
+        row, image, bad_images = first_decodable(self.rows_from(key), skip_bad_images=self.skip_bad_images)
+        key = ViewKey(key.epoch, key.position, row.sample, key.repeat)
+        with self.seeded(key), _named_view(row.where, image):
             pixel_values = self.view(image)
-        assert self.images.labels is not None
-        labels = self.images.labels[key.sample]
-        return {"pixel_values": pixel_values, "labels": labels, "key": key, "bad_images": bad_images}
+        return {"pixel_values": pixel_values, "labels": row.label, "key": key, "bad_images": bad_images}
+
+    def rows_from(self, key: ViewKey) -> Iterator[ImageRow]:
+        """The row of a key, and those that take its place in turn."""
+        return self.images.rows_from(key.sample)
 
     def seeded(self, key: ViewKey) -> contextlib.AbstractContextManager[None]:
         """The random streams of a key's view."""
@@ -221,21 +213,21 @@ class EvaluationViews(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image = self.images.image(index)
-        with _named_view(index, image):
+        row = self.images.row(index)
+        image = decode_image(row.source, row.where)
+        with _named_view(row.where, image):
             view = {"pixel_values": self.view(image)}
-        return view if self.images.labels is None else {**view, "labels": self.images.labels[index]}
+        return view if row.label is None else {**view, "labels": row.label}
 
 
 @contextlib.contextmanager
-def _named_view(index: int, image: Image) -> Iterator[None]:
-    """Gives an error of a transform the row and size of the picture that it met."""
+def _named_view(where: str, image: Image) -> Iterator[None]:
+    """Adds the row and the size of the image to an error of a transform."""
     try:
         yield
     except Exception as error:
         raise RuntimeError(
-            f"row {index} of the dataset, {image.width}x{image.height} pixels: its view failed with "
-            f"{type(error).__name__}: {error}"
+            f"{where}, {image.width}x{image.height} pixels: its view failed with {type(error).__name__}: {error}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Decodes a picture from a dataset row, a file or a URL into 8-bit RGB."""
+"""Decodes the image of a dataset row, a file or a URL into 8-bit RGB."""
 
 import errno
 import io
@@ -6,15 +6,14 @@ import os
 import stat
 import urllib.request
 import warnings
+from collections.abc import Iterable
 from http.client import HTTPException
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
 from PIL.Image import Image, Transpose
-
-from .bad_images import BadImageError
 
 URL_TIMEOUT = 30  # seconds
 URL_HEADERS = {"User-Agent": "deit_hf"}  # some sites refuse a client without a name of its own
@@ -30,6 +29,52 @@ _TO_UPRIGHT = {  # by EXIF orientation
 }
 # What a disk or a machine is at fault for, and no picture.
 _FAULTS_OF_THE_MACHINE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
+
+
+class BadImageError(ValueError):
+    """An image that cannot be read because of its own content; a missing file is a FileNotFoundError."""
+
+
+class ImageRow(NamedTuple):
+    """A row whose image is not decoded yet.
+
+    Attributes:
+        sample: number of the row in the key of a view.
+        source: what the row holds: see `decode_image`.
+        label: class index of the student; for an evaluation row possibly several.
+        where: names the row in errors.
+        listed_as: its number and file in the list of bad images.
+    """
+
+    sample: int
+    source: Any
+    label: Any
+    where: str
+    listed_as: tuple[int, str | None]
+
+
+def first_decodable(
+    rows: Iterable[ImageRow], *, skip_bad_images: bool
+) -> tuple[ImageRow, Image, list[dict[str, Any]]]:
+    """The first row whose image can be decoded; the others take its place only if `skip_bad_images`.
+
+    Returns:
+        The row, its image, and the bad images before it: row, file (None for bytes in the dataset) and reason.
+
+    Raises:
+        BadImageError: the first image, or with `skip_bad_images` no image at all can be decoded.
+        OSError: the disk or the machine is at fault.
+    """
+    bad_images: list[dict[str, Any]] = []
+    for row in rows:
+        try:
+            return row, decode_image(row.source, row.where), bad_images
+        except (BadImageError, FileNotFoundError) as error:
+            if not skip_bad_images:
+                raise
+            number, file = row.listed_as
+            bad_images.append({"row": number, "file": file, "reason": str(error)})
+    raise BadImageError(f"none of {len(bad_images)} images can be decoded; the first: {bad_images[0]['reason']}")
 
 
 def decode_image(source: Any, where: str) -> Image:

@@ -26,12 +26,10 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-from PIL.Image import Image
 
-from .bad_images import BadImageError
 from .dataset import TrainingViews
-from .decoding import decode_image
-from .sampling import ViewKey, ViewSampler
+from .decoding import ImageRow
+from .sampling import ViewSampler
 from .shuffling import ROWS_AHEAD, deal_shards, read_ahead, shuffled, take_turns
 from .sources.shards import ShardedRows, check_features, count_images
 from .transforms import View
@@ -140,8 +138,8 @@ class ImageStream:
 class StreamViews(TrainingViews):
     """Random views of streamed rows by key; otherwise as of rows by index.
 
-    A row that cannot be used is an error here, in `__getitem__`, where its key is at hand; whatever reads the stream
-    does not look at it. With `skip_bad_images` the next row of its shard takes the place of a bad picture.
+    Rows are checked here, not by the sampler that reads the stream. With `skip_bad_images` the next row of the shard
+    takes the place of one whose image cannot be decoded.
     """
 
     images: ImageStream  # type: ignore[assignment]  # rows by index in the parent
@@ -163,40 +161,18 @@ class StreamViews(TrainingViews):
     def __len__(self) -> int:
         return self.images.num_images
 
-    def __getitem__(self, key: StreamKey) -> dict[str, Any]:  # type: ignore[override]  # keys bring their rows
+    def rows_from(self, key: StreamKey) -> Iterator[ImageRow]:  # type: ignore[override]  # keys bring their rows
+        """The row of a key, and the others of its shard; a label is checked before its row is used."""
         if key.row is None:
             raise ValueError(
                 "batches were dealt to processes in another way than a stream reads them; leave `split_batches` and "
                 "`dispatch_batches` out of `accelerator_config`"
             )
-        row, image, bad_images = self._decoded(key.row)
-        view_key = ViewKey(key.epoch, key.position, row.sample, key.repeat)
-        with self.seeded(view_key):
-            pixel_values = self.view(image)
-        return {
-            "pixel_values": pixel_values,
-            "labels": self.label_indices[row.label],
-            "key": view_key,
-            "bad_images": bad_images,
-        }
-
-    def _decoded(self, row: Row) -> tuple[Row, Image, list[dict[str, Any]]]:
-        """A row and its picture, or the next ones that can be decoded; and the bad ones on the way."""
-        bad_images: list[dict[str, Any]] = []
-        for candidate in itertools.chain([row], self.images.after(row) if self.skip_bad_images else ()):
-            where = self.images.place(candidate.sample)
-            _check_label(candidate, where, len(self.label_indices))
-            try:
-                return candidate, decode_image(candidate.source, where), bad_images
-            except (BadImageError, FileNotFoundError) as error:
-                if not self.skip_bad_images:
-                    raise
-                shard = self.images.name(candidate.shard)
-                bad_images.append({"row": candidate.number, "file": shard, "reason": str(error)})
-        raise BadImageError(
-            f"none of the {len(bad_images)} images of {self.images.name(row.shard)} can be decoded; the first: "
-            f"{bad_images[0]['reason']}"
-        )
+        for row in itertools.chain([key.row], self.images.after(key.row)):
+            where = self.images.place(row.sample)
+            _check_label(row, where, len(self.label_indices))
+            listed_as = row.number, self.images.name(row.shard)
+            yield ImageRow(row.sample, row.source, self.label_indices[row.label], where, listed_as)
 
 
 def _check_label(row: Row, where: str, num_classes: int) -> None:

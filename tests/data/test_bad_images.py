@@ -18,9 +18,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
-from deit_hf.data.bad_images import FILE_NAME, PREVIOUS_FILE_NAME, BadImageError, BadImageList, first_good_view
+from deit_hf.data.bad_images import FILE_NAME, PREVIOUS_FILE_NAME, BadImageList
 from deit_hf.data.dataset import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
-from deit_hf.data.decoding import decode_image
+from deit_hf.data.decoding import BadImageError, decode_image, first_decodable
 from deit_hf.data.mixing import Mixing
 from deit_hf.data.sampling import ViewKey
 from deit_hf.data.transforms import evaluation_view, middle_of, training_view
@@ -41,6 +41,10 @@ UPRIGHT = {
     7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
     8: lambda a: np.rot90(a),
 }
+
+
+def image_of(images: ImageDataset, index: int) -> Image.Image:
+    return first_decodable(images.rows_from(index), skip_bad_images=False)[1]
 
 
 def encoded(image: Image.Image | np.ndarray, image_format: str = "PNG", **options) -> bytes:
@@ -173,7 +177,7 @@ def test_picture_is_read_as_it_is_meant_and_gives_views_of_the_right_size(tmp_pa
     path.write_bytes(content)
     images = make_images([str(path)])
     if expected is not None:
-        np.testing.assert_array_equal(np.asarray(images.image(0)), expected)
+        np.testing.assert_array_equal(np.asarray(image_of(images, 0)), expected)
     for view in views_of(images):
         assert view.shape == (3, 16, 16)
         assert view.isfinite().all()
@@ -205,7 +209,7 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path):
     for name, reason in (("pipe", "no file"), ("folder.jpg", "no file"), ("loop", "symbolic links")):
         path = str(tmp_path / name)
         with pytest.raises(BadImageError, match=rf"^row 0 .*{name}\) is not an image .*{reason}"):
-            make_images([path]).image(0)
+            image_of(make_images([path]), 0)
     with pytest.raises(BadImageError, match="is no file"):
         decode_image("/dev/zero", "here")
 
@@ -216,7 +220,7 @@ def test_file_without_permission_is_named(tmp_path: Path):
     path.write_bytes(encoded(PIXELS))
     path.chmod(0)
     with pytest.raises(BadImageError, match=r"a\.png\) is not an image .*Permission denied"):
-        make_images([str(path)]).image(0)
+        image_of(make_images([str(path)]), 0)
 
 
 def test_fault_of_the_machine_is_not_the_pictures(monkeypatch: pytest.MonkeyPatch):
@@ -244,7 +248,7 @@ def test_pictures_and_arrays_of_users_are_read(picture):
         expected = (expected >> 8).astype(np.uint8)
     expected = expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, axis=2)
     images = make_images([picture])
-    np.testing.assert_array_equal(np.asarray(images.image(0)), expected)
+    np.testing.assert_array_equal(np.asarray(image_of(images, 0)), expected)
     assert all(view.shape == (3, 16, 16) for view in views_of(images))
 
 
@@ -299,12 +303,15 @@ def damaged_sources(damaged: tuple[int, ...] = DAMAGED, num: int = 10) -> list:
     return [b"text" if i in damaged else good[i] for i in range(num)]
 
 
-@pytest.mark.parametrize(("row", "taken", "met"), [(0, 0, []), (1, 2, [1]), (4, 6, [4, 5]), (5, 6, [5]), (9, 0, [9])])
-def test_next_good_picture_takes_the_place_under_the_same_epoch_position_and_repeat(row, taken, met: list[int]):
+@pytest.mark.parametrize(
+    ("start", "taken", "met"), [(0, 0, []), (1, 2, [1]), (4, 6, [4, 5]), (5, 6, [5]), (9, 0, [9])]
+)
+def test_next_good_picture_takes_the_place_under_the_same_epoch_position_and_repeat(start, taken, met: list[int]):
     images = make_images([{"bytes": source, "path": "x.jpg"} for source in damaged_sources()])
-    key = ViewKey(epoch=3, position=7, sample=row, repeat=2)
-    image, taken_key, bad = first_good_view(images, key)
-    assert taken_key == ViewKey(3, 7, taken, 2)
+    row, image, bad = first_decodable(images.rows_from(start), skip_bad_images=True)
+    assert row.sample == taken
+    key = ViewKey(epoch=3, position=7, sample=start, repeat=2)
+    assert TrainingViews(images, make_view(), seed=0, skip_bad_images=True)[key]["key"] == ViewKey(3, 7, taken, 2)
     assert np.asarray(image)[0, 0, 0] == 10 * taken
     assert [entry["row"] for entry in bad] == met
     assert all(entry["file"] == "x.jpg" and "no image format" in entry["reason"] for entry in bad)
@@ -321,20 +328,20 @@ def test_view_that_takes_a_place_is_the_view_of_its_own_key_with_its_own_label()
 
 def test_pictures_that_are_all_bad_are_an_error():
     images = make_images(damaged_sources(tuple(range(10))))
-    with pytest.raises(BadImageError, match="none of the 10 images can be decoded; the first: row 3 of"):
-        first_good_view(images, ViewKey(0, 0, 3, 0))
+    with pytest.raises(BadImageError, match="none of 10 images can be decoded; the first: row 3 of"):
+        first_decodable(images.rows_from(3), skip_bad_images=True)
 
 
 def test_missing_file_is_replaced_too_but_a_fault_of_the_machine_is_not(tmp_path, monkeypatch: pytest.MonkeyPatch):
     images = make_images([str(tmp_path / "none.png"), encoded(PIXELS)])
-    assert first_good_view(images, ViewKey(0, 0, 0, 0))[1].sample == 1
+    assert first_decodable(images.rows_from(0), skip_bad_images=True)[0].sample == 1
 
     def stat(path):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "stat", stat)
     with pytest.raises(OSError, match="could not be read: Input/output error"):
-        first_good_view(images, ViewKey(0, 0, 0, 0))
+        first_decodable(images.rows_from(0), skip_bad_images=True)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from deit_hf.data.dataset import EvaluationViews, ImageDataset, TrainingViews, ViewCollator, seeded
-from deit_hf.data.decoding import decode_image
+from deit_hf.data.decoding import decode_image, first_decodable
 from deit_hf.data.mixing import Mixing
 from deit_hf.data.sampling import ViewKey
 from deit_hf.data.transforms import evaluation_view, training_view
@@ -29,6 +29,10 @@ def make_rows(labels=(0, 1, 2, 0), label_type=None, images=None) -> datasets.Dat
     label_type = datasets.ClassLabel(names=["ant", "bee", "cat"]) if label_type is None else label_type
     features = datasets.Features({"image": datasets.Image(), "label": label_type})
     return datasets.Dataset.from_dict({"image": images, "label": list(labels)}, features=features)
+
+
+def image_of(images: ImageDataset, index: int) -> Image.Image:
+    return first_decodable(images.rows_from(index), skip_bad_images=False)[1]
 
 
 def make_images(rows: datasets.Dataset, num_classes: int = 3, **columns) -> ImageDataset:
@@ -309,7 +313,7 @@ def test_whatever_a_decoder_stumbles_on_becomes_an_error_that_names_the_row(imag
 @pytest.mark.parametrize("output_format", [None, "torch", "numpy", "arrow", "pandas"])
 def test_rows_are_read_whatever_their_format(output_format: str | None):
     images = make_images(make_rows().with_format(output_format))
-    assert grey_values(images.image(2))[0] == 20
+    assert grey_values(image_of(images, 2))[0] == 20
     assert images.labels.tolist() == [0, 1, 2, 0]
 
 
@@ -318,7 +322,7 @@ def test_a_users_transform_is_refused_and_a_format_changes_nothing():
     with pytest.raises(ValueError, match=r"has a transform .*`dataset.with_format\(None\)`"):
         make_images(rows)
     images = make_images(make_rows().with_format("numpy"))
-    assert grey_values(images.image(3))[0] == 30
+    assert grey_values(image_of(images, 3))[0] == 30
     assert images.labels.tolist() == [0, 1, 2, 0]
 
 
@@ -326,7 +330,7 @@ def test_selected_rows_keep_picture_and_label_together():
     # the label column and the image column are read apart, so each must follow the selection
     images = make_images(make_rows().select([3, 2, 1]))
     assert len(images) == 3
-    assert [grey_values(images.image(i))[0] for i in range(3)] == [30, 20, 10]
+    assert [grey_values(image_of(images, i))[0] for i in range(3)] == [30, 20, 10]
     assert images.labels.tolist() == [0, 2, 1]
 
 
@@ -334,7 +338,7 @@ def test_undecodable_row_is_named_by_its_number(tmp_path: Path):
     path = write(tmp_path / "bad.jpg", b"hello")
     rows = datasets.Dataset.from_dict({"image": [path], "label": [0]}).cast_column("image", datasets.Image())
     with pytest.raises(ValueError, match=r"row 0 of the dataset \(.*bad.jpg\)"):
-        make_images(rows).image(0)
+        image_of(make_images(rows), 0)
 
 
 @pytest.mark.parametrize("kind", ["dict", "dictionary of splits", "stream"])

@@ -29,7 +29,7 @@ from deit_hf import (
     DistillationTrainer,
     Teacher,
 )
-from deit_hf.data.bad_images import BadImageError
+from deit_hf.data.decoding import BadImageError
 from deit_hf.reliability.numerical_faults import NonFiniteLossError
 
 CAUSES = ("order", "views", "mixing", "objective", "rates", "optimizer", "modes", "evaluation", "teacher", "outcome")
