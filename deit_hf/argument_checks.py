@@ -1,5 +1,6 @@
 """Range and choice checks that all option classes share, and what an error may quote of a command line."""
 
+import argparse
 import dataclasses
 import difflib
 import math
@@ -104,3 +105,25 @@ def unknown_options(arguments: Sequence[str]) -> str:
 def without_tokens(text: str) -> str:
     """A text with `<token>` for whatever looks like a token of the Hub."""
     return _TOKEN.sub("<token>", text)
+
+
+class ListsArguments(argparse.ArgumentParser):
+    """An `ArgumentParser` that lists its arguments; argparse keeps them in private attributes.
+
+    Attributes:
+        arguments: in the order in which they were added.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        self.arguments: list[argparse.Action] = []
+        super().__init__(*args, **options)
+
+    def add_argument(self, *args: Any, **options: Any) -> argparse.Action:
+        action = super().add_argument(*args, **options)
+        self.arguments.append(action)
+        return action
+
+    @property
+    def flags(self) -> set[str]:
+        """All flags, such as `--output_dir`."""
+        return {flag for action in self.arguments for flag in action.option_strings}

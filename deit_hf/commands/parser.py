@@ -1,20 +1,19 @@
 """An argument parser whose errors are one line and quote no secrets."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..argument_checks import check_flags, unknown_options, without_tokens
+from ..argument_checks import ListsArguments, check_flags, unknown_options, without_tokens
 
 
-class CommandParser(argparse.ArgumentParser):
+class CommandParser(ListsArguments):
     """argparse's, but for its errors: a mistyped option is named first, with the nearest one and without its value."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         arguments = sys.argv[1:] if args is None else args
         try:
-            check_flags(arguments, self._option_string_actions, abbreviated=True)
+            check_flags(arguments, self.flags, abbreviated=True)
         except ValueError as error:
             self.error(str(error))
         options, rest = self.parse_known_args(arguments, namespace)

@@ -1,6 +1,6 @@
 """Compiled models, whose weights would be saved under names that nobody loads."""
 
-from accelerate.utils import is_compiled_module
+from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from torch import nn
 
 
@@ -23,7 +23,7 @@ def without_compiled_names(model: nn.Module) -> nn.Module:
 
 
 def _unwrapped(compiled: nn.Module) -> nn.Module:
-    module: nn.Module = compiled._orig_mod  # type: ignore[assignment]
+    module: nn.Module = extract_model_from_parallel(compiled, keep_torch_compile=False)
     # what `nn.Module.compile` sets, with the backend and mode of the wrapper
     module._compiled_call_impl = compiled.dynamo_ctx(module._call_impl)  # type: ignore[operator]
     return module

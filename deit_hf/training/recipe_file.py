@@ -14,7 +14,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from ..argument_checks import check_flags, nearest_option, unknown_options, without_tokens
+from ..argument_checks import ListsArguments, check_flags, nearest_option, unknown_options, without_tokens
 
 RECIPES = Path(__file__).parents[1] / "recipes"  # of this package
 CHANGED = "changed at step"  # starts the lines of a run whose options changed
@@ -44,7 +44,7 @@ def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], desc
     parser = _Parser(list(dataclass_types), description=description, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?", help="YAML file of options, before all flags; flags override it")
     known = {f.name for cls in dataclass_types for f in dataclasses.fields(cls) if f.init}
-    check_flags(arguments, parser._option_string_actions)
+    check_flags(arguments, parser.flags)
     recipe = [argument for argument in arguments[:1] if not argument.startswith("-")]
     if recipe:
         _set_defaults(parser, read_recipe(recipe[0], known))
@@ -58,7 +58,7 @@ def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], desc
     return tuple(groups)
 
 
-class _Parser(HfArgumentParser):
+class _Parser(ListsArguments, HfArgumentParser):
     """Raises what argparse would say below pages of usage."""
 
     def error(self, message: str) -> NoReturn:
@@ -68,7 +68,7 @@ class _Parser(HfArgumentParser):
 def _set_defaults(parser: _Parser, recipe: dict[str, Any]) -> None:
     """Makes the recipe's values the defaults."""
     hints = {name: str(hint) for cls in parser.dataclass_types for name, hint in get_type_hints(cls).items()}
-    for action in parser._actions:
+    for action in parser.arguments:
         if action.dest in recipe:
             action.required = False
             parser.set_defaults(**{action.dest: _as_default(action, recipe[action.dest], hints[action.dest])})

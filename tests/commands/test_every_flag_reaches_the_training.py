@@ -97,7 +97,10 @@ def images_and_labels(views: Any) -> tuple[list[int], list[int]]:
         rows = [row for shard in range(views.images.num_shards) for row in views.images.read(shard)]
         images, labels = [decode_image(row.source, "a row") for row in rows], [row.label for row in rows]
     else:
-        images, labels = [views.images.image(i) for i in range(len(views))], views.images.labels.ravel().tolist()
+        images, labels = (
+            [decode_image(row.source, row.where) for row in views.images.rows_from(0)],
+            views.images.labels.ravel().tolist(),
+        )
     return [image.getpixel((0, 0))[0] for image in images], labels
 
 
