@@ -200,7 +200,7 @@ def test_folders_of_class_indices_evaluate_a_model_with_real_names(tmp_path: Pat
     [
         ({"train_split": "a"}, "name the split to evaluate on with `eval_split`"),
         ({"max_train_samples": 3}, "use `max_eval_samples`"),
-        ({"num_labels": 5}, "the model says how many classes there are"),
+        ({"num_labels": 5}, "the model gives the number of classes"),
         ({"streaming": True}, "leave it out"),
         ({"dataset_name": None, "train_dir": "a", "validation_dir": "b"}, "name the folder to evaluate on with"),
     ],
@@ -215,7 +215,7 @@ def test_options_that_only_a_training_reads_are_refused_before_anything_is_loade
 
 
 def test_fusion_of_a_model_with_one_head_is_refused(tmp_path: Path, tiny_config: DeiTConfig):
-    with pytest.raises(ValueError, match="`fusion` is 'softmax_sum', but a DeiTForImageClassification has one head"):
+    with pytest.raises(ValueError, match="`fusion` is 'softmax_sum', but a DeiTForImageClassification has only one head"):
         evaluate_saved(tmp_path, make_model("plain", tiny_config), {"dataset_name": "none"}, fusion="softmax_sum")
 
 

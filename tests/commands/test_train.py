@@ -92,7 +92,7 @@ def test_nothing_is_chosen_on_the_test_part_unless_it_is_named(tmp_path: Path, o
     args = DistillationArguments(str(tmp_path / "run"), report_to="none", eval_strategy="epoch", **options)
     model_args = ModelArguments(model_name_or_path="nobody/nothing")
     with pytest.raises(
-        ValueError, match=r"has a test part \(`test`\) but none for validation.*say `--eval_split test`"
+        ValueError, match=r"has a test part \(`test`\) but no validation part.*pass `--eval_split test`"
     ):
         train(model_args, DataArguments(dataset_name=root), args)
     with pytest.raises(OSError, match="nobody/nothing"):  # the next thing that is wrong
