@@ -1,4 +1,4 @@
-"""What the README shows runs as printed, and what it names exists."""
+"""The examples in the README run as printed, and everything that it names exists."""
 
 import re
 import runpy
@@ -54,15 +54,15 @@ def test_every_script_explains_itself(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_old_name_of_a_script_works_and_hides_no_library(monkeypatch, capsys):
-    """As `evaluate.py` it would be imported by its neighbours instead of the `evaluate` library."""
+    """A file `evaluate.py` would hide the `evaluate` library from the other scripts; a folder does not."""
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--help"])
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(SystemExit):
         runpy.run_path(str(ROOT / "scripts" / "evaluate.py"), run_name="__main__")
     assert "python scripts/evaluate_model.py" in " ".join(capsys.readouterr().out.split())
     code = "import sys; sys.path.insert(0, sys.argv[1]); import evaluate; print(evaluate.Metric)"
-    beside = subprocess.run([sys.executable, "-c", code, ROOT / "scripts"], capture_output=True, text=True)
-    assert beside.stdout == "<class 'evaluate.module.Metric'>\n", beside.stderr
+    imported = subprocess.run([sys.executable, "-c", code, ROOT / "scripts"], capture_output=True, text=True)
+    assert imported.stdout == "<class 'evaluate.module.Metric'>\n", imported.stderr
 
 
 def test_no_script_changes_where_python_looks_for_modules():

@@ -1,4 +1,4 @@
-"""scripts/train.py on a machine whose memory holds four training images at once; takes the same arguments."""
+"""Runs scripts/train.py, with the same arguments, as if memory were enough for only four training images."""
 
 import runpy
 import sys
