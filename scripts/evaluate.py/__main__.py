@@ -1,4 +1,4 @@
-"""The old name of evaluate_model.py: a folder, as a file of this name would hide the `evaluate` library."""
+"""The old name of evaluate_model.py; a folder, because a file of this name would hide the `evaluate` library."""
 
 from deit_hf.commands.evaluate import main
 
