@@ -129,7 +129,7 @@ def _trains_on(changes: Sequence[Difference], checkpoint: str | None, args: Dist
         return False
     if checkpoint is None:
         raise ValueError(
-            f"`output_dir` {args.output_dir} holds a finished run but no checkpoint to continue from "
+            f"`output_dir` {args.output_dir} holds a finished run without a checkpoint to continue from "
             f"({'; '.join(map(str, changes))}); name another directory and start from the weights of this one with "
             f"`model_name_or_path` {args.output_dir}, or pass --overwrite_output_dir true to start over"
         )
