@@ -1,6 +1,6 @@
-"""deit_hf: train DeiT with a teacher, as in the paper, into checkpoints that plain transformers loads.
+"""Trains DeiT with a teacher, as in the paper; plain transformers loads the checkpoints.
 
-The public names are loaded when they are first used (PEP 562), so that importing the package imports no torch.
+Public names are imported on first use (PEP 562), so that `import deit_hf` does not import torch.
 """
 
 from importlib import import_module
@@ -43,13 +43,13 @@ _MODULES = {
 }
 
 
-if not TYPE_CHECKING:  # with it, type checkers would accept any name
+if not TYPE_CHECKING:  # a type checker that saw it would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-        globals()[name] = value  # found without this function from now on
+        globals()[name] = value  # later lookups do not call this function
         return value
 
 

@@ -1,4 +1,4 @@
-"""python -m deit_hf"""
+"""Prints the table of the published models: python -m deit_hf"""
 
 from .commands.models import main
 

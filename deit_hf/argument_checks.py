@@ -1,4 +1,4 @@
-"""Range and choice checks that all option classes share, and what an error may quote of a command line."""
+"""Checks of ranges, choices and types for all option classes; error texts without secrets."""
 
 import argparse
 import dataclasses
@@ -12,10 +12,10 @@ import typing
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-_TOKEN = re.compile(r"\b(?:hf_|api_org_)[A-Za-z0-9]{20,}|\bhf_(?:oauth|jwt)_[\w.-]{20,}")  # as the Hub gives them out
+_TOKEN = re.compile(r"\b(?:hf_|api_org_)[A-Za-z0-9]{20,}|\bhf_(?:oauth|jwt)_[\w.-]{20,}")  # the formats of Hub tokens
 
 
-# What an annotation of a simple kind accepts; numpy's numbers and paths are as good.
+# The types accepted for each simple annotation; includes numpy's numbers and paths.
 _KINDS: dict[type, tuple[type, ...]] = {
     bool: (bool,),
     int: (numbers.Integral,),
@@ -23,10 +23,11 @@ _KINDS: dict[type, tuple[type, ...]] = {
     str: (str, os.PathLike),
     types.NoneType: (types.NoneType,),
 }
-_ALSO_BOOL = {"resume_from_checkpoint", "fsdp"}  # which transformers takes as text or True
+_ALSO_BOOL = {"resume_from_checkpoint", "fsdp"}  # transformers accepts text or True
 
 
 def check(name: str, value: float, allowed: Callable[[float], bool], description: str) -> None:
+    """Raises a TypeError if a value is not a number, and a ValueError if it is not finite or not allowed."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"`{name}` is {value!r}, but must be a number, {description}")
     if not (math.isfinite(value) and allowed(value)):
@@ -34,18 +35,21 @@ def check(name: str, value: float, allowed: Callable[[float], bool], description
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises a ValueError if a value is not one of the choices."""
     if value not in choices:
         raise ValueError(f"`{name}` is {value!r}, but must be one of {', '.join(choices)}")
 
 
 def check_kinds(options: Any) -> None:
-    """Refuses a value of another kind than the annotation of its field, where that is of simple kinds.
+    """Checks the type of each value against the annotation of its field, if that consists of simple types.
+
+    The command line checks types when it parses; this does the same for values set in Python.
 
     Args:
-        options: an instance of a dataclass; the command line has checked its values, Python has not.
+        options: an instance of a dataclass.
 
     Raises:
-        TypeError: names field, value and kind.
+        TypeError: names the field, the value and the type.
     """
     hints = typing.get_type_hints(type(options))
     for option in dataclasses.fields(options):
@@ -57,21 +61,21 @@ def check_kinds(options: Any) -> None:
         value = getattr(options, option.name)
         accepted = tuple(kind for each in kinds for kind in _KINDS[each])
         if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
-            shown = f"a {type(value).__name__}" if "token" in option.name else repr(value)  # it may be a secret
+            shown = f"a {type(value).__name__}" if "token" in option.name else repr(value)  # may be a secret
             words = " or ".join(each.__name__.replace("NoneType", "None") for each in kinds)
             raise TypeError(f"`{option.name}` is {shown}, but must be of type {words}")
 
 
 def check_flags(arguments: Sequence[str], known: Collection[str], *, abbreviated: bool = False) -> None:
-    """Refuses unknown flags before anything else is looked at, as what is missing often is what was mistyped.
+    """Refuses unknown flags; called before other checks, because a missing option is often a mistyped one.
 
     Args:
         arguments: a command line.
         known: flags such as `--output_dir`.
-        abbreviated: whether the beginning of a flag will do.
+        abbreviated: whether flags may be abbreviated.
 
     Raises:
-        ValueError: names the flags, without what follows them, and the nearest one that is known.
+        ValueError: names the flags, without their values, and the nearest known one.
     """
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
     unknown = [
@@ -85,17 +89,17 @@ def check_flags(arguments: Sequence[str], known: Collection[str], *, abbreviated
 
 
 def nearest_option(name: str, known: Collection[str]) -> str:
-    """Which options somebody may have meant by an unknown one, as the end of a sentence."""
+    """The end of an error about an unknown option: suggests the nearest known ones, or --help."""
     names = {each.lstrip("-").replace("-", "_") for each in known}
     close = difflib.get_close_matches(name.partition("=")[0].lstrip("-").replace("-", "_"), names, n=3)
     return f"; did you mean {' or '.join(f'`{each}`' for each in close)}?" if close else "; see --help for all"
 
 
 def unknown_options(arguments: Sequence[str]) -> str:
-    """Names of what a command line has too much, without the values of options: one may be a token.
+    """Names the unexpected arguments of a command line, without the values of options, which may be secret.
 
     Args:
-        arguments: those that no option took, in their order.
+        arguments: those that the parser did not use, in order.
     """
     names = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
     values = [] if names else [without_tokens(argument) for argument in arguments]
@@ -103,7 +107,7 @@ def unknown_options(arguments: Sequence[str]) -> str:
 
 
 def without_tokens(text: str) -> str:
-    """A text with `<token>` for whatever looks like a token of the Hub."""
+    """Replaces everything that looks like a Hub token by `<token>`."""
     return _TOKEN.sub("<token>", text)
 
 

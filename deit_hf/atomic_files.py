@@ -1,7 +1,7 @@
-"""Files that are complete or absent, and are what was written.
+"""Writes files that are either complete or absent, and checks that they have not changed since.
 
-They are written aside, then moved to their place. A manifest holds names, sizes and hashes of the files of a
-checkpoint; it is written last, and compared before they are used.
+Files are written to a temporary directory and then moved. The manifest of a checkpoint lists names, sizes and hashes
+of its files. It is written last, and compared with the files before they are used.
 """
 
 import contextlib
@@ -19,25 +19,25 @@ BUFFER_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def written_aside(directory: str | Path) -> Iterator[Path]:
-    """An empty directory; the files written there move into `directory` when the block ends without an error.
+    """Yields a temporary directory, and moves its files into `directory` if the block ends without an error.
 
-    A full disk or an interrupt leaves `directory` as it was. What else is in it stays.
+    If the disk is full or the program is interrupted, `directory` stays as it was. Its other files always stay.
 
     Raises:
-        OSError: `directory` cannot be made or written.
+        OSError: `directory` cannot be created or written to.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".unfinished-") as aside:  # on the same disk
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".unfinished-") as aside:  # same disk: moving is a rename
         yield Path(aside)
         for path in Path(aside).iterdir():
             os.replace(path, directory / path.name)
 
 
 def write_manifest(directory: Path) -> list[Path]:
-    """Writes the manifest of all files in a directory, and returns those files.
+    """Writes the manifest of all files in a directory, and returns the files.
 
-    The files are read back for their SHA-256, from the memory of the machine that has just written them.
+    Each file is read again for its SHA-256; just after writing, it is still in the page cache.
     """
     files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST]
     names = [path.relative_to(directory).as_posix() for path in files]
@@ -50,23 +50,23 @@ def write_manifest(directory: Path) -> list[Path]:
 
 
 def has_hashes(directory: Path) -> bool:
-    """Whether the manifest records hashes; earlier versions recorded sizes alone."""
+    """Whether the manifest contains hashes; earlier versions wrote only sizes."""
     return bool(_read(directory)[1])
 
 
 def damage_of(directory: Path, *, compares_hashes: bool) -> str | None:
-    """How a directory differs from its manifest, in words that name the file; None if it does not.
+    """Describes the first difference between a checkpoint and its manifest, or returns None.
 
     Args:
-        directory: of a checkpoint.
-        compares_hashes: reads all files; otherwise only names and sizes are compared.
+        directory: the checkpoint.
+        compares_hashes: reads all files; False compares only names and sizes.
     """
     if not directory.is_dir():
         return "there is no such directory"
     try:
         sizes, hashes = _read(directory)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"it has no readable {MANIFEST}, so it was not written to its end, or not by this package"
+        return f"it has no readable {MANIFEST}, so it is incomplete or was not written by this package"
     present = {
         path.relative_to(directory).as_posix() for pattern in WEIGHTS_AND_STATES for path in directory.glob(pattern)
     }
@@ -79,16 +79,16 @@ def damage_of(directory: Path, *, compares_hashes: bool) -> str | None:
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes, but was written with {size}"
     if unknown := sorted(present - sizes.keys()):
-        return f"{unknown[0]} was not written with it (its {MANIFEST} does not have it)"
+        return f"{unknown[0]} was not written with it (its {MANIFEST} does not list it)"
     return _first_changed(directory, hashes, hashes) if compares_hashes else None
 
 
 def changed_weights(directory: Path) -> str | None:
-    """Which weights of a checkpoint, or of a folder in one, are not those that were written, in words.
+    """Describes the first weights file of a checkpoint, or of a folder in it, that changed after it was written.
 
-    None if none is known to be: there is no manifest, or one without hashes.
+    Returns None if no file changed, or if that is unknown because there is no manifest or no hashes in it.
     """
-    for checkpoint in (directory, directory.parent):  # averaged weights are a model in a folder of their own
+    for checkpoint in (directory, directory.parent):  # averaged weights are in a folder of the checkpoint
         try:
             hashes = _read(checkpoint)[1]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -99,7 +99,7 @@ def changed_weights(directory: Path) -> str | None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits."""
+    """The SHA-256 of the content of a file, in hexadecimal digits."""
     digest, buffer = hashlib.sha256(), memoryview(bytearray(BUFFER_BYTES))
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -108,19 +108,20 @@ def sha256_of(path: Path) -> str:
 
 
 def _read(directory: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Sizes and hashes by name; no hashes in a manifest of an earlier version.
+    """Reads sizes and hashes by file name; a manifest of an earlier version has no hashes.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, AttributeError: it cannot be read, or is not a manifest.
+        OSError, ValueError, KeyError, TypeError, AttributeError: the file cannot be read or is not a manifest.
     """
     manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     sizes, hashes = manifest["sizes"], manifest.get("sha256")
     if manifest.keys() - {"sizes", "sha256"} or (hashes is not None and hashes.keys() != sizes.keys()):
-        raise ValueError("it is not a manifest of this package")  # one damaged letter must not turn the hashes off
+        raise ValueError("it is not a manifest of this package")  # a damaged key must not disable the hashes
     return dict(sizes), dict(hashes or {})
 
 
 def _first_changed(directory: Path, names: Iterable[str], hashes: dict[str, str]) -> str | None:
+    """Describes the first of the files that is unreadable or has another hash, or returns None."""
     for name in names:
         try:
             if sha256_of(directory / name) != hashes[name]:

@@ -1,4 +1,4 @@
-"""The classes that a saved model sees in pictures: python scripts/predict.py IMAGE... --model DIR"""
+"""Classifies images with a saved model: python scripts/predict.py IMAGE... --model DIR"""
 
 from deit_hf.commands.predict import main
 

@@ -9,7 +9,7 @@ if [ ! -x .venv/bin/python ]; then
 fi
 .venv/bin/python -m pip install --quiet --upgrade-strategy only-if-needed -e ".[dev]"
 
-export OMP_NUM_THREADS=1  # tests run side by side
+export OMP_NUM_THREADS=1  # tests run in parallel
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy

@@ -1,4 +1,4 @@
-"""Trains a model by a recipe: python scripts/train.py RECIPE.yaml [--option value ...]"""
+"""Trains a model from a recipe: python scripts/train.py RECIPE.yaml [--option value ...]"""
 
 from deit_hf.commands.train import main
 

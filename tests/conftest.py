@@ -1,11 +1,11 @@
-"""What all tests share: no network, one thread a process, one seed a test, and a model small enough for any test."""
+"""Shared by all tests: no network, one thread per process, a fixed seed, and small models and data."""
 
 import gc
 import logging
 import os
 from collections.abc import Callable
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before the imports below, which read it
+os.environ["HF_HUB_OFFLINE"] = "1"  # set before the imports below read it
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, Teacher
 
-torch.set_num_threads(1)  # toy tensors gain nothing from more, and tests may run side by side
+torch.set_num_threads(1)  # more do not help toy tensors, and tests may run in parallel
 
 
 def pytest_collection_finish() -> None:
-    """Each training collects garbage, which takes a second where it looks through all imported modules, too."""
+    """Excludes imported modules from garbage collection, which would take a second in each training."""
     gc.collect()
     gc.freeze()
 
@@ -32,7 +32,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _same_seed_and_log_level_for_every_test() -> None:
     torch.manual_seed(0)
-    logging.getLogger("deit_hf").setLevel(logging.NOTSET)  # commands that run in this process raise it
+    logging.getLogger("deit_hf").setLevel(logging.NOTSET)  # commands that ran in this process changed it
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def tiny_student(tiny_config: DeiTConfig) -> DeiTForImageClassificationWithTeach
 
 @pytest.fixture
 def make_student(tiny_config: DeiTConfig) -> Callable[[], DeiTForImageClassificationWithTeacher]:
-    """Makes the same student each time, without stochastic depth."""
+    """Returns a function that makes the same student each time, without stochastic depth."""
     tiny_config.drop_path_rate = 0.0
 
     def make() -> DeiTForImageClassificationWithTeacher:
@@ -74,7 +74,7 @@ def toy_images() -> Tensor:
 
 
 class TinyConvNet(nn.Module):
-    """A classifier with batch statistics and dropout, which betray a teacher that is put in training mode."""
+    """A classifier with batch statistics and dropout, which show whether a teacher is in training mode."""
 
     def __init__(self, num_classes: int = 5):
         super().__init__()
@@ -89,15 +89,15 @@ class TinyConvNet(nn.Module):
 
 @pytest.fixture
 def tiny_teacher() -> Teacher:
-    """A convnet of five classes with its own statistics, at the student's size."""
+    """A convnet of five classes with its own normalisation, at the image size of the student."""
     return Teacher(TinyConvNet(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), image_size=32)
 
 
 @pytest.fixture
 def toy_rows() -> datasets.Dataset:
-    """Forty random pictures of different sizes, eight of each of five classes."""
+    """Forty random images of different sizes, eight of each of five classes."""
     generator = np.random.default_rng(0)
-    colours = generator.integers(0, 200, (20, 3), dtype=np.uint8)  # what is left of noise when it is resized
+    colours = generator.integers(0, 200, (20, 3), dtype=np.uint8)  # resizing averages the noise away, the colour stays
     images = [colours[i] + generator.integers(0, 56, (30 + i, 50 - i, 3), dtype=np.uint8) for i in range(20)] * 2
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcde"))})
     return datasets.Dataset.from_dict({"image": images, "label": [i % 5 for i in range(40)]}, features=features)

@@ -1,4 +1,4 @@
-"""Checks of option values that Python gives and no command line has read."""
+"""Type and range checks of option values that are set in Python."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files are complete or absent, whatever happens while they are written."""
+"""Files are complete or absent, also after an error while they are written."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The public names: loaded when first used, all of them, and the same for python, editors and type checkers."""
+"""Public names are imported on first use, and are the same for Python, editors and type checkers."""
 
 import ast
 import subprocess

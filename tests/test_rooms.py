@@ -1,4 +1,4 @@
-"""The rooms of the package: which may import which, and how large a file and a function may be."""
+"""The folders of the package (rooms): which may import which, and the size limits of files and functions."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "deit_hf"
-# A room may import rooms of lower levels and itself. Rooms of one level do not know each other.
+# A room may import itself and rooms of earlier levels, but not another room of its own level.
 LEVELS = (
     {"argument_checks", "atomic_files"},
     {"model"},
@@ -35,7 +35,7 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imported_modules(name: str, code: str) -> set[str]:
-    """Modules of this package that the code of a module imports, anywhere in it, as `room.module`."""
+    """Modules of this package that the code of a module imports anywhere, as `room.module`."""
     found = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -49,7 +49,7 @@ def imported_modules(name: str, code: str) -> set[str]:
 
 
 def _longest_module(target: str) -> str:
-    """The module that a dotted name is in or is; `__init__` for a public name of the package."""
+    """The module that a dotted name names or is defined in; `__init__` for a public name of the package."""
     parts = target.split(".")
     for end in range(len(parts), 0, -1):
         for name in (".".join(parts[:end]), ".".join([*parts[:end], "__init__"])):
@@ -66,7 +66,7 @@ def room_of(module: str) -> str:
 
 
 def violations(imports: dict[str, set[str]]) -> list[str]:
-    """Imports that run up, or across to another room of the same level."""
+    """Imports of a room of a later level, or of another room of the same level."""
     return [
         f"{module} imports {target}"
         for module, targets in imports.items()
@@ -76,7 +76,7 @@ def violations(imports: dict[str, set[str]]) -> list[str]:
 
 
 def circles(imports: dict[str, set[str]]) -> Iterator[list[str]]:
-    """Paths of imports that come back to where they began."""
+    """Import cycles, each as a path that ends where it begins."""
     finished: set[str] = set()
 
     def follow(module: str, path: list[str]) -> Iterator[list[str]]:
@@ -100,7 +100,7 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_what_the_tests_above_read_is_the_real_graph():
-    # an empty graph would have neither violations nor circles
+    # an empty graph would pass the tests above
     assert "distillation.losses" in IMPORTS["training.trainer"]
     assert "argument_checks" in IMPORTS["data.sources.arguments"]
     assert IMPORTS["__init__"] >= {"training.trainer", "model.conversion"}

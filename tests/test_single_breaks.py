@@ -1,4 +1,4 @@
-"""The script that breaks the package in single places: what it draws, and what it says of each break."""
+"""The script that breaks the package in single places: which breaks it draws, and its report."""
 
 import ast
 import itertools
@@ -85,22 +85,22 @@ def test_every_kind_of_break_is_drawn_but_none_of_what_is_said(checkout: Path):
 
 
 def test_breaks_are_reported_as_seen_or_as_survivors_and_tried_once(checkout: Path, capsys, monkeypatch):
-    # a test that fails anyway sees no break
+    # a test that fails without a break does not count
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # pytest starts faster
     monkeypatch.setattr(single_breaks, "LIBRARIES", [])
     module, output = checkout / "deit_hf" / "room" / "module.py", checkout / "breaks.jsonl"
     module.write_text(SMALL_CODE)
     main(["-o", str(output)], checkout)
-    said = capsys.readouterr().out
+    output_text = capsys.readouterr().out
     test = "tests/room/test_module.py::test"
-    assert f"{test}_that_fails_without_a_break also fails without a break" in said
-    assert f"deit_hf/room/module.py:2  constant: 3 -> 4  seen by {test}_value" in said
-    assert "deit_hf/room/module.py:6  constant: 5 -> 6  SURVIVED" in said
-    assert said.endswith("1 of 2 breaks were seen; survivors:\ndeit_hf/room/module.py:6  constant: 5 -> 6\n")
+    assert f"{test}_that_fails_without_a_break also fails without a break" in output_text
+    assert f"deit_hf/room/module.py:2  constant: 3 -> 4  seen by {test}_value" in output_text
+    assert "deit_hf/room/module.py:6  constant: 5 -> 6  SURVIVED" in output_text
+    assert output_text.endswith("1 of 2 breaks were seen; survivors:\ndeit_hf/room/module.py:6  constant: 5 -> 6\n")
     assert module.read_text() == SMALL_CODE
 
     main(["-o", str(output), "--jobs", "2"], checkout)
-    assert capsys.readouterr().out == said[said.index("1 of 2") :]
+    assert capsys.readouterr().out == output_text[output_text.index("1 of 2") :]
     assert len(output.read_text().splitlines()) == 2
 
 

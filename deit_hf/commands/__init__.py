@@ -1,5 +1,5 @@
-"""What the scripts run, one module a command.
+"""The commands behind the scripts, one module each.
 
-Reading order: train, evaluate, predict, compare, convert, push, models, benchmark; errors for exit
-codes, parser for options that are mistyped.
+Reading order: train, evaluate, predict, compare, convert, push, models, benchmark. errors.py has the
+exit codes, parser.py reports mistyped options.
 """

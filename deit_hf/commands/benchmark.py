@@ -1,7 +1,7 @@
-"""Speed of the input next to timm's: python scripts/benchmark.py input [--dataset_name DIR --train_split NAME]
+"""Speed of the input compared to timm: python scripts/benchmark.py input [--dataset_name DIR --train_split NAME]
 
-Makes the paper's training views of JPEGs, generated ones unless a dataset is named, in one data worker, with this
-package and with timm's own transforms in turn. A ratio above 1 means that this package is faster.
+Makes the paper's training views in one data worker, alternating between this package and timm's own transforms. The
+JPEGs are generated unless a dataset is named. A ratio above 1 means that this package is faster.
 """
 
 import argparse
@@ -20,9 +20,9 @@ def main() -> None:
     parser.add_argument("--train_split", default="train", help="name of its split")
     parser.add_argument("--image_column_name", default="image", help="column that holds the images")
     parser.add_argument("--label_column_name", default="label", help="column that holds the labels")
-    parser.add_argument("--num_images", type=int, default=100, help="images of a round")
-    parser.add_argument("--num_rounds", type=int, default=10, help="rounds that count")
-    parser.add_argument("--image_size", type=int, default=224, help="pixels of a view's side")
+    parser.add_argument("--num_images", type=int, default=100, help="images per round")
+    parser.add_argument("--num_rounds", type=int, default=10, help="rounds that are measured")
+    parser.add_argument("--image_size", type=int, default=224, help="side of a view in pixels")
     options = parser.parse_args()
     with one_line_errors():
         if options.dataset_name is None:

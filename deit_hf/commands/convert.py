@@ -1,6 +1,6 @@
 """Official, timm or mmpretrain checkpoint to a model directory: python scripts/convert_checkpoint.py FILE DIR
 
-And back, to one file that timm loads: python scripts/convert_checkpoint.py DIR FILE.safetensors --to_timm
+Back to one file that timm loads: python scripts/convert_checkpoint.py DIR FILE.safetensors --to_timm
 """
 
 import argparse
@@ -21,19 +21,19 @@ def main() -> None:
     parser.add_argument("input", help="checkpoint (.pth, .safetensors); with --to_timm a model directory")
     parser.add_argument("output", type=Path, help="directory for model and processor; with --to_timm a file")
     parser.add_argument("--to_timm", action="store_true", help="write one safetensors file with timm's names")
-    parser.add_argument("--labels", help="class names in order: a text file (a line each) or JSON")
+    parser.add_argument("--labels", help="class names in order: a text file (one per line) or JSON")
     parser.add_argument("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="if it is not square")
-    parser.add_argument("--num_attention_heads", type=int, help="if heads are not 64 wide")
-    parser.add_argument("--overwrite", action="store_true", help="write even if there is something at the output")
+    parser.add_argument("--num_attention_heads", type=int, help="if the heads are not 64 wide")
+    parser.add_argument("--overwrite", action="store_true", help="write even if the output exists")
     options = parser.parse_args()
     with one_line_errors():
         output = options.output
         if options.to_timm and output.suffix != ".safetensors":
             raise ValueError(f"with --to_timm the output is a `.safetensors` file, but `{output}` is not")
         if output.exists() and output.is_dir() == options.to_timm:
-            raise ValueError(f"`{output}` is there already, and is a {'file' if output.is_file() else 'directory'}")
+            raise ValueError(f"`{output}` already exists and is a {'file' if output.is_file() else 'directory'}")
         if not options.overwrite and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
-            raise ValueError(f"`{output}` is there already, and not empty; name another output, or pass --overwrite")
+            raise ValueError(f"`{output}` already exists and is not empty; name another output, or pass --overwrite")
         overrides = {"image_size": options.image_size, "num_attention_heads": options.num_attention_heads}
         overrides |= {"id2label": read_labels(options.labels)} if options.labels else {}
         overrides = {name: value for name, value in overrides.items() if value is not None}

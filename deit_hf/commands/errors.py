@@ -1,13 +1,13 @@
-"""What a command does with an error that a user can mend: one line on stderr and an exit code.
+"""Turns an error that a user can fix into one line on stderr and an exit code.
 
 | exit code | error |
 |---|---|
-| 2 | `MENDABLE`: a wrong value, kind, file or install; too little memory |
+| 2 | `USER_ERRORS`: a wrong value, type, file or installation; out of memory |
 | 3 | `HubPushError` (hub/push.py) |
 | 4 | `NonFiniteLossError` (reliability/numerical_faults.py) |
-| 75 | `TrainingStopped` (reliability/stop_signals.py), which leaves by itself |
+| 75 | `TrainingStopped` (reliability/stop_signals.py), a `SystemExit` that needs no handling here |
 
-An error with a code of its own has it as `exit_code`, so that this module imports no torch.
+Error classes with their own code define it as `exit_code`, so that this module need not import torch.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from ..argument_checks import without_tokens
 
 logger = logging.getLogger(__name__)
 
-MENDABLE = (
+USER_ERRORS = (
     ValueError,
     TypeError,
     OSError,
@@ -35,25 +35,25 @@ MENDABLE = (
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns an error of the table above into its line and exit code; any other error passes through."""
+    """Turns an error of the table above into one line and its exit code; any other error passes through."""
     try:
         yield
     except Exception as error:
-        mendable = isinstance(error, MENDABLE) or _is_out_of_memory(error)
-        exit_code = getattr(error, "exit_code", 2 if mendable else None)
+        users = isinstance(error, USER_ERRORS) or _is_out_of_memory(error)
+        exit_code = getattr(error, "exit_code", 2 if users else None)
         if exit_code is None:
             raise
-        logger.debug("the error in full", exc_info=True)
+        logger.debug("full traceback", exc_info=True)
         sys.stderr.write(f"error: {without_tokens(_one_line(error))}\n")
         raise SystemExit(exit_code) from None
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether torch has too little memory, for a model or an image: for a batch there is an error of its own."""
+    """Whether torch ran out of memory for a model or an image; a batch that is too large raises its own error."""
     return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
-    # an error from a worker process carries its whole traceback; its last line is the error itself
+    # an error from a worker process contains its whole traceback; the last line is the error itself
     return lines[-1].partition("Error: ")[2] or lines[-1] if "Traceback" in str(error) else " ".join(lines)

@@ -1,8 +1,8 @@
 """Accuracy of a saved model: python scripts/evaluate_model.py --model_name_or_path DIR --dataset_name NAME
 
-Prints top-1, top-5, balanced accuracy and macro-F1, of both heads and of both together if the model has two, with the
-crop and the fusion that they belong to. Writes them with --output_file, and the accuracy of each class with
---per_class_file.
+Prints top-1, top-5, balanced accuracy and macro-F1, and the crop and fusion that were used. A model with two heads is
+measured by each head and by both together. --output_file writes the results to a file, --per_class_file the accuracy
+of each class.
 """
 
 import dataclasses
@@ -40,23 +40,23 @@ def evaluate(
     eval_crop: EvalCrop | None = None,
     per_class_file: str | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of a saved model on the evaluation split; of both heads and of them together if it has two.
+    """Measures a saved model on the evaluation split; a model with two heads by each head and by both together.
 
     Args:
         model_name_or_path: Hub id or directory of any image classifier.
-        data_args: names the data, and a label file if it has one.
+        data_args: the data, and optionally a label file.
         args: batch size and `eval_fusion`.
-        crop_ratio: of `make_processor`; by default the view is that of the model's own processor.
-        eval_crop: of `make_processor`, likewise.
+        crop_ratio: see `make_processor`; None keeps the view of the model's own processor.
+        eval_crop: see `make_processor`; None likewise.
         per_class_file: where to write `Confusion.report` as JSON.
 
     Returns:
-        The Trainer's metrics, `eval_samples` (images counted), and in words `eval_crop` and, with two heads,
-        `eval_fusion` (a key of `FUSIONS`).
+        The metrics of `Trainer.evaluate`, `eval_samples` (number of images), `eval_crop` (in words) and, with two
+        heads, `eval_fusion` (a key of `FUSIONS`).
 
     Raises:
-        ValueError: the model's labels and the data's do not fit, or images have several labels but are to be counted
-            by class; or an option would have no effect.
+        ValueError: the labels of model and data do not match, `per_class_file` is given but images have several
+            labels, or an option would have no effect.
         OSError: a source is not found.
     """
     _check_used(data_args)
@@ -85,7 +85,7 @@ def evaluate(
     metrics["eval_samples"] = accuracy.num_images
     assert accuracy.num_images == len(eval_rows)
     if confusion is not None and per_class_file is not None and trainer.is_world_process_zero():
-        means = ("eval_balanced_accuracy", "eval_macro_f1")  # of the answer
+        means = ("eval_balanced_accuracy", "eval_macro_f1")  # of the model's answer
         names = ("eval_crop", "eval_fusion", *means, *(f"{name}_average" for name in means))
         report = {name: metrics[name] for name in names if name in metrics}
         Path(per_class_file).write_text(json.dumps({**report, **confusion.report()}, indent=1), encoding="utf-8")
@@ -93,12 +93,12 @@ def evaluate(
 
 
 def _check_used(data_args: DataArguments) -> None:
-    """Refuses what only a training reads."""
+    """Refuses options that only a training reads."""
     unused = {
         "train_dir": "name the folder to evaluate on with `validation_dir`",
         "train_split": "name the split to evaluate on with `eval_split`",
         "max_train_samples": "use `max_eval_samples`",
-        "num_labels": "the model says how many classes there are; leave it out",
+        "num_labels": "the model gives the number of classes; leave it out",
         "streaming": "leave it out",
     }
     defaults = {option.name: option.default for option in dataclasses.fields(data_args)}
@@ -112,12 +112,12 @@ def _check_used(data_args: DataArguments) -> None:
 def _check_fusion(args: DistillationArguments, model: PreTrainedModel) -> None:
     if args.eval_fusion != "logit_mean" and not type(model).__name__.endswith("WithTeacher"):
         raise ValueError(
-            f"`fusion` is {args.eval_fusion!r}, but a {type(model).__name__} has one head only; leave it out"
+            f"`fusion` is {args.eval_fusion!r}, but a {type(model).__name__} has only one head; leave it out"
         )
 
 
 def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:
-    """The Trainer's metrics, and what they depend on: the crop in words, and with two heads the fusion."""
+    """The metrics of `Trainer.evaluate`, the crop in words and, with two heads, the fusion."""
     metrics: dict[str, Any] = trainer.evaluate()
     metrics["eval_crop"] = crop_in_words(trainer.processing_class.to_dict())
     if any(name.endswith("_top1_average") for name in metrics):
@@ -127,8 +127,8 @@ def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("deit_hf.data.check").setLevel(logging.INFO)  # what the data holds
-    with one_line_errors(), tempfile.TemporaryDirectory() as empty:  # a Trainer makes an output directory
+    logging.getLogger("deit_hf.data.check").setLevel(logging.INFO)  # the report of the data
+    with one_line_errors(), tempfile.TemporaryDirectory() as empty:  # a Trainer creates an output directory
         options, data = parse_recipe((EvaluationArguments, DataArguments), sys.argv[1:], __doc__)
         args = DistillationArguments(
             empty,
@@ -151,7 +151,7 @@ def main() -> None:
             if any(share in name for share in SHARES) or name == "eval_loss":
                 print(f"{name:36} {value:.4f}")
         print(f"{'eval_samples':36} {metrics['eval_samples']}")
-        fusion = FUSIONS[metrics["eval_fusion"]] if "eval_fusion" in metrics else "none, there is one head"
+        fusion = FUSIONS[metrics["eval_fusion"]] if "eval_fusion" in metrics else "none, the model has one head"
         print(f"crop: {metrics['eval_crop']}, fusion: {fusion}")
         if options.output_file is not None:
             Path(options.output_file).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

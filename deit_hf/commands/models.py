@@ -1,7 +1,7 @@
 """Table of the published models: python -m deit_hf
 
-Parameters in millions (heads for 1000 classes included), and FLOPs: multiply-adds in 1e9 for the features of one image
-(LayerNorm counts five for each element, heads are left out: the rule of the published tables).
+Parameters are in millions and include the heads for 1000 classes. FLOPs are 1e9 multiply-adds for the features of one
+image, counted as in the published tables: five per element of a LayerNorm, without the heads.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""An argument parser whose errors are one line and quote no secrets."""
+"""An argument parser whose errors are one line and contain no secrets."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from ..argument_checks import ListsArguments, check_flags, unknown_options, with
 
 
 class CommandParser(ListsArguments):
-    """argparse's, but for its errors: a mistyped option is named first, with the nearest one and without its value."""
+    """Like `ArgumentParser`, but reports unknown options first, with the nearest known one and without values."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         arguments = sys.argv[1:] if args is None else args

@@ -1,6 +1,6 @@
-"""The classes that a saved model sees in pictures: python scripts/predict.py IMAGE... --model DIR
+"""Classifies images with a saved model: python scripts/predict.py IMAGE... --model DIR
 
-IMAGE is a path or a URL of any picture that Pillow reads.
+IMAGE is the path or URL of an image in any format that Pillow reads.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def main() -> None:
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="path or URL")
     parser.add_argument("--model", required=True, help="Hub id or directory of any image classifier")
-    parser.add_argument("--top_k", type=int, default=5, help="classes to show for each picture")
+    parser.add_argument("--top_k", type=int, default=5, help="classes to show for each image")
     options = parser.parse_args()
     with one_line_errors():
         predictions = predict(options.images, options.model, num_best=options.top_k)

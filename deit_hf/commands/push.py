@@ -1,7 +1,7 @@
 """Pushes a run's directory to the Hub: python scripts/push_to_hub.py DIR --hub_model_id user/name
 
-Uploads what a run writes, and says what goes and what stays: checkpoints, pickles and all other files stay here. Exit
-code 2: wrong input; 3: the Hub was not reached, refused or did not answer, try again.
+Uploads the files that a run writes, and lists which files it uploads and which not: no checkpoints, pickles or other
+files. Exit code 2: wrong input. 3: the Hub could not be reached, refused, or did not answer; try again.
 """
 
 import argparse
@@ -14,15 +14,15 @@ from .parser import CommandParser
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("deit_hf").setLevel(logging.INFO)  # what goes and what stays
+    logging.getLogger("deit_hf").setLevel(logging.INFO)  # the list of files
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", metavar="DIR", help="output_dir of a finished run")
-    parser.add_argument("--hub_model_id", required=True, help="user/name, or name for your own")
-    parser.add_argument("--private", action="store_true", help="a new repository is private; refuse a public one")
-    parser.add_argument("--revision", help="branch, made if it is not there; main by default")
-    parser.add_argument("--commit_message", help="first line of the commit")
-    parser.add_argument("--include", nargs="+", default=[], metavar="NAME", help="further files of DIR to upload")
-    parser.add_argument("--time_limit", type=float, metavar="SECONDS", help="give up then; 600 and 1 for each MB")
+    parser.add_argument("--hub_model_id", required=True, help="user/name, or name for a repository of your own")
+    parser.add_argument("--private", action="store_true", help="create the repository as private; refuse a public one")
+    parser.add_argument("--revision", help="branch, created if missing (default: main)")
+    parser.add_argument("--commit_message", help="first line of the commit message")
+    parser.add_argument("--include", nargs="+", default=[], metavar="NAME", help="additional files of DIR to upload")
+    parser.add_argument("--time_limit", type=float, metavar="SECONDS", help="time limit (default: 600 and 1 per MB)")
     args = parser.parse_args()
     with one_line_errors():
         commit_url = push_directory(

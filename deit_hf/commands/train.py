@@ -1,4 +1,4 @@
-"""Trains a model by a recipe: python scripts/train.py RECIPE.yaml [--option value ...]
+"""Trains a model from a recipe: python scripts/train.py RECIPE.yaml [--option value ...]
 
 Options override the recipe. Several processes: accelerate launch scripts/train.py RECIPE.yaml
 """
@@ -47,20 +47,20 @@ logger = logging.getLogger(__name__)
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
-    """Trains a student and leaves model, processor, recipe, metrics and trainer state in `args.output_dir`.
+    """Trains a student and writes model, processor, recipe, metrics and trainer state to `args.output_dir`.
 
-    Continues from the last complete checkpoint there, if there is one and it is of the same run. A run that has
-    finished stays as it is.
+    Continues from the last complete checkpoint of the same run in that directory, if there is one. A finished run
+    stays as it is.
 
     Returns:
-        The metrics of the last evaluation, or of the training where there is nothing to evaluate on.
+        The metrics of the last evaluation, or of the training if there is no evaluation data.
 
     Raises:
-        ValueError: options, data, student and teacher do not fit each other, or what was trained in the directory; or
-            another run has it.
+        ValueError: options, data, student and teacher do not match each other or the earlier run in the directory, or
+            another run is using the directory.
         OSError: a source is not found, or the disk is full.
-        FileExistsError: `args.output_dir` holds something else.
-        TrainingStopped: SIGTERM or SIGINT came; what was trained is in a checkpoint.
+        FileExistsError: `args.output_dir` contains other files.
+        TrainingStopped: SIGTERM or SIGINT was received and a checkpoint was saved.
     """
     with LeaveOnSignal(), run_lock(args.output_dir, args.distributed_state):
         return _train(model_args, data_args, args)
@@ -81,7 +81,7 @@ def _train(model_args: ModelArguments, data_args: DataArguments, args: Distillat
             return _leave_finished(args, changes)
         if args.process_index == 0:
             logger.warning("the finished run in %s continues from %s", args.output_dir, checkpoint)
-    begin_run(args)  # not before everything fits, so that a refused run leaves no trace
+    begin_run(args)  # after all checks, so that a refused run changes nothing
     if args.should_save:
         write_identity(args.output_dir, trainer.same_run.record())
     result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -91,7 +91,7 @@ def _train(model_args: ModelArguments, data_args: DataArguments, args: Distillat
 def _trainer(
     model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments
 ) -> tuple[DistillationTrainer, datasets.Dataset | None]:
-    """The trainer that the options describe, before anything is written; and rows to test the finished run on."""
+    """Builds the trainer from the options, without writing any file; also returns the test rows or None."""
     set_seed(args.seed)
     parts = load_image_parts(data_args)
     _check_evaluation(parts, args)
@@ -124,20 +124,20 @@ def _trainer(
 
 
 def _trains_on(changes: Sequence[Difference], checkpoint: str | None, args: DistillationArguments) -> bool:
-    """Whether a finished run has steps left, now that its options have changed; a rate has no steps to act on."""
+    """Whether a finished run continues with the changed options; a new learning rate alone adds no steps."""
     if {change.name for change in changes} <= {*RATES, "libraries"}:
         return False
     if checkpoint is None:
         raise ValueError(
             f"`output_dir` {args.output_dir} holds a finished run without a checkpoint to continue from "
-            f"({'; '.join(map(str, changes))}); name another one and start from its weights with "
+            f"({'; '.join(map(str, changes))}); name another directory and start from the weights of this one with "
             f"`model_name_or_path` {args.output_dir}, or pass --overwrite_output_dir true to start over"
         )
     return True
 
 
 def _leave_finished(args: DistillationArguments, changes: Sequence[Difference]) -> dict[str, Any]:
-    """The metrics of a run that has finished, whose files stay as they are; pushes them if the options say so."""
+    """Returns the metrics of a finished run without changing its files; pushes them with `push_to_hub`."""
     directory = Path(args.output_dir)
     if args.process_index == 0:
         unused = f" ({'; '.join(map(str, changes))}: no step is left to use it)" if changes else ""
@@ -154,7 +154,7 @@ def _leave_finished(args: DistillationArguments, changes: Sequence[Difference]) 
 
 
 def _check_teacher_options(model_args: ModelArguments, args: DistillationArguments) -> None:
-    """The trainer refuses a teacher that is missing or not used, too, but only once data and models are loaded."""
+    """Refuses a missing or unused teacher early; the trainer would refuse it only after loading data and models."""
     teacher = model_args.teacher_model_name_or_path
     if (teacher is None) != (args.distillation_type == "none"):
         raise ValueError(
@@ -164,7 +164,7 @@ def _check_teacher_options(model_args: ModelArguments, args: DistillationArgumen
 
 
 def _check_evaluation(parts: ImageParts, args: DistillationArguments) -> None:
-    """Transformers would refuse a missing evaluation part, too, but only once the models are loaded."""
+    """Refuses a missing evaluation part early; transformers would refuse it only after loading the models."""
     chooses = args.load_best_model_at_end or args.lr_scheduler_type == "reduce_lr_on_plateau"
     if parts.evaluation is None and (args.eval_strategy != "no" or args.eval_on_start or chooses):
         raise ValueError(
@@ -174,9 +174,9 @@ def _check_evaluation(parts: ImageParts, args: DistillationArguments) -> None:
         )
     if parts.evaluation_is_test and chooses:
         raise ValueError(
-            f"the data has a test part (`{parts.names['evaluation']}`) but none for validation, and a checkpoint or a "
-            "learning rate must not be chosen on it; add a validation part, leave out `load_best_model_at_end`, or "
-            f"say `--eval_split {parts.names['evaluation']}` if that is what you want"
+            f"the data has a test part (`{parts.names['evaluation']}`) but no validation part, and checkpoints or "
+            "learning rates must not be chosen on test data; add a validation part, leave out "
+            f"`load_best_model_at_end`, or pass `--eval_split {parts.names['evaluation']}` to use it anyway"
         )
 
 
@@ -187,10 +187,10 @@ def _save(
     data_args: DataArguments,
     test_rows: datasets.Dataset | None,
 ) -> dict[str, Any]:
-    """Writes a finished run; the model first, so that nothing that follows can lose it."""
+    """Writes the files of a finished run; the model first, so that a later failure cannot lose it."""
     args = trainer.args
     if trainer.is_world_process_zero():
-        shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)  # of an earlier run; it would be pushed
+        shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)  # of an earlier run; would be pushed
     with says_what_to_mend("the finished model", args.output_dir):
         trainer.save_model()
         trainer.save_state()
@@ -202,7 +202,7 @@ def _save(
         metrics = evaluate_trainer(trainer)
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-    if test_rows is not None:  # once, when nothing is left to choose
+    if test_rows is not None:  # once, after all choices are made
         test_metrics = trainer.evaluate(test_rows, metric_key_prefix="test")
         trainer.log_metrics("test", test_metrics)
         trainer.save_metrics("test", test_metrics)
@@ -212,18 +212,18 @@ def _save(
     trainer.create_model_card(license=model_args.model_license, curves=None if curves is None else curves.name)
     end_run(args)
     if args.push_to_hub:
-        trainer.push_saved_files()  # of a finished run, whatever the Hub does
+        trainer.push_saved_files()  # after `end_run`, so that a failing Hub leaves a finished run
     return metrics
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("deit_hf").setLevel(logging.INFO)  # the recipe in force is said at the start
+    logging.getLogger("deit_hf").setLevel(logging.INFO)  # logs the effective recipe at the start
     with one_line_errors():
         options = parse_recipe((ModelArguments, DataArguments, DistillationArguments), sys.argv[1:], __doc__)
         try:
             train(*options)
         except NonFiniteLossError:
             if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()  # all processes are here; gloo would abort as python ends
+                torch.distributed.destroy_process_group()  # all processes get here; without it gloo aborts at exit
             raise

@@ -1,4 +1,4 @@
-"""A saved model's accuracy on the evaluation split."""
+"""The accuracy of a saved model on the evaluation split."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ from deit_hf.model.image_processing_deit import make_processor
 
 @pytest.fixture
 def evaluation_rows(toy_rows: datasets.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> datasets.Dataset:
-    """The first twenty toy rows, in reach of `evaluate` as the directory `data`."""
+    """The first twenty toy rows, saved as the dataset directory `data`."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     rows = toy_rows.select(range(20)).cast_column("label", ClassLabel(names=NAMES))
     (tmp_path / "data").mkdir()
@@ -51,7 +51,7 @@ def evaluate_saved(
 
 
 def logits_of_plain_transformers(source: Path, rows: datasets.Dataset, processor=None) -> dict[str, Tensor]:
-    """Logits (20, 5) of each head, by transformers' own classes, one picture at a time."""
+    """Logits (20, 5) of each head from transformers' own classes, one image at a time."""
     model = AutoModelForImageClassification.from_pretrained(source)
     processor = processor or AutoImageProcessor.from_pretrained(source)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_accuracy_of_each_head_and_of_their_mean(tmp_path: Path, evaluation_rows
         right = (logits[head].argmax(dim=1) == targets).double().mean().item()
         assert metrics[f"eval_top1_{name}"] == pytest.approx(right, abs=1e-12)
     answers = {tuple(head.argmax(dim=1).tolist()) for head in logits.values()}
-    assert len(answers) == 3  # or swapped heads would not show
+    assert len(answers) == 3  # otherwise swapped heads would not show
     assert metrics["eval_loss"] == pytest.approx(F.cross_entropy(logits["logits"], targets).item(), abs=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_crop_is_the_saved_one_unless_another_is_named(tmp_path: Path, evaluatio
         expected = F.cross_entropy(logits, torch.tensor(evaluation_rows["label"])).item()
         assert metrics["eval_loss"] == pytest.approx(expected, abs=1e-5)
         losses.append(expected)
-    assert min(abs(losses[i] - losses[i - 1]) for i in range(3)) > 1e-3  # or the same crop would not show
+    assert min(abs(losses[i] - losses[i - 1]) for i in range(3)) > 1e-3  # otherwise an ignored crop would not show
 
 
 def test_fusion_is_recorded_for_a_model_with_two_heads(tmp_path: Path, evaluation_rows, tiny_config: DeiTConfig):
@@ -148,7 +148,7 @@ def test_per_class_file_counts_what_the_model_answered(tmp_path: Path, evaluatio
 
 def test_several_right_labels_count_as_timm_counts_them(tmp_path: Path, evaluation_rows, tiny_config: DeiTConfig):
     generator = np.random.default_rng(0)
-    order = generator.permutation(20).tolist()  # rows in another order than the file's
+    order = generator.permutation(20).tolist()  # rows in another order than the label file
     names = [f"ILSVRC2012_val_{number + 1:08d}.JPEG" for number in order]
     right = [generator.choice(5, i % 3, replace=False).tolist() for i in range(20)]
     (tmp_path / "real.json").write_text(json.dumps(right))
@@ -176,7 +176,7 @@ def test_several_right_labels_count_as_timm_counts_them(tmp_path: Path, evaluati
 
 
 def test_folders_of_class_indices_evaluate_a_model_with_real_names(tmp_path: Path, tiny_config: DeiTConfig, caplog):
-    # as ImageNet-V2 comes; with labels sorted as text, 10 and 11 would be taken for classes 2 and 3
+    # the layout of ImageNet-V2; sorted as text, the folders 10 and 11 would become classes 2 and 3
     names = [f"class {letter}" for letter in "abcdefghijkl"]
     tiny_config.num_labels, tiny_config.initializer_range = 12, 0.5
     tiny_config.id2label, tiny_config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
@@ -200,7 +200,7 @@ def test_folders_of_class_indices_evaluate_a_model_with_real_names(tmp_path: Pat
     [
         ({"train_split": "a"}, "name the split to evaluate on with `eval_split`"),
         ({"max_train_samples": 3}, "use `max_eval_samples`"),
-        ({"num_labels": 5}, "the model says how many classes there are"),
+        ({"num_labels": 5}, "the model gives the number of classes"),
         ({"streaming": True}, "leave it out"),
         ({"dataset_name": None, "train_dir": "a", "validation_dir": "b"}, "name the folder to evaluate on with"),
     ],
@@ -215,7 +215,7 @@ def test_options_that_only_a_training_reads_are_refused_before_anything_is_loade
 
 
 def test_fusion_of_a_model_with_one_head_is_refused(tmp_path: Path, tiny_config: DeiTConfig):
-    with pytest.raises(ValueError, match="`fusion` is 'softmax_sum', but a DeiTForImageClassification has one head"):
+    with pytest.raises(ValueError, match="`fusion` is 'softmax_sum', but a DeiTForImageClassification has only one"):
         evaluate_saved(tmp_path, make_model("plain", tiny_config), {"dataset_name": "none"}, fusion="softmax_sum")
 
 

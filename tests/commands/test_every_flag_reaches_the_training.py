@@ -1,6 +1,6 @@
-"""Every flag of student, teacher and data changes what it names in the trainer that a command builds.
+"""Every flag of student, teacher and data changes the trainer that a command builds, and nothing but what it names.
 
-The flags of the training itself are in training/test_every_option_has_an_effect.py.
+The flags of the training itself are tested in training/test_every_option_has_an_effect.py.
 """
 
 import dataclasses
@@ -33,14 +33,14 @@ NAMES = ["ant", "bee"]
 
 
 class BuiltError(Exception):
-    """Carries the trainer that is about to train."""
+    """Carries the trainer that was built, instead of training it."""
 
     def __init__(self, trainer: DistillationTrainer):
         self.trainer = trainer
 
 
 def write_rows(path: Path, first_grey: int, num_rows: int, label: Any = None) -> None:
-    """A parquet file; the grey of an image is `first_grey` and the number of its row, that of a picture 10 more."""
+    """Writes a parquet file; the grey of `image` is `first_grey` + row number, that of `picture` is 10 more."""
     greys = range(first_grey, first_grey + num_rows)
     rows = {
         "image": [np.full((8, 8, 3), grey, np.uint8) for grey in greys],
@@ -105,7 +105,7 @@ def images_and_labels(views: Any) -> tuple[list[int], list[int]]:
 
 
 def build(folder: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the trainer has that the command builds of the options, by name."""
+    """Properties, by name, of the trainer that the command builds from the options."""
 
     def stop(self: DistillationTrainer, **_: object) -> None:
         raise BuiltError(self)
@@ -146,7 +146,7 @@ PLAIN = {**LOADED, "model_name_or_path": "plain"}
 FOLDERS = {"dataset_name": None, "train_dir": "folders/a", "validation_dir": "folders/b"}
 MODELS = {"model_name_or_path", "teacher_model_name_or_path"}
 PATHS = {*MODELS, "dataset_name", "train_dir", "validation_dir", "label_file"}
-# two values, what differs, and other flags of both runs
+# flag: two values, the properties that must differ, and other flags of both runs
 CASES: dict[str, tuple[tuple, set[str], dict]] = {
     "model_name_or_path": (("one", "another"), {"weights"}, LOADED),
     "variant": (VARIANTS, {"student", "tokens", "weights"}, {}),

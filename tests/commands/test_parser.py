@@ -1,4 +1,4 @@
-"""What an error quotes of a command line: names of options, never a token."""
+"""Errors about a command line quote names of options, but never a token."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""What a training refuses before it loads anything."""
+"""Options that a training refuses before it loads anything, and what it writes and logs."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_class_weights_of_a_stream_are_refused_before_anything_is_loaded(tmp_pat
     ("teacher", "kind"), [("somewhere/teacher", "none"), (None, "hard")], ids=["not used", "missing"]
 )
 def test_teacher_and_what_to_learn_from_it_go_together(tmp_path: Path, teacher: str | None, kind: str):
-    """Red when a run finds out only after it has loaded everything; nothing here could be loaded."""
+    """Fails if a run checks this only after loading; the names here cannot be loaded."""
     model_args = ModelArguments(variant="deit_tiny_patch16_224", teacher_model_name_or_path=teacher)
     args = DistillationArguments(str(tmp_path / "run"), report_to="none", distillation_type=kind)
     with pytest.raises(
@@ -44,13 +44,13 @@ def test_teacher_and_what_to_learn_from_it_go_together(tmp_path: Path, teacher: 
         train(model_args, DataArguments(dataset_name="nobody/nothing"), args)
 
 
-# ---- what to evaluate on ----
+# ---- evaluation data ----
 
 TINY = {"patch_size": 8, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1}
 
 
 def write_parts(root: Path, *parts: str) -> str:
-    """Four pictures of each of two classes in each part, all different."""
+    """Writes four images of each of two classes in each part, all different; returns the root."""
     generator = np.random.default_rng(0)
     for part in parts:
         for name in ("cat", "dog"):
@@ -72,7 +72,7 @@ def train_on(tmp_path: Path, data: dict, *, variant: str = "deit_tiny_distilled_
 @pytest.mark.parametrize("options", [{"eval_strategy": "epoch"}, {"eval_on_start": True}])
 def test_recipe_that_evaluates_needs_a_part_to_evaluate_on_before_a_model_is_loaded(tmp_path: Path, options: dict):
     root = write_parts(tmp_path / "d", "train", "valid")
-    model_args = ModelArguments(model_name_or_path="nobody/nothing")  # could not be loaded
+    model_args = ModelArguments(model_name_or_path="nobody/nothing")  # cannot be loaded
     args = DistillationArguments(str(tmp_path / "run"), report_to="none", **options)
     message = (
         r"the data has no part to evaluate on \(not used: .*/d/valid\); name one with `--validation_dir` or "
@@ -92,10 +92,10 @@ def test_nothing_is_chosen_on_the_test_part_unless_it_is_named(tmp_path: Path, o
     args = DistillationArguments(str(tmp_path / "run"), report_to="none", eval_strategy="epoch", **options)
     model_args = ModelArguments(model_name_or_path="nobody/nothing")
     with pytest.raises(
-        ValueError, match=r"has a test part \(`test`\) but none for validation.*say `--eval_split test`"
+        ValueError, match=r"has a test part \(`test`\) but no validation part.*pass `--eval_split test`"
     ):
         train(model_args, DataArguments(dataset_name=root), args)
-    with pytest.raises(OSError, match="nobody/nothing"):  # the next thing that is wrong
+    with pytest.raises(OSError, match="nobody/nothing"):  # the next error
         train(model_args, DataArguments(dataset_name=root, eval_split="test"), args)
 
 
@@ -104,7 +104,7 @@ def test_test_part_is_measured_once_at_the_end_and_with_the_final_weights(tmp_pa
     metrics = train_on(tmp_path, {"dataset_name": root}, eval_strategy="steps", eval_steps=1, ema_decay=0.5)
     test = json.loads((tmp_path / "run" / "test_results.json").read_text())
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
-    assert not any("test_loss" in entry for entry in state["log_history"])  # before the end
+    assert not any("test_loss" in entry for entry in state["log_history"])  # not during the training
     assert {name for name in metrics if name.startswith("test_")} == set()
     assert {"test_top1_average", "test_loss", "test_ema_top1_average"} <= test.keys()
     args = DistillationArguments(str(tmp_path / "other"), report_to="none")
@@ -152,8 +152,8 @@ def test_run_says_what_its_data_holds(tmp_path: Path, caplog: pytest.LogCaptureF
     (tmp_path / "d" / "train" / "cat" / "x.heic").write_bytes(b"x")
     train_on(tmp_path, {"dataset_name": root})
     messages = [record.getMessage() for record in caplog.records]
-    said = next(index for index, message in enumerate(messages) if message.startswith("The data:\ntrain"))
-    assert said < next(index for index, message in enumerate(messages) if message.startswith("The recipe in force"))
+    logged = next(index for index, message in enumerate(messages) if message.startswith("The data:\ntrain"))
+    assert logged < next(index for index, message in enumerate(messages) if message.startswith("The recipe in force"))
     assert not (tmp_path / "run" / "test_results.json").exists()
     caplog.clear()
     evaluate(str(tmp_path / "run"), DataArguments(dataset_name=root), DistillationArguments(str(tmp_path / "o")))

@@ -1,6 +1,6 @@
-"""Several processes train and evaluate as one does: the same images, mixed the same way, give the same numbers.
+"""Several processes train and evaluate like one: the same images, mixed the same way, give the same numbers.
 
-The loss curves are equal without stochastic depth alone (`drop_path_rate` 0), which each process draws for itself.
+The loss curves are equal only without stochastic depth (`drop_path_rate` 0), because each process draws its own.
 """
 
 import json
@@ -23,7 +23,7 @@ EVERYTHING = {"teacher_model_name_or_path": "teacher", "ema_decay": 0.9, "max_tr
 
 
 def save_model(model_class: type, folder: Path, **options) -> None:
-    """A model whose answers to two pictures differ clearly."""
+    """Saves a model whose outputs for two images differ clearly."""
     torch.manual_seed(0)
     config = DeiTConfig.from_variant(
         RECIPE["variant"], **SIZES, image_size=16, num_labels=10, initializer_range=0.5, **options
@@ -46,7 +46,7 @@ def test_two_processes_give_the_losses_and_accuracies_of_one(tmp_path: Path):
 
 
 @pytest.mark.slow
-# neither number divides into steps of 24 views; ten images do not fill a step
+# a step has 24 views: 100 images leave a partial step, ten do not fill one
 @pytest.mark.parametrize(("kind", "num_images"), [("hard", 100), ("soft", 10)])
 def test_any_number_of_processes_gives_the_curve_of_one_with_everything_on(tmp_path: Path, kind: str, num_images: int):
     save_model(DeiTForImageClassification, tmp_path / "teacher", use_distillation_token=False)
@@ -71,13 +71,13 @@ def test_any_number_of_processes_gives_the_curve_of_one_with_everything_on(tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_two_processes_that_were_stopped_end_bit_for_bit_as_two_that_were_not(tmp_path: Path, num_workers: int):
-    # stochastic depth is on: each process draws from a stream of its own, which has to go on where it was
+    # with stochastic depth each process has its own random stream, which must continue where it stopped
     save_model(DeiTForImageClassification, tmp_path / "teacher", use_distillation_token=False)
     options = {**EVERYTHING, "distillation_type": "soft", "drop_path_rate": 0.3}
     options |= {"save_strategy": "steps", "save_steps": 5, "dataloader_num_workers": num_workers}
     whole = train(tmp_path, "whole", 2, 4, 2, **options)
     resumed = train(tmp_path, "resumed", 2, 4, 2, **options, resume_from_checkpoint="whole/checkpoint-5")
-    assert resumed[:-1] == whole[:-1]  # the last entry has times
+    assert resumed[:-1] == whole[:-1]  # the last entry contains run times
     for file in ("model.safetensors", "ema/model.safetensors"):
         assert (tmp_path / "resumed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
@@ -85,7 +85,7 @@ def test_two_processes_that_were_stopped_end_bit_for_bit_as_two_that_were_not(tm
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_processes", "num_images"), [(2, 77), (2, 5), (4, 5), (2, 1), (3, 1)])
 def test_several_processes_evaluate_each_image_once(tmp_path: Path, num_processes: int, num_images: int):
-    # the images that fill up the last batches must not count
+    # images that pad the last batches must not be counted
     save_model(DeiTForImageClassificationWithTeacher, tmp_path / "model")
     labels = [[i % 10, (i + 3) % 10][: i % 3] for i in range(360)]
     (tmp_path / "labels.json").write_text(json.dumps(labels))
@@ -116,7 +116,7 @@ def test_ddp_wraps_the_student_alone_and_searches_for_no_unused_parameter(tmp_pa
     for found in report:
         assert found["wrapper"] == "DistributedDataParallel"
         assert found["find_unused_parameters"] is False
-        assert found["wrapped"] == found["student"]  # and no parameter of the teacher
+        assert found["wrapped"] == found["student"]  # no parameter of the teacher
         assert found["teacher"] == "Teacher"
         assert found["collectives_of_teacher"] == []
         assert found["ranks_agree"]
@@ -124,7 +124,7 @@ def test_ddp_wraps_the_student_alone_and_searches_for_no_unused_parameter(tmp_pa
 
 @pytest.mark.slow
 def test_fsdp2_trains_saves_and_resumes_as_ddp_does(tmp_path: Path):
-    # on CPUs Accelerate only does it for processes that take themselves for GPUs; see fsdp_on_cpus.py
+    # Accelerate uses FSDP on CPUs only if the processes claim to be GPUs; see fsdp_on_cpus.py
     script = str(ROOT / "tests" / "support" / "fsdp_on_cpus.py")
     save_model(DeiTForImageClassification, tmp_path / "teacher", use_distillation_token=False)
     options = {"teacher_model_name_or_path": "teacher", "distillation_type": "soft", "max_steps": 6}
@@ -134,7 +134,7 @@ def test_fsdp2_trains_saves_and_resumes_as_ddp_does(tmp_path: Path):
     ddp = train(tmp_path, "ddp", 2, 4, 2, **options)
     fsdp = train(tmp_path, "fsdp", 2, 4, 2, **sharded)
     assert column(fsdp, "loss") == pytest.approx(column(ddp, "loss"), abs=1e-5)
-    assert (tmp_path / "fsdp" / "checkpoint-3" / "pytorch_model_fsdp.bin").exists()  # it was FSDP
+    assert (tmp_path / "fsdp" / "checkpoint-3" / "pytorch_model_fsdp.bin").exists()  # FSDP was used
     resumed = train(tmp_path, "resumed", 2, 4, 2, **sharded, resume_from_checkpoint="fsdp/checkpoint-3")
     assert resumed[:-1] == fsdp[:-1]
     weights = load_file(tmp_path / "ddp" / "model.safetensors")

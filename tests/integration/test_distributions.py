@@ -1,4 +1,4 @@
-"""The wheel and the sdist hold all that the package needs, and work where there is nothing else."""
+"""The wheel and the sdist contain all files that the package needs, and work without the checkout."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("distributions")  # what they share is made by one process
+pytestmark = pytest.mark.xdist_group("distributions")  # one process makes the shared fixtures
 ROOT = Path(__file__).parents[2]
 USE = """
 import sys
@@ -35,7 +35,7 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both, built from a copy: what an earlier build left in the checkout would go into the wheel."""
+    """A folder with both, built from a copy, so that files of an earlier build do not get into the wheel."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     shutil.copytree(ROOT / "deit_hf", source / "deit_hf", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them: a teacher, a student, its evaluation, a prediction, and plain transformers."""
+"""Runs the scripts like a user: trains a teacher and a student, evaluates, predicts, and loads in transformers."""
 
 import json
 import runpy
@@ -12,7 +12,7 @@ import pytest
 import yaml
 from support.patience import PATIENCE
 
-pytestmark = pytest.mark.xdist_group("end_to_end")  # what they share is made by one process
+pytestmark = pytest.mark.xdist_group("end_to_end")  # one process makes the shared fixtures
 ROOT = Path(__file__).parents[2]
 
 TEACHER = {
@@ -47,7 +47,7 @@ COMMON = {
 
 
 def run(folder: Path, *command: str, blocked: bool = False) -> subprocess.CompletedProcess:
-    """Runs python in `folder`; `blocked` makes importing deit_hf fail there."""
+    """Runs python in `folder`; with `blocked`, importing deit_hf fails there."""
     if blocked:
         command = ("-c", "import sys; sys.modules['deit_hf'] = None\n" + command[0])
     return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
@@ -59,7 +59,7 @@ def script(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProc
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dark and bright pictures in two class folders, and two recipes."""
+    """A folder with dark and bright images in two class folders, and two recipes."""
     folder = tmp_path_factory.mktemp("run")
     generator = np.random.default_rng(0)
     for split, count in (("train", 24), ("validation", 11)):
@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
-    """The folder once both recipes have run."""
+    """The folder after both recipes have run."""
     for name in ("teacher", "student"):
         result = script(folder, "train", f"{name}.yaml", "--logging_steps", "2")
         assert result.returncode == 0, result.stderr
@@ -189,7 +189,7 @@ def test_bad_input_is_one_line_and_a_non_zero_exit(trained, arguments, message: 
     monkeypatch.chdir(trained)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
     monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(SystemExit) as left:  # in this process: six more starts of python would cost a minute
+    with pytest.raises(SystemExit) as left:  # in this process, because six more starts of python take a minute
         runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
     assert left.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
@@ -200,7 +200,7 @@ def test_bad_input_is_one_line_and_a_non_zero_exit(trained, arguments, message: 
 
 def test_undecodable_image_in_training_is_named(trained: Path):
     bad = trained / "images" / "train" / "dark" / "bad.png"
-    bad.write_text("no picture")
+    bad.write_text("not an image")
     result = script(trained, "train", "teacher.yaml", "--output_dir", "y", "--dataloader_num_workers", "1")
     bad.unlink()
     assert result.returncode == 2

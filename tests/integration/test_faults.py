@@ -1,6 +1,6 @@
-"""Runs that are killed anywhere and started again end with the bits of runs that were left alone.
+"""A run that is killed at any moment and started again ends with the same bits as an uninterrupted run.
 
-The default run kills a few; `-m slow` kills more than fifty. What is killed and compared is in killed_runs.py.
+By default a few runs are killed, with `-m slow` more than fifty. killed_runs.py kills and compares them.
 """
 
 import json
@@ -92,7 +92,7 @@ def campaign(
     result = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(result.stdout)
-    logger.info("%s", report)  # see it with --log-cli-level info
+    logger.info("%s", report)  # shown with --log-cli-level info
     return report
 
 
@@ -135,7 +135,7 @@ def test_campaign_of_kills_on_two_processes(tmp_path: Path, killed_rank: int):
 
 @pytest.mark.slow
 def test_campaign_of_kills_on_three_processes(tmp_path: Path):
-    """The sum of two numbers has one order, that of three has three."""
+    """Three numbers can be added in three orders, with different rounding; two in only one."""
     report = campaign(tmp_path, trials=4, seed=23, processes=3, killed_rank=2, batch_size=4)
     assert report["differences"] == {}
     assert report["kills"] >= 4
@@ -169,7 +169,7 @@ def test_full_disk_keeps_the_last_good_checkpoint_says_so_and_nothing_is_lost(tm
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (tmp_path / "disk.sh").write_text(DISK)
     train = str(ROOT / "scripts" / "train.py")
-    # a mount of its own, which needs no administrator and is gone with the process
+    # a mount namespace needs no administrator rights and ends with the process
     command = ["unshare", "--map-root-user", "--mount", "sh", "disk.sh", sys.executable, train]
     if shutil.which("unshare") is None or subprocess.run(command[:3] + ["true"], capture_output=True).returncode:
         pytest.skip("no mount namespaces here")

@@ -1,4 +1,4 @@
-"""What holds for any values: order of views, mixing, resume, losses, averages, options and label matching."""
+"""Properties that hold for all values: view order, mixing, resume, losses, averages, options, label matching."""
 
 import json
 import math
@@ -30,7 +30,7 @@ from deit_hf.training.schedule import cosine_schedule_with_warmup
 
 settings.register_profile(
     "properties",
-    derandomize=True,  # the same examples every time: a red test stays red
+    derandomize=True,  # the same examples every time, so that a failing test keeps failing
     deadline=None,
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -52,7 +52,7 @@ samplers = st.builds(
 
 
 class Keys(Dataset):
-    """Gives back the key that it is asked for."""
+    """A dataset that returns the key itself."""
 
     def __getitem__(self, key: ViewKey) -> ViewKey:
         return key
@@ -80,7 +80,7 @@ def test_epoch_is_whole_steps_that_show_each_view_once(sampler: ViewSampler, epo
 @given(samplers)
 @PROPERTIES
 def test_repeats_of_an_image_lie_in_one_step_or_two_neighbours(sampler: ViewSampler):
-    # two where the step's size is no multiple of the repeats
+    # in two steps if the step size is not a multiple of the repeats
     steps: dict[int, set[int]] = {}
     for key in sampler:
         steps.setdefault(key.sample, set()).add(key.position // sampler.step_size)
@@ -236,7 +236,7 @@ def test_targets_are_the_smoothed_rows_that_torch_would_give(num_pairs, num_clas
 
 @st.composite
 def logit_pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """Student's and teacher's, (B, C) in float64."""
+    """Logits of student and teacher, (B, C) in float64."""
     shape = draw(st.integers(1, 4)), draw(st.integers(2, 6))
     generator = torch.Generator().manual_seed(draw(SEEDS))
     scale = draw(st.floats(0.1, 20))
@@ -283,7 +283,7 @@ def test_hard_loss_is_cross_entropy_with_the_decision(logits, weight):
     targets = F.one_hot(decisions, student.shape[1]).double()
     options = {"distillation_type": "hard", "weight": weight, "temperature": 1.0}
     terms = distillation_objective(student, None, targets, teacher, **options)
-    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-9)  # both terms learn the same
+    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-9)  # both terms have the same target
 
 
 # ---- averages and rates ----
@@ -317,7 +317,7 @@ def test_rate_grows_with_the_batch(base: float, batch: int, factor: int):
 
 @st.composite
 def some_of(draw: st.DrawFn, values: dict[str, st.SearchStrategy]) -> dict:
-    """Values for three fields at most: with more, hardly any combination would be valid."""
+    """Values for at most three fields; with more, hardly any combination would be valid."""
     names = draw(st.lists(st.sampled_from(sorted(values)), max_size=3, unique=True))
     return {name: draw(values[name]) for name in names}
 
@@ -465,7 +465,7 @@ def test_recipe_that_was_written_gives_the_same_options(tmp_path, options: dict)
 def test_teachers_answers_come_in_the_students_order(teacher: list[str], student: list[str]):
     class Answers(torch.nn.Module):
         def forward(self, pixel_values: Tensor) -> Tensor:
-            return torch.arange(6.0).expand(len(pixel_values), 6)  # the number of a class in the teacher's order
+            return torch.arange(6.0).expand(len(pixel_values), 6)  # class indices in the teacher's order
 
     statistics = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "image_size": 4}
     matched = Teacher(Answers(), id2label=dict(enumerate(teacher)), **statistics)

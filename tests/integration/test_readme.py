@@ -1,4 +1,4 @@
-"""What the README shows runs as printed, and what it names exists."""
+"""The examples in the README run as printed, and everything that it names exists."""
 
 import re
 import runpy
@@ -56,8 +56,8 @@ def test_every_script_explains_itself(name: str, monkeypatch: pytest.MonkeyPatch
 def test_no_script_hides_a_library_from_its_neighbours():
     """As `evaluate.py` the script would be imported instead of the `evaluate` library."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import evaluate; print(evaluate.Metric)"
-    beside = subprocess.run([sys.executable, "-c", code, ROOT / "scripts"], capture_output=True, text=True)
-    assert beside.stdout == "<class 'evaluate.module.Metric'>\n", beside.stderr
+    imported = subprocess.run([sys.executable, "-c", code, ROOT / "scripts"], capture_output=True, text=True)
+    assert imported.stdout == "<class 'evaluate.module.Metric'>\n", imported.stderr
 
 
 def test_no_script_changes_where_python_looks_for_modules():

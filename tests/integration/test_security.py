@@ -1,4 +1,4 @@
-"""Nothing that is downloaded runs code or decides what this machine reads, and a token is written nowhere."""
+"""Downloads cannot run code or make this machine read other files, and the Hub token is written nowhere."""
 
 import io
 import json
@@ -38,7 +38,7 @@ TOKEN = "hf_SECRETSECRETSECRETSECRETSECRETSE"
 
 
 class Planted:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, proof: Path):
         self.proof = proof
@@ -49,7 +49,7 @@ class Planted:
 
 @pytest.fixture
 def proof(tmp_path: Path) -> Path:
-    """What planted code leaves."""
+    """The folder that planted code creates."""
     return tmp_path / "code_was_run"
 
 
@@ -65,7 +65,7 @@ def save_model(directory: Path, student) -> Path:
 def test_planted_pickle_would_run(tmp_path: Path, proof: Path):
     torch.save(Planted(proof), tmp_path / "x.pt")
     torch.load(tmp_path / "x.pt", weights_only=False)
-    assert proof.exists()  # else the tests below would show nothing
+    assert proof.exists()  # otherwise the tests below could not fail
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
@@ -103,10 +103,10 @@ def test_resume_runs_nothing_that_was_planted_in_a_checkpoint(tmp_path, proof, t
         checkpoint = shutil.copytree(tmp_path / "run" / "checkpoint-2", tmp_path / name / "checkpoint-2")
         assert (checkpoint / name).exists()
         torch.save(Planted(proof), checkpoint / name)
-        move_into_place(checkpoint, tmp_path / name / "checkpoint-2-sealed")  # a manifest that knows the file
+        move_into_place(checkpoint, tmp_path / name / "checkpoint-2-sealed")  # writes a manifest that matches the file
         checkpoint = tmp_path / name / "checkpoint-2-sealed"
         trainer = make_trainer(tmp_path / "resumed", tiny_config, toy_rows, save_strategy="no")
-        if name == "training_args.bin":  # it is for people; nothing reads it
+        if name == "training_args.bin":  # only for people; never read
             assert trainer.train(resume_from_checkpoint=str(checkpoint)).global_step == 4
         else:
             with pytest.raises(ValueError, match=rf"{name} could run code \(UnpicklingError\), so it was not opened"):
@@ -127,7 +127,7 @@ def test_package_never_unpickles():
 
 
 def with_own_code(directory: Path, proof: Path, student) -> str:
-    """A model of an unknown type, whose config names a file beside it."""
+    """Saves a model of an unknown type whose config names a code file in its directory."""
     save_model(directory, student)
     config = json.loads((directory / "config.json").read_text())
     config |= {
@@ -146,7 +146,7 @@ def test_model_with_code_of_its_own_is_refused_and_nobody_is_asked(tmp_path, pro
             ValueError, match="model` brings code of its own, which is never run here; if you trust it"
         ):
             load(source)
-    assert "[y/N]" not in capsys.readouterr().out  # transformers' question, which a tired user answers
+    assert "[y/N]" not in capsys.readouterr().out  # transformers asks, and a tired user says yes
     assert not proof.exists()
 
 
@@ -170,7 +170,7 @@ def test_dataset_with_code_of_its_own_is_refused(tmp_path: Path, proof: Path):
     assert not proof.exists()
 
 
-# ---- what rows and archives may name ----
+# ---- files that rows and archives name ----
 
 
 def picture(value: int) -> bytes:
@@ -212,12 +212,12 @@ def test_archives_write_nothing_outside_and_run_nothing(tmp_path: Path, proof: P
     write_tar(tmp_path / "shards" / "train.tar", entries)
     options = {"image_column_name": "png", "label_column_name": "cls"}
     rows, _ = load_image_datasets(DataArguments(dataset_name=str(tmp_path / "shards"), **options))
-    assert [image.getpixel((0, 0))[0] for image in rows["png"]] == [1, 2]  # as bytes, whatever their names
+    assert [image.getpixel((0, 0))[0] for image in rows["png"]] == [1, 2]  # read as bytes, the names are ignored
     (tmp_path / "zip").mkdir()
     with zipfile.ZipFile(tmp_path / "zip" / "train.zip", "w") as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
-    with pytest.raises((ValueError, OSError)):  # `datasets` does not take it for a folder of classes
+    with pytest.raises((ValueError, OSError)):  # `datasets` does not read it as a class folder
         load_image_datasets(DataArguments(train_dir=str(tmp_path / "zip")))
     (tmp_path / "pickles").mkdir()
     write_tar(tmp_path / "pickles" / "train.tar", {"a.png": picture(1), "a.pth": pickle.dumps(Planted(proof))})
@@ -230,7 +230,7 @@ def test_archives_write_nothing_outside_and_run_nothing(tmp_path: Path, proof: P
 
 @pytest.mark.parametrize("kind", ["hub cache", "datasets cache", "hf download --local-dir", "clone"])
 def test_links_in_a_downloaded_folder_lead_to_nothing_outside_of_it(tmp_path: Path, monkeypatch, kind: str):
-    """Red when they are followed as those of the user's own folders are."""
+    """Fails if they are followed like links in the user's own folders."""
     cache = tmp_path / "cache"
     monkeypatch.setattr("deit_hf.data.sources.class_folders.HF_HUB_CACHE", str(cache / "hub"))
     monkeypatch.setattr("deit_hf.data.sources.class_folders.HF_DATASETS_CACHE", str(cache / "datasets"))
@@ -284,7 +284,7 @@ def test_rows_of_a_downloaded_dataset_may_name_no_file_and_no_address(path: str)
 
 def test_rows_that_hold_their_image_or_were_downloaded_with_it_are_taken():
     check_downloaded_rows(rows_that_name("/etc/passwd", picture(2)), "image", "user/pets")
-    check_downloaded_rows(rows_that_name(None, None), "image", "user/pets")  # a gap: the training names it
+    check_downloaded_rows(rows_that_name(None, None), "image", "user/pets")  # empty: the training reports it
     cached = os.path.join(datasets.config.HF_DATASETS_CACHE, "downloads", "a.png")
     check_downloaded_rows(rows_that_name(cached, None), "image", "user/pets")
     climbing = os.path.join(datasets.config.HF_DATASETS_CACHE, "..", "token")
@@ -300,7 +300,7 @@ def test_named_dataset_is_checked_if_it_is_downloaded_and_not_if_it_is_a_folder(
     own, _ = load_image_datasets(DataArguments(dataset_name=str(tmp_path / "data")))
     assert own[1]["image"].getpixel((0, 0)) == (9, 9, 9)
     loaded = datasets.load_dataset
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: loaded(str(tmp_path / "data")))  # of the Hub
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: loaded(str(tmp_path / "data")))  # like the Hub
     with pytest.raises(ValueError, match="row 1 of the downloaded dataset `user/pets` names"):
         load_image_datasets(DataArguments(dataset_name="user/pets"))
 

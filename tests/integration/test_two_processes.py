@@ -1,4 +1,4 @@
-"""Two processes are one run, in a minute: `test_distributed.py` tries more of them, and more options."""
+"""Two processes train like one, tested in a minute; `test_distributed.py` tests more processes and options."""
 
 import json
 import re
@@ -19,17 +19,17 @@ OPTIONS = {
     "teacher_model_name_or_path": "teacher",
     "distillation_type": "soft",
     "learning_rate": None,
-    "base_learning_rate": 0.1,  # so that the rate tells the global batch
+    "base_learning_rate": 0.1,  # so that the learning rate depends on the global batch
     "ema_decay": 0.9,
     "max_train_samples": 72,
-    "max_eval_samples": 37,  # the last batches are filled up
+    "max_eval_samples": 37,  # the last batches are padded
     "max_steps": 6,
     "logging_steps": 2,
 }
 
 
-def in_force(folder: Path, name: str) -> dict[str, str]:
-    """What the head of a recipe says, by topic."""
+def effective_settings(folder: Path, name: str) -> dict[str, str]:
+    """The effective settings at the head of a written recipe, by topic."""
     lines = (folder / name / "recipe.yaml").read_text().splitlines()
     pairs = [re.split(" {2,}", line.removeprefix("# "), maxsplit=1) for line in lines if line.startswith("# ")]
     return dict(pair for pair in pairs if len(pair) == 2)
@@ -46,8 +46,8 @@ def test_two_processes_are_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Path("one.yaml").write_text(yaml.safe_dump({**RECIPE, **OPTIONS, **batch, "output_dir": "one"}))
     train_here(*parse_recipe((ModelArguments, DataArguments, DistillationArguments), ["one.yaml"], ""))
 
-    log = train(tmp_path, "two", 2, 6, 2, **OPTIONS)  # asserts that there were two
-    one, two = in_force(tmp_path, "one"), in_force(tmp_path, "two")
+    log = train(tmp_path, "two", 2, 6, 2, **OPTIONS)  # asserts that there were two processes
+    one, two = effective_settings(tmp_path, "one"), effective_settings(tmp_path, "two")
     assert two["global batch"] == "24 = 6 on each of 2 processes x 2 accumulation steps"
     assert "0.0046875 at its peak" in two["learning rate"]  # 0.1 x 24 / 512
     assert "top-1 on the evaluation split" in two["teacher"]

@@ -453,7 +453,7 @@ def test_script_keeps_what_is_there_unless_told_otherwise(
     with pytest.raises(SystemExit, match="2"):
         run_script(monkeypatch, source, directory, "--num_attention_heads", "4")
     message = capsys.readouterr().err
-    assert re.fullmatch(r"error: `.*converted` is there already, and not empty; .* --overwrite\n", message)
+    assert re.fullmatch(r"error: `.*converted` already exists and is not empty; .* --overwrite\n", message)
     assert (directory / "model.safetensors").read_bytes() == before
     run_script(monkeypatch, source, directory, "--num_attention_heads", "4", "--overwrite")
     assert (directory / "model.safetensors").read_bytes() != before
@@ -469,7 +469,7 @@ def test_script_keeps_what_is_there_unless_told_otherwise(
             ["gone", "a.safetensors", "--to_timm", "--num_attention_heads", "3"],
             "`num_attention_heads` cannot be given",
         ),
-        (["gone", "file", "--overwrite"], "`file` is there already, and is a file"),
+        (["gone", "file", "--overwrite"], "`file` already exists and is a file"),
         (["gone", "out", "--labels", "gone.txt"], "gone.txt"),
     ],
 )

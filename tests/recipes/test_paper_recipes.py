@@ -1,4 +1,4 @@
-"""Recipe files hold what their sources say: official main.py and README_deit.md at 7e160fe, and those named there."""
+"""Recipes have the values of their sources: official main.py and README_deit.md at 7e160fe, and the sources below."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from deit_hf.training.recipe_file import parse_recipe
 
 FOLDER = Path(__file__).parents[2] / "scripts" / "recipes"
 
-# official main.py:30-180, for all that a command does not change; global_batch_size is the command's
+# official main.py:30-180, for values that a command does not change; global_batch_size is from the command
 OFFICIAL = {
     "num_train_epochs": 300,
     "base_learning_rate": 5e-4,
@@ -23,7 +23,7 @@ OFFICIAL = {
     "warmup_epochs": 5,
     "weight_decay": 0.05,
     "max_grad_norm": 0,
-    "drop_path_rate": None,  # the model's own 0.1
+    "drop_path_rate": None,  # the default of the model, 0.1
     "mixup_alpha": 0.8,
     "cutmix_alpha": 1.0,
     "mixup_switch_prob": 0.5,
@@ -107,7 +107,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
 
 
 def num_processes(command: str) -> int:
-    """Of all nodes, as the recipe's header launches it."""
+    """Processes of all nodes that the command in a recipe's header starts."""
     counts = [re.search(rf"--{name} (\d+)", command) for name in ("nproc_per_node", "nnodes")]
     return int(counts[0][1] if counts[0] else 1) * int(counts[1][1] if counts[1] else 1)
 

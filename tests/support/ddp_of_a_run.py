@@ -1,4 +1,4 @@
-"""Trains students with a teacher on several processes, and writes to report.json what DDP made of them."""
+"""Trains students with a teacher on several processes, and reports how DDP wrapped them in report.json."""
 
 import json
 import sys

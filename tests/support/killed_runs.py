@@ -1,11 +1,11 @@
-"""Kills trainings anywhere and starts them again: python tests/support/killed_runs.py SPECIFICATION.json
+"""Kills trainings at random moments and restarts them: python tests/support/killed_runs.py SPECIFICATION.json
 
-Prints as JSON how often a run was killed, at which kinds of moments, and all differences from a run that was left
-alone. Runs are forked from a process that has imported everything, so that a restart takes no time; what is killed is
-a whole process, and what is started again knows nothing but the command.
+Prints as JSON how often a run was killed, at which kinds of moments, and all differences from an uninterrupted run.
+Runs are forked from a process that has imported all libraries, so that a restart is fast. A kill ends a whole process,
+and a restart gets only the command.
 
-A specification has `folder`, `recipe` (options of scripts/train.py), `trials`, `seed`, and if wanted `processes` (1)
-and `signal` (SIGKILL).
+A specification has `folder`, `recipe` (options of scripts/train.py), `trials`, `seed`, and optionally `processes` (1),
+`killed_rank` (0) and `signal` (SIGKILL).
 """
 
 import json
@@ -40,7 +40,7 @@ FILE_EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 
 
 class Moments:
-    """Counts what a process does, and sends it a signal at one moment; half-written files are left behind there."""
+    """Counts the moments of a process, and sends it a signal at one of them; a kill may leave a half-written file."""
 
     def __init__(self, output_dir: str, number: int | None, sent: signal.Signals, notes: Path):
         self.output_dir, self.number, self.sent, self.notes = output_dir, number, sent, notes
@@ -51,7 +51,7 @@ class Moments:
             return  # a data worker
         self.count += 1
         if self.count == self.number:
-            if before_the_kill is not None and self.sent == signal.SIGKILL:  # others let it be written to its end
+            if before_the_kill is not None and self.sent == signal.SIGKILL:  # other signals let the file be completed
                 before_the_kill()
             self.notes.write_text(kind)
             os.kill(self.pid, self.sent)
@@ -96,7 +96,7 @@ class Moments:
 
 
 def start(folder: Path, options: list[str], number: int | None, spec: dict, rank: int, port: int) -> int:
-    """Forks a process of a run; it counts its moments in `folder`/count-RANK."""
+    """Forks a process of a run, which writes the number of its moments to `folder`/count-RANK."""
     pid = os.fork()
     if pid:
         return pid
@@ -129,13 +129,13 @@ def start(folder: Path, options: list[str], number: int | None, spec: dict, rank
 def run(
     folder: Path, options: list[str], number: int | None, spec: dict, kill_after: float | None = None
 ) -> list[int]:
-    """Exit codes of all processes; negative for a signal. When one is killed, the others are, too."""
+    """Returns the exit codes of all processes, negative for a signal. If one is killed, the others are killed, too."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     pids = [start(folder, options, number, spec, rank, port) for rank in range(spec.get("processes", 1))]
     codes: dict[int, int] = {}
-    deadline = time.monotonic() + 900  # patience of tests
+    deadline = time.monotonic() + 900  # as PATIENCE of the tests
     began = time.monotonic()
     while len(codes) < len(pids):
         for pid in pids:
@@ -160,7 +160,7 @@ def tensors_of(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def results(output_dir: Path, *, with_optimizer: bool) -> dict[str, Any]:
-    """All that must be the same, bit for bit, but for times."""
+    """Everything that must be equal bit for bit; leaves out times."""
     found: dict[str, Any] = {
         str(path.relative_to(output_dir)): path.read_bytes()
         for path in output_dir.rglob("*.safetensors")
@@ -194,7 +194,7 @@ def campaign(spec: dict) -> dict[str, Any]:
         raise SystemExit(f"the run failed with {codes}: {(folder / 'log-0').read_text()[-3000:]}")
     duration = time.monotonic() - began
     last_step = json.loads((folder / "run" / "trainer_state.json").read_text())["global_step"]
-    # else a signal may leave the last checkpoint where this run has none
+    # without one here, a run that got a signal may still have one
     with_optimizer = (folder / "run" / f"checkpoint-{last_step}").is_dir()
     expected = results(folder / "run", with_optimizer=with_optimizer)
     num_moments = int((folder / f"count-{spec.get('killed_rank', 0)}").read_text())
@@ -202,7 +202,7 @@ def campaign(spec: dict) -> dict[str, Any]:
     report: dict[str, Any] = {"moments": num_moments, "differences": {}, "files": len(expected)}
     for trial in range(spec["trials"]):
         shutil.rmtree(folder / "run")
-        places = [random.randint(1, num_moments), random.randint(1, num_moments)]  # the second in the restarted run
+        places = [random.randint(1, num_moments), random.randint(1, num_moments)]  # the second for the restarted run
         for place in places:
             (folder / "kind").unlink(missing_ok=True)
             at_a_time = spec.get("signal", "SIGKILL") == "SIGKILL" and random.random() < 0.3

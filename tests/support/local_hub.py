@@ -1,7 +1,7 @@
-"""A small Hub on 127.0.0.1 for the unmodified client: what a push, a load and their failures need, and no more.
+"""A small Hub on 127.0.0.1 for the unmodified client; supports pushing, loading and their failures.
 
-Left out: Xet, multi-part uploads (each large file is one PUT), pull requests, pages of long listings.
-Everything is kept in memory. `python tests/support/local_hub.py [PORT]` serves one by hand.
+Not supported: Xet, multi-part uploads (each large file is one PUT), pull requests, pages of long listings.
+All data is in memory. `python tests/support/local_hub.py [PORT]` starts one by hand.
 """
 
 import base64
@@ -31,7 +31,7 @@ LICENSES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "c
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One version of a file; `lfs` tells whether it is in the large-file store."""
+    """One version of a file; `lfs` means that it is in the large-file store."""
 
     content: bytes
     lfs: bool
@@ -42,24 +42,24 @@ class StoredFile:
 
     @property
     def blob_id(self) -> str:
-        """What git would call it: of a large file, its pointer."""
+        """The git blob id; for a large file, that of its pointer."""
         blob = f"version 1\noid sha256:{self.sha256}\n".encode() if self.lfs else self.content
         return hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
 
     @property
     def etag(self) -> str:
-        """The identity that the client compares with its own file's."""
+        """The id that the client compares with that of its own file."""
         return self.sha256 if self.lfs else self.blob_id
 
     def entry(self, path: str) -> dict[str, Any]:
-        """The file in a listing."""
+        """The entry of the file in a listing."""
         lfs = {"lfs": {"oid": self.sha256, "size": len(self.content), "pointerSize": 130}} if self.lfs else {}
         return {"type": "file", "path": path, "oid": self.blob_id, "size": len(self.content), **lfs}
 
 
 @dataclass
 class Commit:
-    """A whole tree, by path."""
+    """A commit with all its files, by path."""
 
     oid: str
     summary: str
@@ -76,7 +76,7 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
 
     def commit(self, branch: str, summary: str, files: dict[str, StoredFile]) -> Commit:
-        """Puts a new tree on a branch."""
+        """Adds a commit with these files to a branch."""
         self.commits.append(Commit(secrets.token_hex(20), summary, files))
         self.branches[branch] = self.commits[-1].oid
         return self.commits[-1]
@@ -92,7 +92,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class LoggedRequest:
-    """What the server saw: never a token, but whether there was one."""
+    """A request that the server received; records whether it had a token, but not the token."""
 
     method: str
     path: str
@@ -104,7 +104,7 @@ class LoggedRequest:
 
 @dataclass
 class Fault:
-    """A failure to come: `hook` runs before the answer, `status` replaces it, `drop_after` cuts the body's bytes."""
+    """A planned failure: `hook` runs before the answer, `status` replaces it, `drop_after` cuts the body (bytes)."""
 
     method: str
     pattern: str
@@ -127,13 +127,13 @@ class _DroppedError(Exception):
 
 
 class LocalHub:
-    """The server's state and its switch; use as a context manager."""
+    """The server and its state; use as a context manager."""
 
     def __init__(self, port: int = 0):
         self.repositories: dict[str, Repository] = {}
         self.requests: list[LoggedRequest] = []
         self.objects: dict[str, bytes] = {}  # large files by sha256
-        self.signatures: set[tuple[str, str, str]] = set()  # (method, sha256, signature) of links given out
+        self.signatures: set[tuple[str, str, str]] = set()  # (method, sha256, signature) of issued links
         self.lock = threading.Lock()
         self._tokens: dict[str, tuple[str, str]] = {}  # token -> (user, role)
         self._faults: list[Fault] = []
@@ -151,23 +151,23 @@ class LocalHub:
         self._server.server_close()
 
     def add_user(self, name: str, role: str = "write") -> str:
-        """A new token of this user; role `read` or `write`."""
+        """Returns a new token of this user with the role `read` or `write`."""
         token = f"hf_{secrets.token_hex(17)}"
         self._tokens[token] = (name, role)
         return token
 
     def add_repository(self, repo_id: str, private: bool = False) -> None:
-        """A new repository; like the Hub's it starts with a commit of the server's own."""
+        """Adds a repository; as on the Hub, it starts with a commit by the server."""
         repository = self.repositories[repo_id] = Repository(repo_id, private)
         attributes = StoredFile(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", lfs=False)
         repository.commit("main", "initial commit", {".gitattributes": attributes})
 
     def fail(self, method: str, pattern: str, **fault: Any) -> None:
-        """Arranges a failure of the next requests whose path matches the pattern; `fault` as in `Fault`."""
+        """Plans a failure of the next requests whose path matches the pattern; `fault` are fields of `Fault`."""
         self._faults.append(Fault(method, pattern, **fault))
 
     def take_fault(self, method: str, path: str) -> Fault | None:
-        """The fault that this request meets, if any; counts it."""
+        """Returns the planned fault of this request or None; counts it as used."""
         with self.lock:
             for fault in self._faults:
                 if fault.times and fault.method == method and re.search(fault.pattern, path):
@@ -176,17 +176,17 @@ class LocalHub:
         return None
 
     def seen(self, method: str, pattern: str) -> list[LoggedRequest]:
-        """The requests so far, in order, whose path matches the pattern."""
+        """The requests received so far, in order, whose path matches the pattern."""
         with self.lock:
             return [entry for entry in self.requests if entry.method == method and re.search(pattern, entry.path)]
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
-        """The content of a revision, by path, without the server's own file."""
+        """The files of a revision by path, without the one that the server added."""
         files = self.repositories[repo_id].find(revision).files
         return {path: stored.content for path, stored in files.items() if path != ".gitattributes"}
 
     def user_of(self, authorization: str | None) -> tuple[str | None, str]:
-        """(name, role) of a header's token; (None, '') without one."""
+        """(name, role) of the token in a header; (None, '') without a token."""
         if authorization is None:
             return None, ""
         with contextlib.suppress(KeyError):
@@ -194,13 +194,13 @@ class LocalHub:
         raise HubError(401, "Invalid credentials in Authorization header")
 
     def signed_link(self, method: str, sha256: str) -> str:
-        """A link to the large-file store, which is another host for the client and takes no token."""
+        """A link to the large-file store, which the client sees as another host that accepts no token."""
         signature = secrets.token_hex(8)
         self.signatures.add((method, sha256, signature))
         return f"http://localhost:{self.port}/storage/{sha256}?signature={signature}"
 
     def client_environment(self, home: Path, token: str | None = None) -> dict[str, str]:
-        """The environment of a process whose client shall talk to this server; the client reads it at import."""
+        """The environment of a process whose Hub client uses this server; the client reads it at import."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         return {
             **kept,
@@ -222,13 +222,13 @@ def _handler_of(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection. Each route is a method `_name`, listed in `ROUTES`; it returns the JSON of a 200 answer."""
+    """Handles one connection. `ROUTES` lists a method for each route, which returns the JSON of a 200 answer."""
 
     hub: LocalHub
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr: the log is `hub.requests`."""
+        """Writes nothing to stderr; requests are logged in `hub.requests`."""
 
     def _dispatch(self) -> None:
         self.status, self.drop_after, self.body = 0, None, b""
@@ -243,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             self._log()
 
-    do_GET = do_HEAD = do_POST = do_PUT = _dispatch  # noqa: N815  # the standard library's names
+    do_GET = do_HEAD = do_POST = do_PUT = _dispatch  # noqa: N815  # names of the standard library
 
     def _meet_fault(self) -> None:
         fault = self.hub.take_fault(self.command, self.path)
@@ -254,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.drop_after = fault.drop_after
         if fault.status is not None:
             self.body = self._read_body()
-            raise HubError(fault.status, "arranged failure")
+            raise HubError(fault.status, "planned failure")
 
     def _answer(self) -> None:
         path = urlsplit(self.path).path
@@ -303,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
             left -= len(chunk)
             yield chunk
         if left:
-            raise _DroppedError  # the client is gone
+            raise _DroppedError  # the client closed the connection
 
     def _reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.status = status
@@ -328,7 +328,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(error.status, json.dumps({"error": error.message, **error.payload}).encode(), headers)
 
     def _reply_file(self, content: bytes, headers: dict[str, str]) -> None:
-        """The whole file, or the part that a Range header asks for."""
+        """Sends the whole file, or the part that a Range header asks for."""
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not wanted:
             return self._reply(200, content, headers)
@@ -338,13 +338,13 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {**headers, "Content-Range": f"bytes {start}-{end}/{len(content)}"}
         return self._reply(206, content[start : end + 1], headers)
 
-    # ---- who may do what ----
+    # ---- permissions ----
 
     def _user(self) -> tuple[str | None, str]:
         return self.hub.user_of(self.headers.get("Authorization"))
 
     def _readable(self, repo_id: str) -> Repository:
-        """A repository that the caller may see; a private one that he may not looks like a missing one."""
+        """Returns a repository that the user may read; answers as if a private one of others were missing."""
         user, _ = self._user()
         repository = self.hub.repositories.get(repo_id)
         if repository is None or (repository.private and user != repo_id.split("/")[0]):
@@ -463,7 +463,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"id": repo, "sha": commit.oid, "private": repository.private, "tags": [], "siblings": siblings}
 
     def _tree(self, repo: str, revision: str, path: str) -> list[dict[str, Any]]:
-        """The files below a folder, as if always asked for recursively; folders themselves are not listed."""
+        """Lists the files below a folder, always recursively and without folders."""
         files = self._readable(repo).find(revision).files
         listed = [stored.entry(name) for name, stored in files.items() if name.startswith(f"{path}/" if path else "")]
         if path and not listed:
@@ -488,7 +488,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._reply(302, b"", {**headers, **linked, "Location": self.hub.signed_link("GET", stored.sha256)})
 
     def _storage(self, sha256: str) -> Any:
-        """The large-file store: signed links only, and the user's token must not come here."""
+        """The large-file store: accepts only signed links, and refuses the user's token."""
         if "Authorization" in self.headers:
             raise HubError(400, "Only one auth mechanism allowed")
         signature = parse_qs(urlsplit(self.path).query).get("signature", [""])[0]
@@ -523,16 +523,16 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
 
 
 def metadata_errors(card: str) -> list[str]:
-    """What is wrong with a model card's metadata, by the Hub's documented rules for the fields used here."""
+    """Errors in the metadata of a model card, by the Hub's documented rules for the fields used here."""
     match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
     if match is None:
         return ["there is no metadata block"]
     try:
         metadata = yaml.safe_load(match[1])
     except yaml.YAMLError as error:
-        return [f"metadata is no YAML: {error}"]
+        return [f"metadata is not valid YAML: {error}"]
     if not isinstance(metadata, dict):
-        return ["metadata is no mapping"]
+        return ["metadata is not a mapping"]
     errors = [] if metadata.get("license") in (None, *LICENSES) else [f'"license" must be one of {sorted(LICENSES)}']
     for name in ("datasets", "base_model"):
         ids = metadata.get(name, [])

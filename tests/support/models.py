@@ -1,4 +1,4 @@
-"""Small models of every kind, with class names, and saved ones."""
+"""Makes and saves small models of several kinds with class names."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
 
 def labels(names: list[str]) -> dict:
-    """What a model's config says of its classes."""
+    """The fields of a model config for these classes."""
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
@@ -32,13 +32,14 @@ def labels(names: list[str]) -> dict:
 
 
 def save(model: PreTrainedModel, path: Path) -> str:
-    """The model with random but clearly different answers, with its processor."""
+    """Saves a model and its processor; returns the path."""
     model.save_pretrained(path)
     make_processor(32).save_pretrained(path)
     return str(path)
 
 
 def make_model(kind: str, config: DeiTConfig) -> PreTrainedModel:
+    """Makes a model of five classes whose random outputs differ clearly between images."""
     config.initializer_range = 0.5
     for name, value in labels(NAMES).items():
         setattr(config, name, value)
@@ -47,7 +48,7 @@ def make_model(kind: str, config: DeiTConfig) -> PreTrainedModel:
         return ResNetForImageClassification(ResNetConfig(**sizes, **labels(NAMES)))
     if kind == "distilled":
         return DeiTForImageClassificationWithTeacher(config)
-    config.use_distillation_token = kind == "one head"  # transformers' DeiT has the token, but may not read it
+    config.use_distillation_token = kind == "one head"  # transformers' DeiT with one head has the token, too
     return DeiTForImageClassification(config)
 
 

@@ -1,3 +1,3 @@
-"""How long tests wait for what must come: so long that it says something is wrong, and not that a machine is busy."""
+"""How long tests wait for an event: long enough that a timeout means an error and not a busy machine."""
 
 PATIENCE = 900.0  # seconds

@@ -1,4 +1,4 @@
-"""Runs scripts/train.py on one process or several, and reads what the run left."""
+"""Runs scripts/train.py on one process or several, and reads the files that the run wrote."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def train(
     script: str = "train.py",
     **options,
 ) -> list[dict]:
-    """The log of a run on so many processes, without its speeds; a launch that started fewer is an error."""
+    """Trains on `num_processes` and returns the log without speeds; fails if fewer processes trained."""
     recipe = {**RECIPE, "per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({**recipe, "output_dir": name, **options}))
     run(folder, num_processes, script, f"{name}.yaml")

@@ -1,12 +1,12 @@
-"""Breaks the package in one place at a time and says which breaks the default tests do not see.
+"""Breaks the package in one place at a time and reports which breaks the default tests do not detect.
 
     python tests/support/single_breaks.py --count 100 --jobs 2 -o breaks.jsonl
     python tests/support/single_breaks.py --room data --seed 1 --wide
 
-The same seed draws the same breaks; a larger count continues the same list. Every break is made in a temporary copy
-of the files that git knows or could add, so that the checkout stays as it is. The tests of the module run first, then
-those of its room, and with --wide those of training/ and integration/. A test counts only if it passes without the
-break. With -o a run that was stopped skips what the file holds; to try a break again, delete its line there.
+The same seed draws the same breaks; a larger count continues the same list. Each break is made in a temporary copy of
+the files that git tracks or does not ignore, so that the checkout is not changed. The tests of the module run first,
+then those of its room, and with --wide those of training/ and integration/. A test counts only if it passes without
+the break. With -o, a restarted run skips the breaks that the file contains; to try a break again, delete its line.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from typing import Any
 
 import pytest
 
-Change = tuple[str, ast.AST, ast.AST]  # kind, what is replaced, and by what
+Change = tuple[str, ast.AST, ast.AST]  # kind, old node, new node
 ROOT = Path(__file__).parents[2]
 PACKAGE = "deit_hf"
 OTHER_OPERATORS: dict[type, type] = {
@@ -44,19 +44,19 @@ OTHER_OPERATORS: dict[type, type] = {
     **{ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr},
 }
 NO_END = "no end within"
-# what most of a short test's time would go into; it is loaded once, as conftest.py wants it
+# importing these takes most of the time of a short test, so they are imported once, before the tests
 LIBRARIES = ["torch", "torchvision", "transformers.trainer", "datasets", "timm", "accelerate", "evaluate", "sklearn"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 ENVIRONMENT |= dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"), "1")
 ENVIRONMENT |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 SERVER = multiprocessing.get_context("forkserver")
-# keywords that change messages, or nothing where all is well
-SAY_NOTHING = {"metadata", "help", "description", "formatter_class", "metavar", "encoding", "strict"}
+# keywords that only change messages, or have no effect without an error
+NOT_BROKEN = {"metadata", "help", "description", "formatter_class", "metavar", "encoding", "strict"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Break:
-    """A piece of a file, in bytes from `start` to `end`, and what stands there instead."""
+    """A part of a file, bytes `start` to `end`, and its replacement."""
 
     file: str
     line: int
@@ -75,7 +75,7 @@ class Break:
 
 
 class Breaks:
-    """Lists the breaks of a module; not of docstrings, type hints, decorators, and what errors and logs say."""
+    """Lists the breaks of a module; leaves out docstrings, type hints, decorators, and texts of errors and logs."""
 
     def __init__(self, file: str, code: bytes, choices: dict[str, str]):
         self.file, self.code, self.choices = file, code, choices
@@ -97,7 +97,7 @@ class Breaks:
         end = self.line_starts[place.end_lineno - 1] + place.end_col_offset
         text = ast.unparse(new)
         if isinstance(new, ast.expr) and not isinstance(new, ast.Constant | ast.Name | ast.Call):
-            text = f"({text})"  # the piece may stand beside an operator that binds more closely
+            text = f"({text})"  # an operator next to it may bind more closely
         self.found.append(Break(self.file, place.lineno, start, end, kind, self.code[start:end].decode(), text))
 
     def _of_expressions(self, node: ast.AST) -> Iterator[Change]:
@@ -133,7 +133,7 @@ class Breaks:
                 others = names if len(names) > 1 else parameters
                 yield from (("name", p, ast.Name(other)) for p in places for other in others if other != p.id)
                 for dropped in keywords:
-                    if dropped.arg is not None and dropped.arg not in SAY_NOTHING:
+                    if dropped.arg is not None and dropped.arg not in NOT_BROKEN:
                         yield "argument dropped", node, _changed(node, keywords=[k for k in keywords if k != dropped])
 
 
@@ -145,7 +145,7 @@ def _changed(node: ast.AST, **fields: object) -> ast.AST:
 
 
 def _children(node: ast.AST) -> Iterable[ast.AST]:
-    """The parts of a node in which breaks can be."""
+    """The parts of a node that may be broken."""
     match node:
         case ast.Raise() | ast.Assert() | ast.JoinedStr() | ast.arg() | ast.Expr(value=ast.Constant()):
             return ()
@@ -162,12 +162,12 @@ def _children(node: ast.AST) -> Iterable[ast.AST]:
         case ast.FunctionDef(args=arguments, body=body):
             return (arguments, *body)
         case ast.Call(func=func, args=args, keywords=keywords):
-            return (func, *args, *(keyword.value for keyword in keywords if keyword.arg not in SAY_NOTHING))
+            return (func, *args, *(keyword.value for keyword in keywords if keyword.arg not in NOT_BROKEN))
     return ast.iter_child_nodes(node)
 
 
 def next_choices(trees: Iterable[ast.Module]) -> dict[str, str]:
-    """For each string of a `Literal[...]` the one after it."""
+    """For each string of a `Literal[...]`, the next one."""
     found = {}
     for node in itertools.chain.from_iterable(map(ast.walk, trees)):
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal":
@@ -178,7 +178,7 @@ def next_choices(trees: Iterable[ast.Module]) -> dict[str, str]:
 
 
 def draw_breaks(root: Path, seed: int, room: str | None = None) -> Iterator[Break]:
-    """All breaks of the package or of a room in a random order, each kind as likely; equal code comes once."""
+    """All breaks of the package or a room in random order; each kind is equally likely, equal code comes once."""
     files = [path for path in sorted((root / PACKAGE).rglob("*.py")) if path.name != "__init__.py"]
     codes = {str(path.relative_to(root)): path.read_bytes() for path in files}
     choices = next_choices(ast.parse(code) for code in codes.values())
@@ -205,7 +205,7 @@ def draw_breaks(root: Path, seed: int, room: str | None = None) -> Iterator[Brea
 
 
 def stages_of(file: str, root: Path, *, wide: bool) -> list[list[str]]:
-    """Test files to run one after the other: the module's own, the others of its room, and those of other rooms."""
+    """Lists of test files to run in turn: those of the module, of its room, and with `wide` of other rooms."""
     module = Path(*Path(file).parts[1:])
     name = ".".join(module.with_suffix("").parts)
     own = Path("tests") / module.with_name(f"test_{module.name}")
@@ -215,20 +215,20 @@ def stages_of(file: str, root: Path, *, wide: bool) -> list[list[str]]:
     for folder in rooms if room.suffix == "" else rooms[1:]:
         tests = {path.relative_to(root) for path in (root / folder).rglob("test_*.py")} - taken
         taken |= tests
-        # those that import the module come first
+        # tests that import the module run first
         stages.append(sorted(map(str, tests), key=lambda test: (name not in (root / test).read_text("utf-8"), test)))
     return [some for stage in stages if (some := [test for test in stage if (root / test).exists()])]
 
 
 def run_pytest(root: Path, options: list[str], output: Path) -> None:
-    """In a process of its own, which has the libraries but not yet the package."""
+    """Runs pytest; called in a new process that has imported the libraries, but not the package."""
     os.setsid()
-    multiprocessing.set_start_method(None, force=True)  # of data workers: it would be that of this process
+    multiprocessing.set_start_method(None, force=True)  # data workers would use the one of this process
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(root)
-    os.environ |= {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}  # a second may pass between two breaks
+    os.environ |= {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}  # two breaks may have the same timestamp
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(root))
     sys.modules.pop("support", None)
@@ -252,7 +252,7 @@ class Copy:
         self.unsound: list[str] = []
 
     def failing_test(self, tests: list[str], timeout: float) -> str | None:
-        """The first test that fails, None if none does; a run without an end or a test to name says so."""
+        """Returns the first failing test or None; a text for a timeout or a failure without a test name."""
         options = ["-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", f"--basetemp={self.folder / 'pytest'}"]
         options += [*(f"--deselect={test}" for test in self.unsound), *tests]
         process = SERVER.Process(target=run_pytest, args=(self.root, options, self.folder / "output"))
@@ -260,17 +260,17 @@ class Copy:
         process.join(timeout)
         code = process.exitcode
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # and what its tests started
+            os.killpg(process.pid, signal.SIGKILL)  # and processes that its tests started
         if code is None:
             return f"{NO_END} {timeout:g} s"
         output = (self.folder / "output").read_text("utf-8", errors="replace")
         failed = re.search(r"^(?:FAILED|ERROR) (tests/.*?)(?: - .*)?$", output, re.MULTILINE)
-        if code in (0, 5):  # 5: no test but slow ones
+        if code in (0, 5):  # 5: no tests, or only slow ones
             return None
         return failed[1] if failed else f"pytest ended with {code}"
 
     def try_break(self, one: Break, stages: list[list[str]], timeout: float) -> str | None:
-        """What sees the break, or None."""
+        """Returns the test that detects the break, or None."""
         path = self.root / one.file
         code = path.read_bytes()
         remaining = list(stages)
@@ -290,7 +290,7 @@ class Copy:
         return None
 
     def _is_sound(self, found: str, tests: list[str], timeout: float) -> bool:
-        """Whether it is the break that the test fails of; each test is tried once."""
+        """Whether the test passes without the break; each test is tried once."""
         if found.startswith(NO_END) or found in self.unsound:
             return True
         again = [found] if found.startswith("tests/") else ["--collect-only", *tests]
@@ -302,7 +302,7 @@ class Copy:
 
 
 def tried(breaks: list[Break], root: Path, options: argparse.Namespace) -> Iterator[tuple[Break, str | None, float]]:
-    """Each break as soon as it was tried, what sees it, and seconds."""
+    """Yields each break after it was tried, with the test that detects it (or None) and the seconds."""
     with tempfile.TemporaryDirectory(prefix="single-breaks-") as folder:
         copies: queue.Queue[Copy] = queue.Queue()
         for number in range(options.jobs):
@@ -328,12 +328,12 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=100, help="breaks to draw")
-    parser.add_argument("--room", help="such as data, or argument_checks; all by default")
+    parser.add_argument("--room", help="such as data, or argument_checks (default: all)")
     parser.add_argument("--tests", nargs="+", default=["auto"], help="test files to run instead of the room's")
     parser.add_argument("--wide", action="store_true", help="also run the tests of training/ and integration/")
-    parser.add_argument("--jobs", type=int, default=1, help="breaks to try at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="breaks to try in parallel")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for the tests of a room")
-    parser.add_argument("-o", "--output", type=Path, help="JSON lines, which a second run continues")
+    parser.add_argument("-o", "--output", type=Path, help="JSON lines file, which a restarted run continues")
     options = parser.parse_args(arguments)
     os.environ |= ENVIRONMENT
     SERVER.set_forkserver_preload(LIBRARIES)

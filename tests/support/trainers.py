@@ -1,4 +1,4 @@
-"""Trainers of toy students, and what they change."""
+"""Makes trainers of toy students, and compares parameters."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    """Whether parameters are equal to the bit."""
+    """Whether all parameters are equal bit for bit."""
     return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
