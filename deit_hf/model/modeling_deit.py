@@ -91,7 +91,6 @@ class DeiTPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False  # the loss is a mean over the batch, so the Trainer must divide by its accumulation
     _no_split_modules = ["DeiTEmbeddings", "DeiTLayer"]
     _supports_sdpa = True
-    _input_embed_layer = "patch_embeddings"
 
     def __init__(self, config: DeiTConfig, *args: Any, **kwargs: Any):
         if not isinstance(config, DeiTConfig):
@@ -127,6 +126,14 @@ class DeiTPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.position_embeddings, std=std)
             if module.distillation_token is not None:
                 init.trunc_normal_(module.distillation_token, std=std)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch projection."""
+        return self.base_model.embeddings.patch_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the patch projection."""
+        self.base_model.embeddings.patch_embeddings = value
 
     @torch.no_grad()
     def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:

@@ -64,7 +64,8 @@ class ResumableTrainer(Trainer):
         self._stored: dict[str, Any] | None = None  # `running_state` of `resume_from`
         self._is_over = False  # whether `resume_from` is of the last step
         self._began_at_step = self._num_epochs = 0
-        self._aside: Path | None = None
+        self._output_dir: Path | None = None  # of the run, while a checkpoint is written to a temporary folder
+        self._saved_to: Path | None = None  # folder of the last saved model
         self.add_callback(_CheckpointEvents(self.stop_signals, self._begin))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
@@ -87,6 +88,7 @@ class ResumableTrainer(Trainer):
         elif resume_from_checkpoint:
             self.resume_from = checked_checkpoint(resume_from_checkpoint, self.args)
         checkpoint = None if self.resume_from is None else str(self.resume_from)
+        loads_best = self.args.load_best_model_at_end
         try:
             with run_lock(self.args.output_dir, self.args.distributed_state), self.stop_signals:
                 self.same_run.settle(*([] if self.resume_from is None else [self.resume_from]))
@@ -103,6 +105,7 @@ class ResumableTrainer(Trainer):
                 "checkpoint"
             ) from error
         finally:
+            self.args.load_best_model_at_end = loads_best
             self.same_run.forget()
 
     def _overwrite(self) -> None:
@@ -136,22 +139,22 @@ class ResumableTrainer(Trainer):
             raise ValueError(f"`{resume_from_checkpoint}` lacks {', '.join(sorted(info['missing_keys']))}")
         self.model.load_state_dict(stored.state_dict())
 
-    def _load_best_model(self) -> None:
+    def load_best_model(self) -> None:
         """Loads the best checkpoint; if it is damaged, keeps the weights of the last step and warns."""
         best = Path(self.state.best_model_checkpoint)
         fault = agreed(self.args, lambda: damage_of(best, compares_hashes=True))
-        if fault is None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            super()._load_best_model()
-        elif fault is None:
-            self._load_from_checkpoint(str(best))
-        else:
-            if self.args.should_log:
-                logger.warning(
-                    "`load_best_model_at_end`: the best checkpoint %s (%s %.6g) cannot be loaded: %s; the model keeps "
-                    "the weights of the last step, %d",
-                    *(best, self.args.metric_for_best_model, self.state.best_metric, fault, self.state.global_step),
-                )
-            self.state.best_model_checkpoint = None  # the averages stay with the weights, and the record says what is
+        if fault is None:
+            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # whose weights `Trainer` loads
+                self._load_from_checkpoint(str(best))
+                self.args.load_best_model_at_end = False  # until `train` returns: `Trainer` would load it again
+            return
+        if self.args.should_log:
+            logger.warning(
+                "`load_best_model_at_end`: the best checkpoint %s (%s %.6g) cannot be loaded: %s; the model keeps the "
+                "weights of the last step, %d",
+                *(best, self.args.metric_for_best_model, self.state.best_metric, fault, self.state.global_step),
+            )
+        self.state.best_model_checkpoint = None  # so that the record says which weights the model has
 
     # ---- data ----
 
@@ -220,61 +223,85 @@ class ResumableTrainer(Trainer):
         return _mean(stored)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Like `Trainer.log`, without the speeds of a resumed training that had no step left."""
-        if "train_runtime" in logs and self.state.global_step == self._began_at_step:
-            for name in ("train_samples_per_second", "train_steps_per_second"):
-                logs.pop(name, None)
+        """Like `Trainer.log`; the report that ends a training also loads the best model.
+
+        `Trainer` would load it afterwards, without the weights whose names on disk differ. The speeds of a resumed
+        training that had no step left are left out.
+        """
+        if "train_runtime" in logs:
+            if self.state.global_step == self._began_at_step:
+                for name in ("train_samples_per_second", "train_steps_per_second"):
+                    logs.pop(name, None)
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                self.load_best_model()
         super().log(logs, start_time)
 
     # ---- writing ----
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._aside is None else str(self._aside)
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As the parent's, aside; then all at once in its place. What is no longer wanted goes after that.
+        """Like `Trainer`'s, but in a temporary folder that is renamed once it is complete; then deletes older ones.
 
         Raises:
-            OSError: it could not be written; nothing of it is left, and all others are as they were.
+            OSError: it could not be written; nothing of it is left, and all others are unchanged.
         """
-        output_dir = Path(self._get_output_dir(trial))
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        output_dir = Path(self.args.output_dir)
         aside = output_dir / ASIDE
         try:
             if self.args.should_save:
                 shutil.rmtree(aside, ignore_errors=True)
-                (aside / name).mkdir(parents=True)
+                aside.mkdir(parents=True)
             self.accelerator.wait_for_everyone()
-            self._write_aside(model, trial, aside, output_dir / name)
+            checkpoint = self._write_aside(model, trial, aside)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                move_into_place(aside / name, output_dir / name)
+                (output_dir / checkpoint).parent.mkdir(exist_ok=True)  # of a trial
+                move_into_place(aside / checkpoint, output_dir / checkpoint)
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises each of them
             shutil.rmtree(aside, ignore_errors=True)
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             raise OSError(_not_written(self.args, output_dir, name, error)) from error
         if self.args.should_save:
             shutil.rmtree(aside)
             best = self.state.best_model_checkpoint
-            keep = {name} | ({Path(best).name} if best is not None else set())
-            rotate(output_dir, limit=self.args.save_total_limit, keep=keep)
+            keep = {checkpoint.name} | ({Path(best).name} if best is not None else set())
+            rotate((output_dir / checkpoint).parent, limit=self.args.save_total_limit, keep=keep)
         self.accelerator.wait_for_everyone()
 
-    def _write_aside(self, model: nn.Module, trial: Any, aside: Path, checkpoint: Path) -> None:
-        self._aside = aside
+    def _write_aside(self, model: nn.Module, trial: Any, aside: Path) -> Path:
+        """Writes a checkpoint below `aside`; returns its path there, with the folder of a trial."""
+        self._output_dir = Path(self.args.output_dir)
         try:
-            super()._save_checkpoint(model, trial)
+            with _output_dir_is(self.args, aside):
+                super()._save_checkpoint(model, trial)
         finally:
-            self._aside = None
-        folder = aside / checkpoint.name
+            output_dir, self._output_dir = self._output_dir, None
+        assert self._saved_to is not None
+        folder, checkpoint = self._saved_to, self._saved_to.relative_to(aside)
         if self.args.should_save:
             write_identity(folder, self.same_run.record())
         if self.state.best_model_checkpoint == str(folder):
-            self.state.best_model_checkpoint = str(checkpoint)
+            self.state.best_model_checkpoint = str(output_dir / checkpoint)
             if self.args.should_save:
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         if not self.args.save_only_model:
             text = json.dumps(self.running_state(), indent=1)
             (folder / f"running_state_{self.args.process_index}.json").write_text(text, encoding="utf-8")
+        return checkpoint
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Like `Trainer.save_model`; the options in a checkpoint name the output directory of the run."""
+        self._saved_to = Path(output_dir or self.args.output_dir)
+        with _output_dir_is(self.args, self._output_dir or self.args.output_dir):
+            super().save_model(output_dir, _internal_call)
+
+
+@contextlib.contextmanager
+def _output_dir_is(args: TrainingArguments, output_dir: str | Path) -> Iterator[None]:
+    before, args.output_dir = args.output_dir, str(output_dir)
+    try:
+        yield
+    finally:
+        args.output_dir = before
 
 
 def _mean(values: list[Any]) -> Any:
