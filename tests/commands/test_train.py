@@ -142,7 +142,9 @@ def test_card_of_a_timm_student_tells_the_model_that_was_trained(tmp_path: Path)
         assert f"{line}" in card, line
     assert str(tmp_path) not in card
     assert "2012.12877" not in card
-    with pytest.raises(ValueError, match="`model_license` is 'MIT License', but must be a name of the Hub, such as"):
+    with pytest.raises(
+        ValueError, match="`model_license` is 'MIT License', but must be a licence name of the Hub, such as"
+    ):
         ModelArguments("timm:test_efficientnet", model_license="MIT License")
 
 

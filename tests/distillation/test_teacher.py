@@ -96,7 +96,7 @@ def test_same_labels_are_matched_and_said_only_once(caplog: pytest.LogCaptureFix
     teacher = make_teacher(3)
     for _ in range(2):  # as when a teacher is loaded for a student and then given to its trainer
         teacher.match_labels(config_with_names("a", "b", "c"))
-    assert caplog.text.count("are taken to be the same") == 1
+    assert caplog.text.count("are assumed to be equal") == 1
 
 
 @pytest.mark.parametrize(

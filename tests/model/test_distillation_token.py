@@ -1,4 +1,4 @@
-"""Distilled weights without their token: the plain model that is left, worked out by hand."""
+"""Distilled weights loaded without their token, compared with a plain model built by hand."""
 
 from pathlib import Path
 from typing import Any
