@@ -475,7 +475,7 @@ class TestRefusedAtConstruction:
 
     def test_teacher_told_of_other_pixels(self, tmp_path, tiny_config, tiny_teacher, toy_rows):
         teacher = Teacher(tiny_teacher.module, mean=(0.5,) * 3, std=(0.5,) * 3, student_mean=(0.5,) * 3, image_size=32)
-        with pytest.raises(ValueError, match="but the teacher was told"):
+        with pytest.raises(ValueError, match="but the teacher was created for"):
             make_trainer(tmp_path, tiny_config, toy_rows, teacher, distillation_type="hard")
 
     def test_labels_beyond_the_students_classes(self, tmp_path, tiny_config, toy_rows):
