@@ -1,4 +1,4 @@
-"""Predictions against transformers' own pipeline, which knows nothing of this package."""
+"""Predictions equal those of transformers' pipeline, which does not use this package."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name i
 
 
 def save_model(kind: str, config: DeiTConfig, path: Path) -> str:
-    """A model with random weights, large enough for answers that differ, and its processor."""
+    """Saves a model with random weights, large enough for different predictions, and its processor."""
     config.initializer_range = 0.5
     config.id2label, config.label2id = LABELS["id2label"], LABELS["label2id"]
     if kind == "distilled":
@@ -38,7 +38,7 @@ def model(tmp_path: Path, tiny_config: DeiTConfig) -> str:
 
 
 def write_pictures(folder: Path) -> list[str]:
-    """Pictures of several modes and sizes, one of them to be shown turned."""
+    """Writes images of several modes and sizes, one of them with EXIF rotation."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -52,7 +52,7 @@ def write_pictures(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["distilled", "plain", "resnet"])
 def test_classes_and_probabilities_are_those_of_the_pipeline(tmp_path: Path, tiny_config: DeiTConfig, kind: str):
-    # another head, another view, or a softmax before the mean of the heads gives other numbers
+    # another head, another view, or a softmax before the mean of the heads changes the values
     model = save_model(kind, tiny_config, tmp_path / "model")
     pictures = write_pictures(tmp_path)
     expected = pipeline("image-classification", model=model)(pictures, top_k=3)
@@ -62,7 +62,7 @@ def test_classes_and_probabilities_are_those_of_the_pipeline(tmp_path: Path, tin
         assert [label for label, _ in prediction.classes] == [answer["label"] for answer in answers]
         scores = [answer["score"] for answer in answers]
         assert [probability for _, probability in prediction.classes] == pytest.approx(scores, abs=1e-6)
-    # three files hold the same colours; the grey and the turned one must differ, or nothing was compared
+    # three files have the same colours; the grey and the rotated one must differ, or the test compares nothing
     assert len({tuple(prediction.classes) for prediction in predictions}) == 3
 
 
@@ -102,7 +102,7 @@ def test_missing_model_is_named(tmp_path: Path):
 @pytest.mark.parametrize("num_best", [0, -1])
 def test_number_of_classes_to_show_is_at_least_one(num_best: int):
     with pytest.raises(ValueError, match=rf"`num_best` \(`--top_k`\) is {num_best}, but must be 1 or more"):
-        predict([], "none", num_best=num_best)  # before the model is looked for
+        predict([], "none", num_best=num_best)  # refused before the model is loaded
 
 
 @pytest.mark.parametrize("source", ["weights.pth", "timm:resnet18"])

@@ -93,7 +93,7 @@ def test_sets_can_be_given_to_one_evaluation_alone(tmp_path, tiny_student, toy_r
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ema", "a part named 'ema', which the names of the averaged weights' .*; give it another name"),
+        ("ema", "a part named 'ema', which is reserved for metrics of averaged weights .*; give it another name"),
         ("ema_2024", "a part named 'ema_2024', which"),
         ("", "a part named '', but a name must be one line and not empty"),
         ("a\nb", r"a part named 'a\\nb', but a name must be one line"),
@@ -114,7 +114,7 @@ def test_a_name_that_is_not_a_text_is_refused(tmp_path, tiny_student, toy_rows, 
 
 
 def test_an_empty_dict_is_refused(tmp_path, tiny_student, toy_rows):
-    with pytest.raises(ValueError, match="`eval_dataset` is a dict without parts"):
+    with pytest.raises(ValueError, match="`eval_dataset` is an empty dict"):
         make_trainer(tmp_path, tiny_student, toy_rows, {})
 
 

@@ -95,7 +95,7 @@ def test_evaluation_that_cannot_be_is_refused(options: dict, message: str):
 @pytest.mark.parametrize("name", ["output_file", "per_class_file"])
 def test_file_to_write_needs_its_folder_before_the_evaluation(tmp_path: Path, name: str):
     EvaluationArguments("model", **{name: str(tmp_path / "x.json")})
-    with pytest.raises(FileNotFoundError, match=f"`{name}` is .*, but there is no folder `.*none`"):
+    with pytest.raises(FileNotFoundError, match=f"`{name}` is .*, but the folder `.*none` does not exist"):
         EvaluationArguments("model", **{name: str(tmp_path / "none" / "x.json")})
 
 
