@@ -124,10 +124,10 @@ def test_card_of_a_timm_student_tells_the_model_that_was_trained(tmp_path: Path)
     card = (tmp_path / "run" / "README.md").read_text()
     model = timm.create_model("test_efficientnet", num_classes=2)
     for line in (
-        "An image classifier of timm, trained from scratch on images in train.",
+        "A timm image classifier, trained from scratch on images in train.",
         "| image size | 32x32 |",
         "| classes | 2 |",
-        "| architecture | test_efficientnet of timm |",
+        "| architecture | test_efficientnet (timm) |",
         f"| parameters | {sum(p.numel() for p in model.parameters()):,} |",
         "| licence | mit |",
         "license: mit",

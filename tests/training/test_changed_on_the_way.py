@@ -134,7 +134,7 @@ def test_trainer_has_a_model_after_a_search_that_claims_no_training(tmp_path, ma
     trainer.save_model()
     trainer.create_model_card()
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "with weights that were not trained here" in card
+    assert "with weights that deit_hf did not train" in card
     assert "Optimizer steps" not in card
 
 

@@ -64,7 +64,7 @@ def test_each_set_has_its_metrics_with_averages_a_teacher_a_best_checkpoint_a_ca
     card = (tmp_path / "run" / "README.md").read_text()
     for part in parts:
         top1 = f"{100 * metrics[accuracy_name('top1', part=part, head='average', averaged=True)]:.2f}"
-        assert f"| mean of both heads (the model's answer), averaged weights, on {part} | {top1} |" in card
+        assert f"| mean of both heads (model output), averaged weights, on {part} | {top1} |" in card
         assert f"name: 'evaluation split: {part}'" in card.partition("\n---\n")[0]
     assert 'subfolder="ema"' in card
     lines = comparison_table([tmp_path / "run"]).splitlines()
@@ -160,7 +160,7 @@ def test_plain_rows_assigned_to_the_trainer_are_evaluated(tmp_path, tiny_student
 def test_a_card_and_curves_take_any_name(tmp_path):
     metrics = {"eval_a|b $x_{_top1": 0.5}
     facts = ModelFacts("tiny", (32, 32), 5, two_heads=False, metrics=metrics)
-    assert r"| class head (the model's answer), on a\|b \$x\_{ | 50.00 |" in render_model_card(facts)
+    assert r"| class head (model output), on a\|b \$x\_{ | 50.00 |" in render_model_card(facts)
     plot_training_curves([{"step": 1, **metrics}, {"step": 2, **metrics}], tmp_path / "curves.png")
 
 
