@@ -100,7 +100,7 @@ class ModelArguments:
         if not self.config_overrides:
             return
         if self.variant is None:
-            raise ValueError("`config_overrides` needs a `variant`; the sizes of loaded weights cannot be changed")
+            raise ValueError("`config_overrides` needs a `variant`; loaded weights keep their own configuration")
         if isinstance(self.config_overrides, str):
             try:
                 self.config_overrides = json.loads(self.config_overrides)

@@ -168,7 +168,9 @@ def _deit_of_timm(
     overrides = {name: value for name, value in sizes.items() if name != "image_size"}
     model: Any = convert_checkpoint(create_timm_model(source), **overrides)
     if with_token and not model.config.use_distillation_token:
-        logger.warning("%s has no distillation token: the token, its position and its head start at random", source)
+        logger.warning(
+            "%s has no distillation token: the token, its position and its head are initialised at random", source
+        )
         model = DeiTForImageClassificationWithTeacher.from_plain(model)
     elif with_token is False and model.config.use_distillation_token:
         model = without_token(model, DeiTForImageClassification, source)

@@ -230,7 +230,7 @@ def _infer_config(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeiT
     """Infers the configuration from the shapes of the tensors; `settings` override it."""
     hidden_size, num_channels, *patch_size = state["patch_embed.proj.weight"].shape
     if hidden_size % 64 and "num_attention_heads" not in settings:
-        raise ValueError(f"the width {hidden_size} is not a multiple of 64 per head; pass `num_attention_heads`")
+        raise ValueError(f"the width {hidden_size} is not a multiple of the head size 64; pass `num_attention_heads`")
     inferred = {
         "hidden_size": hidden_size,
         "num_attention_heads": hidden_size // 64,

@@ -48,7 +48,7 @@ def class_names(dataset: datasets.Dataset | datasets.IterableDataset, label_colu
 
 
 def has_labels(rows: datasets.Dataset, label_column_name: str) -> bool:
-    """Whether rows have labels; a column with nothing but -1 or None, as in test splits on the Hub, has no labels."""
+    """Whether rows have labels; a column of only -1 or None, as in test splits on the Hub, counts as unlabelled."""
     if label_column_name not in rows.column_names:
         return False
     column = rows.with_format(None)[label_column_name]
@@ -112,7 +112,7 @@ def label_config(
 
 
 def _count_labels(rows: datasets.Dataset | datasets.IterableDataset, label_column_name: str) -> int:
-    """One more than the largest label."""
+    """Returns the largest label plus one."""
     if isinstance(rows, datasets.IterableDataset):
         raise ValueError(
             f"column `{label_column_name}` has no class names, so the number of classes of a stream is unknown; set "
@@ -224,7 +224,7 @@ def match_labels(
         return LabelMatch(_unless_same(found, num_own))
     return LabelMatch(
         found,
-        f"the classes of {side} are matched to those of {own_side} by name, because their order differs: "
+        f"the classes of {side} are matched to those of {own_side} by name: "
         f"{names[moved]!r} is class {moved} of {side} and class {found[moved]} of {own_side}",
     )
 
@@ -259,7 +259,7 @@ def _unless_same(indices: Sequence[int], num_own: int) -> tuple[int, ...] | None
 
 
 def _class_numbers(names: Sequence[str], own_names: Sequence[str]) -> list[int] | None:
-    """Returns names that are class indices, starting at 0, as numbers; None if they are anything else."""
+    """Converts names "0", "1", ... to class indices of the other side; returns None if they are not valid indices."""
     if not all(name.isdecimal() and str(int(name)) == name for name in names) or set(names) & set(own_names):
         return None
     numbers = [int(name) for name in names]
@@ -269,7 +269,7 @@ def _class_numbers(names: Sequence[str], own_names: Sequence[str]) -> list[int] 
 def _indices_by_name(names: Sequence[str], own_names: Sequence[str], side: str, own_side: str) -> list[int | None]:
     """Returns the index of each name on the other side, or None for an unknown name.
 
-    Names are compared as they are spelled. If one of them is not found so, all are compared in plain spelling.
+    Names are compared exactly. If any name is not found, all are compared without regard to case and underscores.
     """
     exact = {name: index for index, name in enumerate(own_names)}
     if len(exact) == len(own_names) and len(set(names)) == len(names) and exact.keys() >= set(names):

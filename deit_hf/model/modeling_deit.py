@@ -235,7 +235,7 @@ def _load_without_token(cls: Any, source: Any, *model_args: Any, config: Any, **
         loaded_class = DeiTForImageClassificationWithTeacher
     with_info = kwargs.pop("output_loading_info", False)
     kwargs |= {"use_distillation_token": True, "output_loading_info": True}
-    if config is not None:  # transformers would pass the keyword to the constructor if `config` is given, too
+    if config is not None:  # with a `config`, transformers would pass the keyword to the constructor
         config, _ = copy.deepcopy(config), kwargs.pop("use_distillation_token")
         config.use_distillation_token = True
     distilled, info = loaded_class.from_pretrained(source, *model_args, config=config, **kwargs)
@@ -456,7 +456,9 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         kwargs.pop("use_distillation_token", None)
         loaded = DeiTForImageClassification.from_pretrained(source, *model_args, config=config, **kwargs)
         plain, *info = loaded if isinstance(loaded, tuple) else (loaded,)
-        logger.warning("%s has no distillation token: the token, its position and its head start at random", source)
+        logger.warning(
+            "%s has no distillation token: the token, its position and its head are initialised at random", source
+        )
         student = cls.from_plain(plain)
         if not info:
             return student

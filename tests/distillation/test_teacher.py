@@ -147,15 +147,15 @@ def test_model_of_timm_tells_mean_std_and_size_itself(kind: str):
     recorder = Recorder()
     teacher = Teacher(module)
     assert teacher.image_size == expected[2]
-    told = Teacher(recorder, mean=expected[0], std=expected[1])
-    torch.testing.assert_close(teacher.pixel_scale, told.pixel_scale)
-    torch.testing.assert_close(teacher.pixel_shift, told.pixel_shift)
+    explicit = Teacher(recorder, mean=expected[0], std=expected[1])
+    torch.testing.assert_close(teacher.pixel_scale, explicit.pixel_scale)
+    torch.testing.assert_close(teacher.pixel_shift, explicit.pixel_shift)
 
 
 def test_what_is_given_wins_over_what_the_model_tells():
     teacher = Teacher(timm.create_model("test_resnet"), mean=(0.1, 0.2, 0.3), image_size=32)
-    told = Teacher(Recorder(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
-    assert torch.equal(teacher.pixel_shift, told.pixel_shift)
+    explicit = Teacher(Recorder(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
+    assert torch.equal(teacher.pixel_shift, explicit.pixel_shift)
     assert teacher.image_size == (32, 32)
 
 

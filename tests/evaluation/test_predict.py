@@ -37,7 +37,7 @@ def model(tmp_path: Path, tiny_config: DeiTConfig) -> str:
     return save_model("distilled", tiny_config, tmp_path / "model")
 
 
-def write_pictures(folder: Path) -> list[str]:
+def write_images(folder: Path) -> list[str]:
     """Writes images of several modes and sizes, one of them with EXIF rotation."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8)
     turned = Image.Exif()
@@ -54,10 +54,10 @@ def write_pictures(folder: Path) -> list[str]:
 def test_classes_and_probabilities_are_those_of_the_pipeline(tmp_path: Path, tiny_config: DeiTConfig, kind: str):
     # another head, another view, or a softmax before the mean of the heads changes the values
     model = save_model(kind, tiny_config, tmp_path / "model")
-    pictures = write_pictures(tmp_path)
-    expected = pipeline("image-classification", model=model)(pictures, top_k=3)
-    predictions = list(predict(pictures, model, num_best=3))
-    assert [prediction.image for prediction in predictions] == pictures
+    images = write_images(tmp_path)
+    expected = pipeline("image-classification", model=model)(images, top_k=3)
+    predictions = list(predict(images, model, num_best=3))
+    assert [prediction.image for prediction in predictions] == images
     for prediction, answers in zip(predictions, expected, strict=True):
         assert [label for label, _ in prediction.classes] == [answer["label"] for answer in answers]
         scores = [answer["score"] for answer in answers]
@@ -67,14 +67,14 @@ def test_classes_and_probabilities_are_those_of_the_pipeline(tmp_path: Path, tin
 
 
 def test_one_class_is_the_best_one(tmp_path: Path, model: str):
-    picture = write_pictures(tmp_path)[0]
-    (alone,), (every,) = predict([picture], model, num_best=1), predict([picture], model, num_best=99)
+    image = write_images(tmp_path)[0]
+    (alone,), (every,) = predict([image], model, num_best=1), predict([image], model, num_best=99)
     assert alone.classes == every.classes[:1]
 
 
 def test_all_classes_at_most_are_given_best_first_and_sum_to_one(tmp_path: Path, model: str):
-    picture = write_pictures(tmp_path)[0]
-    (prediction,) = predict([picture], model, num_best=99)
+    image = write_images(tmp_path)[0]
+    (prediction,) = predict([image], model, num_best=99)
     labels, probabilities = zip(*prediction.classes, strict=True)
     assert sorted(labels) == NAMES
     assert list(probabilities) == sorted(probabilities, reverse=True)
@@ -83,7 +83,7 @@ def test_all_classes_at_most_are_given_best_first_and_sum_to_one(tmp_path: Path,
 
 def test_pictures_before_a_bad_one_are_answered(tmp_path: Path, model: str):
     (tmp_path / "bad.png").write_text("hello")
-    answers = predict([write_pictures(tmp_path)[1], str(tmp_path / "bad.png")], model)
+    answers = predict([write_images(tmp_path)[1], str(tmp_path / "bad.png")], model)
     assert next(answers).image.endswith("cmyk.tiff")
     with pytest.raises(ValueError, match=r"^[^ ]*bad.png is empty or of no image format that Pillow knows"):
         next(answers)

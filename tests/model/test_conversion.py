@@ -195,7 +195,7 @@ def test_number_of_heads_is_width_over_64_or_must_be_given() -> None:
     model = convert_checkpoint(source.state_dict())
     assert model.config.num_attention_heads == 2
     assert_equal_logits(model, source)
-    with pytest.raises(ValueError, match="width 32 is not a multiple of 64 per head; pass `num_attention_heads`"):
+    with pytest.raises(ValueError, match="width 32 is not a multiple of the head size 64; pass `num_attention_heads`"):
         convert_checkpoint(timm_model(PLAIN).state_dict())
 
 

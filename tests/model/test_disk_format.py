@@ -33,7 +33,7 @@ sys.modules["deit_hf"] = None  # importing it fails here
 from pathlib import Path
 import torch, transformers
 from PIL import Image
-root, image = Path(sys.argv[1]), Image.open(Path(sys.argv[1], "picture.png"))
+root, image = Path(sys.argv[1]), Image.open(Path(sys.argv[1], "image.png"))
 """
 
 USE = """
@@ -90,8 +90,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The outputs of plain transformers for the three cases, with our own models."""
     root = tmp_path_factory.mktemp("disk-format")
     torch.manual_seed(0)
-    picture = Image.effect_noise((50, 70), 120).convert("RGB")
-    picture.save(root / "picture.png")
+    image = Image.effect_noise((50, 70), 120).convert("RGB")
+    image.save(root / "image.png")
     models = {}
     for row, (ours, has_token, _) in ROWS.items():
         model = ours(DeiTConfig(**SIZES, use_distillation_token=has_token)).eval()
@@ -133,7 +133,7 @@ def test_checkpoints_of_plain_transformers_load_here_with_the_same_logits(tmp_pa
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(2, 3, 32, 32, generator=generator)
     torch.save(pixels, tmp_path / "pixels.pt")
-    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     run_without_package(SAVE, str(tmp_path), repr(SIZES), repr({row: name for row, (*_, name) in ROWS.items()}))
     expected = torch.load(tmp_path / "native-logits.pt")
     for row, (ours, _, native) in ROWS.items():

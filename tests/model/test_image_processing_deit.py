@@ -63,12 +63,12 @@ def test_picture_of_a_small_size_is_neither_resized_nor_cropped(size: int, backe
     """Official datasets.py:80: up to 32 pixels only `ToTensor` and `Normalize`; the same in a pipeline."""
     make_processor(size).save_pretrained(tmp_path)
     levels = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
-    picture = Image.fromarray(levels.permute(1, 2, 0).numpy())
+    image = Image.fromarray(levels.permute(1, 2, 0).numpy())
     expected = Normalize(IMAGENET["image_mean"], IMAGENET["image_std"])(levels / 255)
     processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
-    pixels = processor(picture, return_tensors="pt")["pixel_values"][0]
+    pixels = processor(image, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
-    assert processor(picture.resize((50, 90)), return_tensors="pt")["pixel_values"].shape == (1, 3, size, size)
+    assert processor(image.resize((50, 90)), return_tensors="pt")["pixel_values"].shape == (1, 3, size, size)
 
 
 def test_crop_that_is_named_holds_for_small_sizes_too():
@@ -112,11 +112,13 @@ def test_known_wrong_processor_is_said_once_with_what_to_do(saved: Path, faulty:
     )
     with caplog.at_level(logging.WARNING, "deit_hf"):
         load(saved)
-    (said,) = [record.getMessage() for record in caplog.records if "preprocessor_config.json" in record.getMessage()]
-    assert said.startswith(f"preprocessor_config.json of `{saved}` ")
-    assert SQUASHES in said
-    assert (HALVES in said) == (faulty in ("plain base", "transformers' default"))
-    assert "make_processor(32)`, and save it in the same directory with its `save_pretrained`" in said
+    (message,) = [
+        record.getMessage() for record in caplog.records if "preprocessor_config.json" in record.getMessage()
+    ]
+    assert message.startswith(f"preprocessor_config.json of `{saved}` ")
+    assert SQUASHES in message
+    assert (HALVES in message) == (faulty in ("plain base", "transformers' default"))
+    assert "make_processor(32)`, and save it in the same directory with its `save_pretrained`" in message
 
 
 @pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
@@ -129,9 +131,9 @@ def test_mended_processor_gives_the_pixels_of_the_paper(saved: Path):
     """Red when following the advice of the warning does not fix the processor."""
     (saved / "preprocessor_config.json").write_text(json.dumps(FAULTY["plain base"]))
     make_processor(32).save_pretrained(saved)
-    picture = Image.effect_noise((60, 40), 90).convert("RGB")
-    pixels = AutoImageProcessor.from_pretrained(saved)(picture, return_tensors="pt")["pixel_values"]
-    assert torch.equal(pixels, make_processor(32)(picture, return_tensors="pt")["pixel_values"])
+    image = Image.effect_noise((60, 40), 90).convert("RGB")
+    pixels = AutoImageProcessor.from_pretrained(saved)(image, return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels, make_processor(32)(image, return_tensors="pt")["pixel_values"])
 
 
 def test_processor_that_is_no_json_is_named(saved: Path):

@@ -106,7 +106,7 @@ def test_names_in_another_order_are_mapped_and_that_is_said():
     found = match(["dog", "ant", "eel", "bee", "cat"], NAMES, needs_all=True)
     assert found.indices == (3, 0, 4, 1, 2)
     assert found.note == (
-        "the classes of the data are matched to those of the model by name, because their order differs: 'dog' is "
+        "the classes of the data are matched to those of the model by name: 'dog' is "
         "class 0 of the data and class 3 of the model"
     )
 

@@ -229,7 +229,7 @@ def test_student_starts_with_all_weights_of_a_plain_checkpoint(plain_checkpoint:
     plain = build_native(KINDS["plain"])
     with caplog.at_level(logging.WARNING, logger="deit_hf"):
         student = DeiTForImageClassificationWithTeacher.from_pretrained(plain_checkpoint)
-    assert "no distillation token: the token, its position and its head start at random" in caplog.text
+    assert "no distillation token: the token, its position and its head are initialised at random" in caplog.text
     kept = safetensors.torch.load_file(plain_checkpoint / "model.safetensors")
     state = student.state_dict()
     positions = state["deit.embeddings.position_embeddings"]

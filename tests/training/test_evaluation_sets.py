@@ -193,6 +193,6 @@ def test_sets_that_do_not_exist_and_several_at_once_are_refused_by_name(tmp_path
 def test_damaged_results_of_a_run_are_named_by_the_table(tmp_path, content: str):
     (tmp_path / "eval_results.json").write_text(content)
     with pytest.raises(
-        ValueError, match="eval_results.json` (is not JSON: .*|holds no accuracy .*); evaluate the run aga"
+        ValueError, match="eval_results.json` (is not valid JSON: .*|holds no accuracy .*); evaluate the run aga"
     ):
         comparison_table([tmp_path])
