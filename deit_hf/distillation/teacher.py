@@ -57,8 +57,8 @@ class Teacher(nn.Module):
 
         Args:
             module: a classifier that takes pixels and returns logits or an output of transformers.
-            mean: of the pixels that the module expects, per channel, for pixels in [0, 1]. Default: read from a timm
-                model, also in transformers' wrapper; required for other models.
+            mean: per channel, with which the module's input is normalised, for pixels in [0, 1]. Default: read from a
+                timm model, also in transformers' wrapper; required for other models.
             std: likewise.
             image_size: of the module's input in pixels, one number or (height, width). Default: read from the model;
                 if it is unknown there, the student's.
