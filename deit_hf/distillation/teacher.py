@@ -270,9 +270,7 @@ def _own_settings(module: nn.Module) -> dict[str, Any]:
     if not settings:
         return {"image_size": getattr(config, "image_size", None)}
     cfg = timm.data.resolve_data_config(pretrained_cfg=settings)
-    built_for = getattr(
-        getattr(timm_model, "patch_embed", None), "img_size", None
-    )  # may differ from the weights' size
+    built_for = getattr(getattr(timm_model, "patch_embed", None), "img_size", None)  # may differ from `input_size`
     return {"mean": cfg["mean"], "std": cfg["std"], "image_size": built_for or tuple(cfg["input_size"][1:])}
 
 

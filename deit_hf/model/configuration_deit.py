@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 NATIVE_LAYER_NORM_EPS = transformers.DeiTConfig.layer_norm_eps
 
-# arXiv:2012.12877 table 1: 12 layers, 64 dimensions a head, MLP ratio 4.
+# arXiv:2012.12877 table 1: 12 layers, 64 dimensions per head, MLP ratio 4.
 _SIZES = {
     "tiny": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
     "small": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},

@@ -257,7 +257,7 @@ def _infer_config(state: Mapping[str, Tensor], settings: dict[str, Any]) -> DeiT
 
 
 def _infer_image_size(state: Mapping[str, Tensor], patch_size: list[int]) -> int | tuple[int, int]:
-    """Infers the image size of a square grid; only models with LayerScale may have no position of a class token."""
+    """Infers the image size of a square grid; only models with LayerScale may have no position for the class token."""
     num_rows = state["pos_embed"].shape[1]
     has_prefix_rows = "blocks.0.gamma_1" not in state or math.isqrt(num_rows) ** 2 != num_rows
     side = math.isqrt(num_rows - has_prefix_rows * (2 if "dist_token" in state else 1))

@@ -1,4 +1,4 @@
-"""Creates models of timm by name, with weights from timm's sources or from a file, without executing its code."""
+"""Creates models of timm by name, with weights from timm's sources or from a file, whose code is never executed."""
 
 import os
 from collections.abc import Mapping
