@@ -247,9 +247,8 @@ def test_no_path_of_this_machine_is_in_a_card(tmp_path, tiny_student, toy_rows):
     assert "jane" not in card
     assert "with timm:resnet18@weights.pth as its teacher" in card
     assert 'model="run")' in card
-    assert "/weights.pth" not in card_of(
-        trainer, effective_recipe={"teacher": f"timm:x@{tmp_path}/weights.pth, top-1 50 %"}
-    )
+    hidden = {"teacher": f"timm:x@{tmp_path}/weights.pth, top-1 50 %"}
+    assert "/weights.pth" not in card_of(trainer, effective_recipe=hidden)
     assert ModelCard(card).data.datasets is None
 
 
