@@ -1,4 +1,4 @@
-"""Pictures and tables about models and runs.
+"""Figures and tables about models and runs.
 
 Reading order: curves, model_cost.
 """

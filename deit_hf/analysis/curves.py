@@ -1,11 +1,11 @@
-"""Pictures of a training: its loss, its learning rate and what each head learned, over the optimizer steps."""
+"""Training curves: loss, learning rate and accuracy of each head over the optimizer steps."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Panels of the picture: name of the axis, and which entries of the log it shows, of any evaluation set.
+# Panels of the figure: name of the axis, and pattern of the log entries it shows, for any evaluation set.
 PANELS = (
     ("loss", re.compile(r"loss|loss_cls|loss_distillation|eval_(.+_)?loss")),
     ("share", re.compile(r"eval_(.+_)?top1(_average)?|eval_(?!ema_)(.+_)?top1_(cls|distillation)|teacher_agreement")),
@@ -14,19 +14,19 @@ PANELS = (
 
 
 def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draws the log of a Trainer (`trainer.state.log_history`) into a PNG file.
+    """Plots the log of a `Trainer` (`trainer.state.log_history`) and saves it as a PNG file.
 
     Args:
-        log_history: entries with `step` and the values reported there.
-        path: of the picture.
+        log_history: entries with `step` and the values logged there.
+        path: of the PNG file.
 
     Raises:
-        ImportError: matplotlib, an extra of this package, is not installed.
+        ImportError: matplotlib, an optional dependency, is not installed.
     """
-    from matplotlib.figure import Figure  # an extra: nothing else here draws
+    from matplotlib.figure import Figure  # an optional dependency, used only here
 
     figure = Figure(figsize=(15, 4), layout="constrained")
-    logged = dict.fromkeys(name for entry in log_history for name in entry)  # each once, in their order
+    logged = dict.fromkeys(name for entry in log_history for name in entry)  # unique, in order
     for axis, (label, shown) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         for name in filter(shown.fullmatch, logged):
             points = [(entry["step"], entry[name]) for entry in log_history if name in entry]

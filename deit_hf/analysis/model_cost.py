@@ -1,6 +1,6 @@
-"""Size and cost of the eight published models (arXiv:2012.12877 table 1), as `python -m deit_hf` prints them.
+"""Size and cost of the eight published models (arXiv:2012.12877 table 1), printed by `python -m deit_hf`.
 
-Models are built on torch's meta device, so that counting needs neither weights nor memory.
+Models are built on torch's meta device, so no weights or memory are needed.
 """
 
 import math
@@ -17,15 +17,15 @@ from ..model.modeling_deit import (
     DeiTPreTrainedModel,
 )
 
-NORM_COST = 5  # of one normalised element, in multiply-adds; fvcore's estimate
+NORM_COST = 5  # multiply-adds per normalised element; fvcore's estimate
 
 
 class ModelCost(NamedTuple):
-    """One model's size and cost.
+    """Size and cost of one model.
 
     Attributes:
-        num_parameters: of the whole model, heads included.
-        multiply_adds: of features of one image, see `count_multiply_adds`.
+        num_parameters: of the whole model, including the heads.
+        multiply_adds: for the features of one image, see `count_multiply_adds`.
     """
 
     num_parameters: int
@@ -33,7 +33,7 @@ class ModelCost(NamedTuple):
 
 
 def model_cost(config: DeiTConfig) -> ModelCost:
-    """Size and cost of a DeiT; with a distillation token it has two heads."""
+    """Counts parameters and multiply-adds of a DeiT; with a distillation token it has two heads."""
     deit = DeiTForImageClassificationWithTeacher if config.use_distillation_token else DeiTForImageClassification
     with torch.device("meta"):
         model = deit(config).eval()
@@ -41,21 +41,21 @@ def model_cost(config: DeiTConfig) -> ModelCost:
 
 
 def count_multiply_adds(model: DeiTPreTrainedModel) -> int:
-    """Multiply-adds of the features of one image: every token through every layer, without the heads.
+    """Counts the multiply-adds for the features of one image: all tokens in all layers, without the heads.
 
-    Convolutions and matrix products count each multiply-add once; a LayerNorm counts five for each element; softmax,
-    GELU, biases and residual sums count nothing. The heads would add 0.01 % to 0.03 %.
+    Each multiply-add of a convolution or matrix product counts once, and each element of a LayerNorm counts five.
+    Softmax, GELU, biases and residual sums are not counted. The heads would add 0.01 % to 0.03 %.
 
-    Source: this is what mmpretrain's tables print as "FLOPs" (its tools/analysis_tools/get_flops.py at ee7f2e88 lets
-    fvcore count `extract_feat`, which has no head).
-    Differs: a forward of ours with heads needs 7 % less, as its last layer answers for the prefix tokens alone.
+    Source: the "FLOPs" in mmpretrain's tables are counted this way (its tools/analysis_tools/get_flops.py at ee7f2e88
+    lets fvcore count `extract_feat`, which has no head).
+    Differs: our models with heads need 7 % less, because their last layer computes only the prefix tokens.
 
     Args:
         model: on the meta device, in eval mode.
     """
     height, width = to_pair(model.config.image_size)
     pixel_values = torch.empty(1, model.config.num_channels, height, width, device=model.device)
-    # torch counts a multiply-add twice, and norms not at all
+    # torch counts a multiply-add as two operations, and does not count norms
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.native_layer_norm: _norm_flops})
     with counter, torch.no_grad():
         model.base_model(pixel_values)
@@ -67,7 +67,7 @@ def _norm_flops(input_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
 
 
 def model_table() -> str:
-    """The eight published models, a line each."""
+    """Formats the eight published models as a table, one line per model."""
     sizes = " ".join(f"{word:>6}" for word in ("image", "width", "heads", "layers"))
     lines = [f"{'variant':33} {'params (M)':>10} {'FLOPs (G)':>10} {sizes}"]
     for name in VARIANTS:

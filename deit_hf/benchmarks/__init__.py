@@ -1,4 +1,4 @@
-"""Speed next to other packages.
+"""Benchmarks against other packages.
 
 Reading order: input.
 """

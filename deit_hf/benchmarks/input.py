@@ -1,7 +1,7 @@
-"""How fast training views are made, next to timm's own transforms with the same recipe on the same files.
+"""Speed of training views, compared with timm's transforms for the same recipe and the same files.
 
-Both sides work in one data worker, image by image in turn and with the same random numbers, so that a busy machine
-slows both alike; what counts is the ratio.
+Both run in one data worker and alternate image by image, with the same random numbers. Load on the machine slows both
+down equally, so the ratio is the result.
 """
 
 import dataclasses
@@ -27,13 +27,20 @@ from ..data.transforms import View, posterize, training_view
 from ..training.arguments import DistillationArguments
 
 PAPER: dict[str, Any] = {option.name: option.default for option in dataclasses.fields(DistillationArguments)}
-GENERATED_SIZE = (375, 500)  # (height, width) in pixels, as many images of ImageNet have
+GENERATED_SIZE = (375, 500)  # (height, width) in pixels, a common size in ImageNet
 JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
 class InputSpeed:
-    """Images per second of CPU time, by round, and how many views of the first round were equal bit for bit."""
+    """Result of a benchmark.
+
+    Attributes:
+        ours: images per second of CPU time with deit_hf, one value per round.
+        timm: the same with timm.
+        num_equal: views of the first round that were equal bit for bit.
+        num_images: images per round.
+    """
 
     ours: list[float]
     timm: list[float]
@@ -42,7 +49,7 @@ class InputSpeed:
 
     @property
     def ratios(self) -> list[float]:
-        """Ours over timm's, by round; above 1 ours are faster."""
+        """Speed of deit_hf divided by that of timm, one value per round; deit_hf is faster if it is above 1."""
         return [ours / theirs for ours, theirs in zip(self.ours, self.timm, strict=True)]
 
     def __str__(self) -> str:
@@ -57,7 +64,7 @@ class InputSpeed:
 
 
 def generate_jpegs(num_images: int) -> datasets.Dataset:
-    """Smooth random textures with some noise, as JPEG files in rows of image and label; the same ones every time."""
+    """Returns rows of image and label with generated JPEG files: smooth random textures with noise, always equal."""
     check("num_images", num_images, lambda v: v >= 1, "1 or more")
     height, width = GENERATED_SIZE
     files = []
@@ -76,16 +83,16 @@ def generate_jpegs(num_images: int) -> datasets.Dataset:
 def measure_input(
     rows: datasets.Dataset, *, image_size: int, num_rounds: int, image_column_name: str = "image"
 ) -> InputSpeed:
-    """Times the paper's training views of all rows, ours and timm's in turn.
+    """Measures the speed of the paper's training views of all rows, alternating between deit_hf and timm.
 
     Args:
-        rows: images as files; labels do not matter.
-        image_size: pixels of a view's side.
-        num_rounds: passes over all rows that count; one more comes first and does not.
+        rows: with encoded images; labels are ignored.
+        image_size: height and width of a view in pixels.
+        num_rounds: measured passes over all rows; one more pass comes first as a warm-up.
         image_column_name: column of images.
 
     Raises:
-        ValueError: no round, or an image that cannot be decoded.
+        ValueError: the column is missing, a number is out of range, or an image cannot be decoded.
     """
     if image_column_name not in rows.column_names:
         raise ValueError(
@@ -101,7 +108,7 @@ def measure_input(
 
 
 class _Rounds(Dataset):
-    """Measures a round when a data worker asks for it."""
+    """A dataset whose items are measured rounds, so that a data worker runs them."""
 
     def __init__(self, rows: datasets.Dataset, image_size: int, num_rounds: int, image_column_name: str):
         files = rows.cast_column(image_column_name, datasets.Image(decode=False))
@@ -129,18 +136,18 @@ class _Rounds(Dataset):
         return ours, theirs, num_equal
 
     def _timed(self, side: int, key: ViewKey) -> tuple[torch.Tensor, float]:
-        """A view, and the seconds of CPU time that it took: 0 is ours, 1 timm's."""
+        """Returns a view of deit_hf (`side` 0) or timm (`side` 1), and its CPU time in seconds."""
         if side == 0:
             start = time.process_time()
             view = self.views[key]["pixel_values"]
             return view, time.process_time() - start
         with self.views.seeded(key):  # not timed: timm seeds a worker, not a view
             start = time.process_time()
-            view = self._as_timm_does(self.files[key.sample])
+            view = self._load_like_timm(self.files[key.sample])
             return view, time.process_time() - start
 
-    def _as_timm_does(self, file: Any) -> torch.Tensor:
-        """What timm's `ImageDataset` does with a file, here in memory unless the rows name it by its path."""
+    def _load_like_timm(self, file: Any) -> torch.Tensor:
+        """Loads and transforms an image like timm's `ImageDataset`, from bytes in memory or from a path."""
         image = PIL.Image.open(file if isinstance(file, str) else io.BytesIO(file))
         return self.timm_view(image.convert("RGB"))
 
@@ -156,7 +163,7 @@ def _paper_view(image_size: int) -> View:
 
 
 def _timm_view(image_size: int) -> View:
-    """timm's `create_transform` as the official code calls it (official datasets.py:82-91)."""
+    """Calls timm's `create_transform` like the official code (official datasets.py:82-91)."""
     view = timm.data.create_transform(
         (3, image_size, image_size),
         is_training=True,
@@ -170,5 +177,5 @@ def _timm_view(image_size: int) -> View:
     for step in view.transforms:
         for operation in step.ops if isinstance(step, RandAugment) else ():
             if operation.aug_fn is auto_augment.posterize:
-                operation.aug_fn = posterize  # Pillow 13 would end the measurement
+                operation.aug_fn = posterize  # timm's own fails with Pillow 13
     return view

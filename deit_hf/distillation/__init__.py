@@ -1,4 +1,4 @@
-"""What is learnt from a teacher.
+"""The distillation losses and the teacher.
 
 Reading order: losses, teacher.
 """

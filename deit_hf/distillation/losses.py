@@ -1,6 +1,6 @@
 """The distillation objective of arXiv:2012.12877 sec. 4, and DeiT III's label loss, as plain functions of logits.
 
-Nothing here knows a model, a trainer or how targets were mixed (mixing.py).
+These functions do not depend on a model or a trainer. Targets are mixed in mixing.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ LabelLoss = Literal["cross_entropy", "binary_cross_entropy"]
 
 
 class ObjectiveTerms(NamedTuple):
-    """The objective and its two terms, each a scalar; `distillation` is None when there is no teacher."""
+    """The objective and its two terms, each a scalar; `distillation` is None without a teacher."""
 
     loss: Tensor
     cls: Tensor
@@ -25,12 +25,12 @@ class ObjectiveTerms(NamedTuple):
 
 
 def balanced_class_weights(counts: Sequence[int]) -> Tensor:
-    """Weights with which each class has the same part in a label loss: n / (k n_c), for n images of k classes.
+    """Class weights that give each class the same total weight in a label loss: n / (k n_c), for n images, k classes.
 
-    Their mean over the images is 1. A class without images has weight 0, and is none of the k.
+    Their mean over the images is 1. A class without images has weight 0 and is not counted in k.
 
     Args:
-        counts: images n_c of each class.
+        counts: number of images n_c of each class.
 
     Returns:
         float64, (C,).
@@ -45,13 +45,17 @@ def soft_target_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Te
     Source: the ground-truth term of sec. 4 under mixup, cutmix and smoothing; official main.py:359-365.
 
     Args:
-        logits: (B, C), computed in float32 if of half precision.
+        logits: (B, C); half precision is computed in float32.
         targets: (B, C), rows sum to 1.
-        class_weights: (C,), of each class's share in a target, whether it comes from the label, from mixing or from
-            smoothing. The mean is over B, not over the weights, so that it does not depend on how a step is cut.
+        class_weights: (C,), factors for the entries of a target, whether they come from the label, from mixing or
+            from smoothing. The mean is over B, not over the weights, so that the loss does not depend on how a step
+            is divided into batches.
 
     Returns:
         Scalar >= 0.
+
+    Raises:
+        ValueError: shapes differ.
     """
     _check_shapes(logits, targets, "targets")
     precise = _full_precision(logits)
@@ -60,19 +64,22 @@ def soft_target_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Te
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of each class's presence, in nats, mean over batch and classes.
+    """Binary cross-entropy of the presence of each class, in nats, mean over batch and classes.
 
-    A class is present iff it has a share in the target, however small: in a mixed image both classes count in full.
+    A class is present if its target is greater than 0, so both classes of a mixed image count fully.
     Source: DeiT III, arXiv:2204.07118 sec. 3, after arXiv:2110.00476; official engine.py, `targets.gt(0.0)`, and
     main.py, `BCEWithLogitsLoss`, both with `--bce-loss`.
 
     Args:
-        logits: (B, C), computed in float32 if of half precision.
-        targets: (B, C), not smoothed: smoothing gives every class a share.
-        class_weights: (C,), of each class's presence; its absence always has weight 1.
+        logits: (B, C); half precision is computed in float32.
+        targets: (B, C), not smoothed, because smoothing makes every target greater than 0.
+        class_weights: (C,), for present classes; absent classes always have weight 1.
 
     Returns:
         Scalar >= 0.
+
+    Raises:
+        ValueError: shapes differ.
     """
     _check_shapes(logits, targets, "targets")
     precise = _full_precision(logits)
@@ -81,10 +88,10 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor 
 
 
 def label_loss_function(label_loss: LabelLoss) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """The ground-truth term by its name.
+    """Returns the label loss with this name.
 
     Raises:
-        ValueError: there is no such term.
+        ValueError: the name is unknown.
     """
     if label_loss == "cross_entropy":
         return soft_target_cross_entropy
@@ -99,21 +106,21 @@ def soft_distillation_loss(
     """τ² KL(teacher || student) of the softened distributions, in nats.
 
     Source: distillation term of the soft objective, sec. 4 (equation 2), without its weight λ.
-    Differs: as printed, the arguments of KL are (student, teacher); we follow the official losses.py:50-60
+    Differs: in the printed formula, the arguments of KL are (student, teacher); we follow the official losses.py:50-60
     (pinned by test_soft_loss_is_kl_of_teacher_to_student).
 
     Args:
-        student_logits: distillation head, (B, C), computed in float32 if of half precision.
-        teacher_logits: (B, C); no gradient flows into them.
-        temperature: τ > 0; 1 leaves the logits alone.
+        student_logits: (B, C), from the distillation head; half precision is computed in float32.
+        teacher_logits: (B, C); they get no gradient.
+        temperature: τ > 0; 1 does not change the logits.
         reduction: `batchmean` is the mean over B (the formula); `numel` also divides by C (official losses.py:60),
             which makes the term C times smaller.
 
     Returns:
-        Scalar >= 0; zero iff both softened distributions agree.
+        Scalar >= 0; zero if and only if both softened distributions are equal.
 
     Raises:
-        ValueError: shapes differ (a teacher with other classes?), temperature <= 0, or an unknown reduction.
+        ValueError: shapes differ (does the teacher have other classes?), temperature <= 0, or unknown reduction.
     """
     _check_shapes(student_logits, teacher_logits, "teacher_logits")
     if temperature <= 0:
@@ -127,23 +134,23 @@ def soft_distillation_loss(
 
 
 def hard_distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Cross-entropy with the teacher's decision as label, in nats, mean over the batch.
+    """Cross-entropy with the teacher's argmax as label, in nats, mean over the batch.
 
     Source: sec. 4 (equation 3), its second term without the factor 1/2; official losses.py:61-62. The teacher's label
-    is never smoothed. Where it has no decision, as its best logit is infinite or not a number, neither is the loss.
+    is never smoothed. If the teacher's greatest logit is infinite or NaN, the loss is NaN.
 
     Args:
-        student_logits: distillation head, (B, C), computed in float32 if of half precision.
-        teacher_logits: (B, C); only their argmax counts.
+        student_logits: (B, C), from the distillation head; half precision is computed in float32.
+        teacher_logits: (B, C); only their argmax is used.
 
     Returns:
         Scalar >= 0.
 
     Raises:
-        ValueError: shapes differ (a teacher with other classes?).
+        ValueError: shapes differ (does the teacher have other classes?).
     """
     _check_shapes(student_logits, teacher_logits, "teacher_logits")
-    best, decisions = _full_precision(teacher_logits).detach().max(dim=-1)  # (B,); of a NaN, it is the NaN
+    best, decisions = _full_precision(teacher_logits).detach().max(dim=-1)  # (B,); `max` returns a NaN if there is one
     return F.cross_entropy(_full_precision(student_logits), decisions) + (0 * best).sum()
 
 
@@ -162,9 +169,10 @@ def distillation_objective(
 ) -> ObjectiveTerms:
     """(1 - w) L_label(class head, targets) + w L(distillation head, teacher).
 
-    Source: sec. 4, equations 2 and 3; official losses.py:38-69. Without a distillation head both terms act on the
-    class head ("usual distillation", table 3). Without a teacher there is no second term, and a distillation head
-    learns from the targets as the class head does. The teacher's term is the same for both label losses.
+    Source: sec. 4, equations 2 and 3; official losses.py:38-69. Without a distillation head, both terms act on the
+    class head ("usual distillation", table 3). Without a teacher there is no second term; a distillation head is then
+    trained on the targets like the class head, and `loss` is the mean of both. The distillation term does not depend
+    on the label loss.
 
     Args:
         cls_logits: (B, C).
@@ -176,10 +184,10 @@ def distillation_objective(
         temperature: τ > 0, for `soft`.
         reduction: of `soft_distillation_loss`.
         label_loss: `cross_entropy`, or `binary_cross_entropy` with targets that are not smoothed.
-        class_weights: (C,), of L_label on each head that learns labels; the teacher's term has none.
+        class_weights: (C,), for L_label of each head; the distillation term has no class weights.
 
     Raises:
-        ValueError: shapes differ, or an unknown type or value.
+        ValueError: shapes differ, `teacher_logits` are missing, or a type or value is unknown.
     """
     learn_labels = label_loss_function(label_loss)
     cls_loss = learn_labels(cls_logits, targets, class_weights)
@@ -189,7 +197,7 @@ def distillation_objective(
         distillation_loss = learn_labels(distillation_logits, targets, class_weights)
         return ObjectiveTerms((cls_loss + distillation_loss) / 2, cls_loss, None)
     if teacher_logits is None:
-        raise ValueError(f"`distillation_type` is {distillation_type!r} but there are no `teacher_logits`")
+        raise ValueError(f"`distillation_type` is {distillation_type!r} but `teacher_logits` is None")
     student_logits = cls_logits if distillation_logits is None else distillation_logits
     if distillation_type == "soft":
         distillation_loss = soft_distillation_loss(

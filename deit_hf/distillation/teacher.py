@@ -1,7 +1,6 @@
-"""The teacher (arXiv:2012.12877 sec. 4, "strong image classifier"): any classifier, answering in the student's terms.
+"""The teacher (arXiv:2012.12877 sec. 4, "strong image classifier"): wraps any classifier for use with the student.
 
-It lives outside the student: never trained, wrapped, averaged or saved with it. What to learn from its answers is in
-losses.py.
+It is not part of the student, so it is never trained, wrapped, averaged or saved with it. The losses are in losses.py.
 """
 
 import logging
@@ -26,16 +25,16 @@ logger = logging.getLogger(__name__)
 
 
 class Teacher(nn.Module):
-    """A frozen classifier that takes the student's pixels and answers in the student's label order.
+    """A frozen classifier that takes the student's pixels and returns logits in the student's label order.
 
-    It re-normalises the pixels from the student's statistics to its own, resizes them to its own resolution, and
-    stays in eval mode whatever is called. Official losses.py:47-48 feeds the student's tensor as it is.
+    It normalises the student's pixels again with the teacher's own mean and std, resizes them to the teacher's own
+    image size, and always stays in eval mode. The official losses.py:47-48 feeds the student's tensor unchanged.
 
     Attributes:
-        image_size: (height, width) in pixels that the module gets; None leaves the student's size.
-        id2label: the module's class names, or None where they are not known.
-        num_classes: classes of the module.
-        was_asked: whether it has answered.
+        image_size: (height, width) in pixels of the module's input; None keeps the student's size.
+        id2label: the module's class names, or None if unknown.
+        num_classes: number of classes of the module.
+        was_asked: whether `forward` has been called.
     """
 
     label_indices: Tensor | None
@@ -54,24 +53,24 @@ class Teacher(nn.Module):
         student_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         student_std: Sequence[float] = IMAGENET_DEFAULT_STD,
     ):
-        """Freezes `module` (pixels in; logits or a transformers output out) and tries it once on an empty image.
+        """Freezes `module` and tries it once on an empty image.
 
         Args:
-            module: the classifier.
-            mean: per channel, of pixels in [0, 1], that the module expects. A model of timm, also in transformers'
-                wrapper, tells it if it is left out.
-            std: per channel, likewise.
-            image_size: pixels, one number or (height, width). If it is left out, that of the model; of one that does
-                not tell it, the student's.
-            id2label: class names, if they mean something.
+            module: a classifier that takes pixels and returns logits or an output of transformers.
+            mean: per channel, with which the module's input is normalised, for pixels in [0, 1]. Default: read from a
+                timm model, also in transformers' wrapper; required for other models.
+            std: likewise.
+            image_size: of the module's input in pixels, one number or (height, width). Default: read from the model;
+                if it is unknown there, the student's.
+            id2label: class names. Default: those of a transformers configuration.
             name: for messages.
-            student_mean: statistics that the incoming pixels were normalised with.
-            student_std: per channel.
+            student_mean: per channel, with which the student's pixels are normalised.
+            student_std: likewise.
 
         Raises:
-            TypeError: `module` is no module, or statistics are not numbers.
-            ValueError: the module does not tell statistics that are left out, they have other lengths, or there are
-                names for another number of classes than the module has.
+            TypeError: `module` is not a module, or the statistics are not numbers.
+            ValueError: `mean` or `std` is missing or has a different length from the student's, or the number of names
+                in `id2label` is not the module's number of classes.
         """
         super().__init__()
         if not isinstance(module, nn.Module):
@@ -79,7 +78,7 @@ class Teacher(nn.Module):
                 f"the teacher is a {type(module).__name__}, but must be a torch.nn.Module; to load one by name use "
                 "Teacher.from_pretrained(source, student_config=config)"
             )
-        own = _told_by(module)
+        own = _own_settings(module)
         mean, std = (_given_or_own(each, own.get(key), module, name) for each, key in ((mean, "mean"), (std, "std")))
         image_size = own.get("image_size") if image_size is None else image_size
         statistics = {"mean": mean, "std": std, "student_mean": student_mean, "student_std": student_std}
@@ -102,18 +101,18 @@ class Teacher(nn.Module):
         self.num_classes = self._count_classes()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stays in eval mode: a teacher's batch statistics and dropout never take part in training."""
+        """Does nothing: the teacher stays in eval mode, without dropout or updates of batch statistics."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Logits in the student's label order.
+        """Returns the logits in the student's label order.
 
         Args:
-            pixel_values: (B, channels, height, width), normalised with the student's statistics.
+            pixel_values: (B, channels, height, width), normalised with the student's mean and std.
 
         Returns:
-            (B, C) in float32, without gradient. C is the student's number of classes once labels are matched.
+            (B, C) in float32, without gradient. C is the student's number of classes after `match_labels`.
         """
         self.was_asked = True
         pixel_values = pixel_values.float() * self.pixel_scale.float() + self.pixel_shift.float()
@@ -131,7 +130,7 @@ class Teacher(nn.Module):
         logits = self(torch.zeros(1, channels, height, width, device=device))
         if logits.ndim != 2:
             raise ValueError(
-                f"teacher `{self.name}` answers in shape {tuple(logits.shape)}, but must answer in (batch, classes)"
+                f"teacher `{self.name}` returns shape {tuple(logits.shape)}, but must return (batch, classes)"
             )
         if self.id2label is not None and len(self.id2label) != logits.shape[1]:
             raise ValueError(
@@ -140,23 +139,25 @@ class Teacher(nn.Module):
         return logits.shape[1]
 
     def check_student_pixels(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Refuses a student whose pixels are normalised otherwise than this teacher was told.
+        """Refuses a student whose mean and std differ from `student_mean` and `student_std`.
 
         Raises:
-            ValueError: the statistics differ; names both.
+            ValueError: they differ; names both.
         """
         if (mean, std) != (self.student_mean, self.student_std):
             raise ValueError(
-                f"the student's pixels have mean {mean} and std {std}, but the teacher was told {self.student_mean} "
-                f"and {self.student_std}; make it with `student_mean=` and `student_std=`"
+                f"the student's pixels have mean {mean} and std {std}, but the teacher was created for "
+                f"{self.student_mean} and {self.student_std}; create it with `student_mean=` and `student_std=`"
             )
 
     def match_labels(self, student_config: PreTrainedConfig) -> None:
-        """From now on answers come in the label order of `student_config`: by name when both sides have real names.
+        """Makes `forward` return logits in the label order of `student_config`.
+
+        Classes are matched by name if both sides have class names, else by number.
 
         Raises:
             TypeError: `student_config` is not a configuration of transformers.
-            ValueError: the label sets do not fit; names both sides.
+            ValueError: the classes do not match; names both sides.
         """
         if not isinstance(student_config, PreTrainedConfig):
             raise TypeError(
@@ -164,7 +165,7 @@ class Teacher(nn.Module):
                 "(`student.config`)"
             )
         if self._matched_to == student_config.id2label:
-            return  # said once already
+            return  # already matched, with its warning
         match = match_labels(
             real_names(student_config.id2label),
             student_config.num_labels,
@@ -197,16 +198,16 @@ class Teacher(nn.Module):
             source: a transformers id or directory (any image classifier), `timm/<name>` on the Hub, or
                 `timm:<name>` or `timm:<name>@<file.pth or .safetensors>`, such as
                 `timm:regnety_160@regnety_160-a5fe301d.pth`, the paper's.
-            student_config: gives the label order of the answers.
+            student_config: defines the label order of the logits.
             dtype: of the weights; as stored by default.
-            device: where the teacher computes; CPU by default.
-            student_mean: statistics that the incoming pixels are normalised with.
-            student_std: per channel.
+            device: of the teacher; CPU by default.
+            student_mean: per channel, with which the student's pixels are normalised.
+            student_std: likewise.
 
         Raises:
             FileNotFoundError: the file after `@` does not exist.
-            OSError: the source is not found, here or on the Hub.
-            ValueError: it does not fit the student or is no classifier; names both sides.
+            OSError: the source does not exist, neither as a directory nor on the Hub.
+            ValueError: the source is not a trained classifier, or its classes do not match the student's.
         """
         source = str(source)
         load = _load_timm if is_timm_source(source) else _load_transformers
@@ -230,11 +231,14 @@ def fitting_teacher(
     student_mean: tuple[float, ...],
     student_std: tuple[float, ...],
 ) -> Teacher | None:
-    """The teacher, which must be there iff the objective needs it, and must know the student's pixels and labels.
+    """Validates the teacher against the objective and the student, and matches its labels.
+
+    Returns:
+        The teacher, or None if `distillation_type` is `none`.
 
     Raises:
-        TypeError: it is no `Teacher`.
-        ValueError: it is missing or not wanted, or does not fit the student.
+        TypeError: `teacher` is not a `Teacher`.
+        ValueError: a teacher is missing, or given with `none`, or does not fit the student.
     """
     if teacher is None:
         if distillation_type != "none":
@@ -251,22 +255,22 @@ def fitting_teacher(
         )
     if distillation_type == "none":
         raise ValueError(
-            "there is a teacher but `distillation_type` is 'none'; set it to 'hard' or 'soft', or drop the teacher"
+            "there is a teacher but `distillation_type` is 'none'; set it to 'hard' or 'soft', or remove the teacher"
         )
     teacher.check_student_pixels(student_mean, student_std)
     teacher.match_labels(student_config)
     return teacher
 
 
-def _told_by(module: nn.Module) -> dict[str, Any]:
-    """`mean`, `std` and `image_size` as far as a model itself tells them: timm's do, transformers' tell a size."""
+def _own_settings(module: nn.Module) -> dict[str, Any]:
+    """Reads the model's own `mean`, `std` and `image_size`; models of transformers have only the last one."""
     config = getattr(module, "config", None)
     timm_model = getattr(module, "timm_model", module)  # in transformers' wrapper
     settings = getattr(config, "pretrained_cfg", None) or getattr(timm_model, "pretrained_cfg", None)
     if not settings:
         return {"image_size": getattr(config, "image_size", None)}
     cfg = timm.data.resolve_data_config(pretrained_cfg=settings)
-    built_for = getattr(getattr(timm_model, "patch_embed", None), "img_size", None)  # may be other than the weights'
+    built_for = getattr(getattr(timm_model, "patch_embed", None), "img_size", None)  # may differ from `input_size`
     return {"mean": cfg["mean"], "std": cfg["std"], "image_size": built_for or tuple(cfg["input_size"][1:])}
 
 
@@ -275,8 +279,8 @@ def _given_or_own(
 ) -> Sequence[float]:
     if given is None and own is None:
         raise ValueError(
-            f"`mean` or `std` of teacher `{name}` is left out, and a {type(module).__name__} does not tell which "
-            "pixels it expects; pass both (`image_mean` and `image_std` of its processor), or load the model with "
+            f"`mean` or `std` of teacher `{name}` is missing, and a {type(module).__name__} does not define them; "
+            "pass both (`image_mean` and `image_std` of its processor), or load the model with "
             "Teacher.from_pretrained(source, student_config=...)"
         )
     return cast(Sequence[float], own if given is None else given)
@@ -289,7 +293,7 @@ def _checked_statistics(name: str, statistics: Mapping[str, Sequence[float]]) ->
             checked.append(tuple(float(value) for value in values))
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"`{key}` of teacher `{name}` is {values!r}, but must be numbers, one for each channel"
+                f"`{key}` of teacher `{name}` is {values!r}, but must be numbers, one per channel"
             ) from error
         if "std" in key and not all(value > 0 for value in checked[-1]):
             raise ValueError(f"`{key}` of teacher `{name}` is {checked[-1]}, but must be greater than 0")
@@ -315,14 +319,14 @@ def _load_transformers(source: str) -> tuple[nn.Module, dict[str, Any]]:
         )
     if info["missing_keys"]:
         raise ValueError(
-            f"teacher `{source}` is no trained classifier: it has no weights for "
+            f"teacher `{source}` is not a trained classifier: it has no weights for "
             f"{', '.join(sorted(info['missing_keys'])[:4])}; fine-tune it first, or name another one"
         )
     with named_errors(source):
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     if module.config.model_type in ("deit", "vit"):
         warn_of_known_faults(source, processor.to_dict(), module.config.image_size)
-    if hasattr(processor, "data_config"):  # timm models on the Hub bring timm's own processor
+    if hasattr(processor, "data_config"):  # timm models on the Hub have timm's own processor
         mean, std, image_size = (processor.data_config[key] for key in ("mean", "std", "input_size"))
         image_size = tuple(image_size[1:])
     else:

@@ -1,4 +1,4 @@
-"""How good a model is.
+"""Accuracy of models, and the predictions of a saved model.
 
 Reading order: fusion, metric_names, balance, metrics, own_metrics, teacher_accuracy, predict, compare, arguments.
 """

@@ -1,4 +1,4 @@
-"""What an evaluation measures, and how."""
+"""Options of an evaluation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,36 +11,38 @@ from .fusion import FUSIONS, Fusion
 
 @dataclass
 class EvaluationArguments:
-    """What to evaluate, and how; the data is in `DataArguments`.
+    """Options of an evaluation; those of its data are in `DataArguments`.
 
     Raises:
-        ValueError: from the constructor, when an option is out of its range.
-        FileNotFoundError: from the constructor, when the folder of a file to write is not there.
+        TypeError: from the constructor, if a value has the wrong type.
+        ValueError: from the constructor, if an option is out of range.
+        FileNotFoundError: from the constructor, if the folder of an output file does not exist.
     """
 
     model_name_or_path: str = field(metadata={"help": "Hub id or directory of any image classifier."})
-    batch_size: int = field(default=64, metadata={"help": "Images at a time on each device."})
-    num_workers: int = field(default=2, metadata={"help": "Processes that decode images, for each device."})
+    batch_size: int = field(default=64, metadata={"help": "Batch size per device."})
+    num_workers: int = field(default=2, metadata={"help": "Data workers (processes that decode images) per device."})
     eval_crop: EvalCrop | None = field(
         default=None,
         metadata={
-            "help": "center, or squash: the whole image resized to a square; by default as the model's processor does."
+            "help": "center, or squash, which resizes the whole image without cropping. Default: as in the model's "
+            "image processor."
         },
     )
     crop_ratio: float | None = field(
         default=None,
-        metadata={"help": "Share of the short side that the centre crop takes: 0.875 (the paper's), 1 (DeiT III's)."},
+        metadata={"help": "Fraction of the short side that the centre crop keeps: 0.875 (paper) or 1 (DeiT III)."},
     )
     fusion: Fusion = field(
         default="logit_mean",
         metadata={
-            "help": "How two heads answer together: logit_mean (all published numbers) or softmax_sum (the text of "
-            "sec. 4)."
+            "help": "How the outputs of two heads are combined: logit_mean (all published numbers) or softmax_sum "
+            "(text of the paper, sec. 4)."
         },
     )
     output_file: str | None = field(default=None, metadata={"help": "JSON file for the metrics."})
     per_class_file: str | None = field(
-        default=None, metadata={"help": "JSON file for the accuracy of each class and the confusion counts."}
+        default=None, metadata={"help": "JSON file for the accuracy of each class and the confusion matrix."}
     )
 
     def __post_init__(self) -> None:
@@ -52,6 +54,6 @@ class EvaluationArguments:
         for name in ("output_file", "per_class_file"):
             file = getattr(self, name)
             if file is not None and not Path(file).parent.is_dir():
-                raise FileNotFoundError(f"`{name}` is {file}, but there is no folder `{Path(file).parent}`")
+                raise FileNotFoundError(f"`{name}` is {file}, but the folder `{Path(file).parent}` does not exist")
             if file is not None and Path(file).is_dir():
                 raise ValueError(f"`{name}` is {file}, which is a folder; name a file in it")

@@ -1,19 +1,19 @@
-"""Accuracy in which each class counts alike, however many images it has."""
+"""Metrics in which each class has the same weight, regardless of its number of images."""
 
 import numpy as np
 
 
 class ClassTally:
-    """Counts images, answers and right answers of each class, for metrics that are means over classes.
+    """Counts images, predictions and correct predictions of each class, for metrics that are means over classes.
 
-    An evaluation in which an image has several right labels has none of them.
+    Every image must have exactly one correct label.
     """
 
     def __init__(self, num_classes: int):
         self.images, self.answers, self.hits = (np.zeros(num_classes, dtype=np.int64) for _ in range(3))
 
     def add(self, labels: np.ndarray, answers: np.ndarray) -> None:
-        """Counts a batch of class indices, (B,) each."""
+        """Adds a batch of labels (B,) and predicted classes (B,)."""
         for counts, classes in (
             (self.images, labels),
             (self.answers, answers),
@@ -22,11 +22,11 @@ class ClassTally:
             counts += np.bincount(classes, minlength=len(counts))
 
     def result(self) -> dict[str, float]:
-        """Both in [0, 1], as in scikit-learn.
+        """Computes both metrics, in [0, 1], as in scikit-learn.
 
         Returns:
             `balanced_accuracy`: mean recall of the classes that occur; `macro_f1`: mean F1, 2 hits / (images +
-            answers), of the classes that occur or are answered.
+            predictions), of the classes that occur or are predicted.
         """
         occurs, counted = self.images > 0, self.images + self.answers > 0
         recall = self.hits[occurs] / self.images[occurs]

@@ -11,18 +11,18 @@ from .metric_names import accuracy_name, evaluation_parts
 
 
 def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
-    """Top-1 of finished runs, a line each: of the only head, or of both heads and their mean.
+    """Formats a table of the top-1 accuracy of finished runs: of the only head, or of both heads and their mean.
 
-    Balanced accuracy and macro-F1 are those of the answer: of the only head, or of the mean.
-    A run that was evaluated on several sets has a line for each, as `run [set]`.
-    Runs whose heads were fused in another way than by the mean of logits are named below.
+    Balanced accuracy and macro-F1 are those of the only head, or of the mean.
+    A run has one line; a run that was evaluated on several sets has one line per set, named `run [set]`.
+    Notes below the table name the runs whose heads were not combined by the mean of their logits.
 
     Args:
-        output_dirs: each holds the `eval_results.json` of a run.
+        output_dirs: directories of runs, each with an `eval_results.json`.
 
     Raises:
-        FileNotFoundError: a run has none.
-        ValueError: one is not the JSON of an evaluation.
+        FileNotFoundError: an `eval_results.json` is missing.
+        ValueError: an `eval_results.json` is not the JSON of an evaluation.
     """
     lines = [
         f"{'run':24} {'one head':>10} {'class':>10} {'distill.':>10} {'mean':>10} {'balanced':>10} {'macro-F1':>10}"
@@ -31,7 +31,7 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
     for output_dir in output_dirs:
         path = Path(output_dir) / "eval_results.json"
         if not path.is_file():
-            raise FileNotFoundError(f"no evaluation at `{path}`; train with an evaluation split first")
+            raise FileNotFoundError(f"no evaluation results at `{path}`; train with an evaluation split first")
         metrics = _read(path)
         for part in evaluation_parts(metrics) or [""]:
             names = [accuracy_name("top1", part=part, head=head) for head in ("", "cls", "distillation", "average")]
@@ -50,7 +50,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"`{path}` is not JSON: {error}; evaluate the run again") from error
+        raise ValueError(f"`{path}` is not valid JSON: {error}; evaluate the run again") from error
     numbers = isinstance(metrics, dict) and [value for name, value in metrics.items() if "_top1" in name]
     if not numbers or not all(isinstance(value, int | float) for value in numbers):
         raise ValueError(f"`{path}` holds no accuracy (`eval_top1` as a number); evaluate the run again")

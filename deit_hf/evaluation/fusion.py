@@ -1,4 +1,4 @@
-"""The ways in which two heads answer together; metrics.py computes them."""
+"""The ways to combine the outputs of two heads; metrics.py computes them."""
 
 from typing import Literal
 

@@ -1,6 +1,6 @@
 """Accuracy of class head, distillation head and both together, exact for any batch size and number of processes.
 
-The paper reports all three (table 3). No metric script is fetched: the metric is a class of the `evaluate` library.
+The paper reports all three (table 3). The metric is a class based on the `evaluate` library; no script is downloaded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ from .metric_names import HEADS
 
 
 def head_logits(outputs: Mapping[str, Tensor], fusion: Fusion) -> tuple[Tensor, ...]:
-    """Logits (B, C) of a model's only head, or with two heads of both together and of each, in the order of `HEADS`.
+    """Returns the logits (B, C) of the only head, or of both heads combined and of each head, in the order of `HEADS`.
 
     Source: sec. 4 adds the softmaxes of the two heads. Differs: the default, `logit_mean`, takes the mean of their
-    logits, which is the model's own answer, as in official models.py:59; all published numbers are of this kind.
+    logits, as the model itself and the official models.py:59 do; all published numbers are measured this way.
 
     Args:
-        outputs: of a model; with two heads `logits` is the mean of `cls_logits` and `distillation_logits`.
-        fusion: how two heads answer together. Of `softmax_sum` the result is the logarithm of the mean probability:
-            it ranks as the sum does, and its cross-entropy is that of the mean probability.
+        outputs: of a model; with two heads, `logits` is the mean of `cls_logits` and `distillation_logits`.
+        fusion: how the heads are combined. For `softmax_sum`, the result is the logarithm of the mean probability: the
+            ranking is that of the sum, and the cross-entropy is that of the mean probability.
     """
     if "distillation_logits" not in outputs:
         return (outputs["logits"],)
@@ -39,11 +39,14 @@ def head_logits(outputs: Mapping[str, Tensor], fusion: Fusion) -> tuple[Tensor, 
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B,), in nats: of the probability that (B, C) logits give to the right classes; cross-entropy if there is one.
+    """Negative logarithm of the total probability of the correct classes; the cross-entropy if there is only one.
 
     Args:
         logits: (B, C); half precision is computed in float32.
-        labels: (B,), or (B, K) where several classes may be right; negative ones only fill up.
+        labels: (B,), or (B, K) if several classes may be correct; negative values are padding.
+
+    Returns:
+        (B,), in nats.
     """
     right = labels.reshape(len(labels), -1)  # (B, K)
     log_probabilities = logits.float().log_softmax(dim=-1).gather(1, right.clamp(min=0))  # (B, K)
@@ -51,10 +54,10 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class TopKAccuracy(evaluate.Metric):
-    """Top-1 and top-5 accuracy of classes ranked best first; `compute` gives `top1` and `top5` in [0, 1].
+    """Top-1 and top-5 accuracy; `compute` returns `top1` and `top5` in [0, 1].
 
-    Call `add_batch(predictions=ranked_classes(logits), references=labels)` as often as needed, then `compute()`.
-    An image with several right classes counts as right if one of them is among the best 1 or 5.
+    Call `add_batch(predictions=ranked_classes(logits), references=labels)` for each batch, then `compute()`.
+    An image with several correct classes counts as correct if one of them is among the best 1 or 5.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -63,7 +66,7 @@ class TopKAccuracy(evaluate.Metric):
             description="top-1 and top-5 accuracy",
             citation="",
             inputs_description="predictions: (B, <=5) class indices, best first; references: (B,) class indices, or "
-            "(B, K) filled up with -1",
+            "(B, K) padded with -1",
             features=[
                 datasets.Features({"predictions": datasets.Sequence(label), "references": references})
                 for references in (datasets.Sequence(label), label)
@@ -77,15 +80,15 @@ class TopKAccuracy(evaluate.Metric):
 
 
 def ranked_classes(logits: Tensor) -> np.ndarray:
-    """The five best classes of each row of (B, C) logits, best first: (B, min(5, C))."""
+    """Returns the five best classes of each row of logits (B, C), best first: (B, min(5, C))."""
     return logits.topk(min(5, logits.shape[-1]), dim=-1).indices.cpu().numpy()
 
 
 class Confusion:
-    """How often each class was answered for each class, of images with one right class.
+    """Confusion matrix of an evaluation; every image must have exactly one correct class.
 
     Args:
-        names: of the classes, in label order.
+        names: class names in label order.
     """
 
     def __init__(self, names: Sequence[str]):
@@ -93,16 +96,16 @@ class Confusion:
         self._codes: list[np.ndarray] = []
 
     def add(self, labels: np.ndarray, answers: np.ndarray) -> None:
-        """Counts a batch of class indices: labels (B,) or (B, 1), answers (B,)."""
+        """Adds a batch of labels (B,) or (B, 1) and predicted classes (B,)."""
         self._codes.append(labels.reshape(len(answers)) * len(self.names) + answers)
 
     def report(self) -> dict[str, list[dict[str, Any]]]:
-        """What was counted, as plain data.
+        """Returns the counts as plain data.
 
         Returns:
-            `classes`: for each class, in label order, its `index`, `name`, number of `images`, `correct` answers, and
-            `accuracy` in [0, 1], None without images; `confusion`: for each pair that occurs the class indices `true`
-            and `predicted`, and its `count`; right answers are pairs, too.
+            `classes`: for each class, in label order, its `index`, `name`, number of `images`, `correct` predictions,
+            and `accuracy` in [0, 1], None without images; `confusion`: for each pair of classes that occurs, the
+            class indices `true` and `predicted`, and its `count`. Correct predictions are pairs, too.
         """
         num_classes = len(self.names)
         codes, counts = np.unique(np.concatenate(self._codes), return_counts=True)
@@ -122,27 +125,32 @@ class Confusion:
 
 
 class HeadAccuracy:
-    """Counts a whole evaluation, batch by batch, for the `compute_metrics` of a Trainer with `batch_eval_metrics`.
+    """Computes accuracy and loss batch by batch; a `compute_metrics` for `Trainer` with `batch_eval_metrics`.
 
-    Predictions are logits (B, C) of a model with one head, or a tuple of them in the order of `HEADS`. The result
-    holds `loss` (`negative_log_likelihood` of the answer, in nats) and `top1`, `top5`, or with two heads
-    `top1_average`, `top1_cls`, `top1_distillation` and the same for `top5`; "average" is both heads together. Where
-    every image has one right label there are `balanced_accuracy` and `macro_f1` (balance.py) of each of them, too.
+    Predictions are logits (B, C) of a model with one head, or a tuple of them in the order of `HEADS`. The result has
+    `loss` (mean `negative_log_likelihood`, in nats), and `top1` and `top5`. With two heads it has `top1_average`,
+    `top1_cls` and `top1_distillation`, and the same for `top5`; "average" stands for both heads combined, whose loss
+    is reported. If every image has exactly one correct label, it has `balanced_accuracy` and `macro_f1` (balance.py)
+    of each of them, too.
 
     Attributes:
-        num_images: counted by the last result.
+        num_images: number of images in the last result.
     """
 
     def __init__(self, confusion: Confusion | None = None) -> None:
-        """With a `confusion`, that one counts the answers, too."""
+        """Resets the counters.
+
+        Args:
+            confusion: also gets the predictions of the only head, or of both heads combined.
+        """
         self.confusion, self.num_images = confusion, 0
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the batches since the last result."""
+        """Discards the batches since the last result."""
         self._metrics: list[TopKAccuracy] = []
         self._tallies: list[ClassTally] = []
-        self._single = True  # whether all images so far have one right label
+        self._single = True  # whether all images so far have one correct label
         self._loss_sum, self._num_images = 0.0, 0
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
@@ -151,7 +159,12 @@ class HeadAccuracy:
         return self.result() if compute_result else {}
 
     def add(self, logits: tuple[Tensor, ...], labels: Tensor) -> None:
-        """Counts one batch: logits (B, C) of one head or of all three, labels (B,), or (B, K) filled up with -1."""
+        """Adds one batch.
+
+        Args:
+            logits: (B, C), one tensor, or one for each of `HEADS`.
+            labels: (B,), or (B, K) padded with -1.
+        """
         self._metrics = self._metrics or [TopKAccuracy(keep_in_memory=True) for _ in logits]
         ranked = [ranked_classes(head.float()) for head in logits]
         for metric, classes in zip(self._metrics, ranked, strict=True):
@@ -168,7 +181,7 @@ class HeadAccuracy:
         self._num_images += len(labels)
 
     def result(self) -> dict[str, float]:
-        """The metrics of all batches since the last result."""
+        """Returns the metrics of all batches since the last result, and resets the counters."""
         result: dict[str, float] = {"loss": self._loss_sum / self._num_images}
         names = [f"_{head}" for head in HEADS] if len(self._metrics) > 1 else [""]
         for name, metric in zip(names, self._metrics, strict=True):

@@ -1,4 +1,4 @@
-"""A caller's own `compute_metrics` next to the accuracy of the heads."""
+"""Combines a caller's own `compute_metrics` with the accuracy of the heads."""
 
 import inspect
 import logging
@@ -19,36 +19,38 @@ PreprocessLogits = Callable[[Tensor, Tensor], Tensor]
 
 
 class MetricsWithAccuracy:
-    """The accuracy of all heads, and what a caller's function computes of the model's answer.
+    """Computes the accuracy of all heads, and the metrics of a caller's function.
 
-    transformers hands over one batch at a time. A function that takes `compute_result` gets the batches as they come;
-    any other one gets the whole evaluation once, as arrays, as transformers' own Trainer would call it.
+    `Trainer` passes one batch at a time. A function with an argument `compute_result` gets each batch. Any other
+    function is called once, with arrays of the whole evaluation, as by `Trainer` without `batch_eval_metrics`.
 
     Attributes:
         accuracy: of the heads.
     """
 
     def __init__(self, own: ComputeMetrics, preprocess: PreprocessLogits | None = None):
-        """Takes the functions.
+        """Stores the functions.
 
         Args:
-            own: `EvalPrediction` -> metrics; `predictions` are the model's answer (N, C) (of two heads: both
-                together), `label_ids` are (N,), or (N, K) filled up with -1 where rows have several right labels;
-                with `include_for_metrics` also `losses` and `inputs` (of this process: transformers gathers none).
-            preprocess: (logits, labels) -> what `own` gets as `predictions`, such as the best classes to save memory.
+            own: converts an `EvalPrediction` to metrics. Its `predictions` are logits (N, C), of both heads combined
+                if there are two. Its `label_ids` are (N,), or (N, K) padded with -1 if rows have several correct
+                labels. With `include_for_metrics` it also has `losses` and `inputs` (only those of this process,
+                because transformers does not gather them).
+            preprocess: converts (logits, labels) to the `predictions` of `own`, for example to the best classes to
+                save memory.
         """
         self.accuracy, self.own, self.preprocess = HeadAccuracy(), own, preprocess
         self._takes_batches = "compute_result" in inspect.signature(own).parameters
-        self._said: set[str] = set()
+        self._warned_of: set[str] = set()
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the batches of an evaluation that did not end."""
+        """Discards the batches of an unfinished evaluation."""
         self.accuracy.reset()
         self._batches: list[dict[str, Any]] = []
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, Any]:
-        """Takes a batch in; with `compute_result` the metrics of all batches since the last result."""
+        """Adds a batch; with `compute_result`, returns the metrics of all batches since the last result."""
         metrics: dict[str, Any] = dict(self.accuracy(prediction, compute_result))
         heads, labels = prediction.predictions, prediction.label_ids
         answer = torch.as_tensor(heads[0] if isinstance(heads, tuple) else heads)  # (B, C)
@@ -72,17 +74,15 @@ class MetricsWithAccuracy:
 
     def _check(self, own: Any, measured: Mapping[str, Any]) -> None:
         if not isinstance(own, Mapping):
-            raise TypeError(
-                f"`compute_metrics` returns {type(own).__name__}, but must return a dict of metrics by name"
-            )
+            raise TypeError(f"`compute_metrics` returns {type(own).__name__}, but must return a dict of metrics")
         for name in sorted(own.keys() & measured.keys()):
             if name != "loss":
                 raise ValueError(
-                    f"`compute_metrics` returns `{name}`, which is measured here already; give yours another name"
+                    f"`compute_metrics` returns `{name}`, which deit_hf already computes; give yours another name"
                 )
-            if name not in self._said:
-                logger.warning("`compute_metrics` returns `%s`, which replaces the one that is measured here", name)
-            self._said.add(name)
+            if name not in self._warned_of:
+                logger.warning("`compute_metrics` returns `%s`, which replaces the one of deit_hf", name)
+            self._warned_of.add(name)
 
 
 def _array(values: Any) -> np.ndarray:

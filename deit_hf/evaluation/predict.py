@@ -1,4 +1,4 @@
-"""The classes that a saved model sees in pictures from anywhere: what scripts/predict.py does."""
+"""Classifies images with a saved model, for scripts/predict.py."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -11,23 +11,23 @@ from ..model.build import load_classifier
 
 
 class Prediction(NamedTuple):
-    """One picture's best classes, best first: (label, probability in [0, 1]) each."""
+    """An image and its best classes, best first, each as (label, probability in [0, 1])."""
 
     image: str
     classes: list[tuple[str, float]]
 
 
 def predict(images: Iterable[str], model_name_or_path: str, *, num_best: int = 5) -> Iterator[Prediction]:
-    """Classifies pictures one by one, by the mean of both heads if the model has two.
+    """Classifies images one by one; a model with two heads uses the mean of their logits.
 
     Args:
-        images: paths or URLs; any mode (RGB, grey, palette, CMYK) and EXIF rotation.
+        images: paths or URLs, of any mode (RGB, grey, palette, CMYK) and EXIF rotation.
         model_name_or_path: Hub id or directory of any image classifier.
-        num_best: classes to give for each picture, at most all.
+        num_best: number of classes per image; all classes if the model has fewer.
 
     Raises:
-        ValueError: `num_best` is less than 1, or a picture cannot be read or decoded; names it.
-        OSError: the model or a picture is not found.
+        ValueError: `num_best` is less than 1, or an image cannot be read or decoded.
+        OSError: the model or an image does not exist.
     """
     if num_best < 1:
         raise ValueError(f"`num_best` (`--top_k`) is {num_best}, but must be 1 or more")

@@ -15,12 +15,12 @@ def teacher_accuracy(
     batches: Iterable[dict[str, Any]],
     gather: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]],
 ) -> dict[str, float]:
-    """Top-1, top-5 and loss of a teacher.
+    """Measures top-1, top-5 and loss of a teacher, in the form of `HeadAccuracy` with one head.
 
     Args:
-        teacher: `pixel_values` (B, channels, height, width) of the student's view -> logits (B, C) in its label order.
-        batches: of `pixel_values` and `labels`, (B,) or (B, K), on the teacher's device.
-        gather: joins the logits and labels of all processes, without what fills up the last batch.
+        teacher: maps the student's `pixel_values` (B, channels, height, width) to logits (B, C) in its label order.
+        batches: with `pixel_values`, and `labels` (B,) or (B, K), on the teacher's device.
+        gather: joins logits and labels of all processes, without the padding of the last batch.
     """
     accuracy = HeadAccuracy()
     for batch in batches:

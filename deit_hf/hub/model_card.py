@@ -23,29 +23,29 @@ logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 
-# The paper's class head, distillation head and their mean (table 3): part of a metric's name -> words of a card.
-ANSWERS = {
-    "": "class head (the model's answer)",
-    "average": "mean of both heads (the model's answer)",
+# The paper's class head, distillation head and their mean (table 3): part of a metric's name -> words in the card.
+OUTPUTS = {
+    "": "class head (model output)",
+    "average": "mean of both heads (model output)",
     "cls": "class head",
     "distillation": "distillation head",
 }
-# Metric -> words of a card, type on the Hub.
+# Metric -> words in the card, metric type on the Hub.
 SHARES_IN_WORDS = {
     "top1": ("top-1", "accuracy"),
     "top5": ("top-5", "accuracy"),
     "balanced_accuracy": ("balanced accuracy", "balanced_accuracy"),
     "macro_f1": ("macro-F1", "f1"),
 }
-NUM_BEST = 5  # classes of top-5, which says nothing where there are no more
-MAX_CLASSES, NUM_SHOWN = 50, 10  # so many classes have a line each; of more the first ones have
+NUM_BEST = 5  # the 5 of top-5, which is left out for models with at most 5 classes
+MAX_CLASSES, NUM_SHOWN = 50, 10  # with more than MAX_CLASSES classes, the card lists the first NUM_SHOWN
 
 
 def render_model_card(facts: ModelFacts) -> str:
-    """A model card: YAML metadata as the Hub wants it, and text. What is not `Markdown` in it is escaped.
+    """Renders a model card: YAML metadata for the Hub, and text. All values except `Markdown` are escaped.
 
     Raises:
-        ValueError: a metric is no fraction in [0, 1].
+        ValueError: an accuracy is not a fraction in [0, 1].
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -63,7 +63,7 @@ def render_model_card(facts: ModelFacts) -> str:
         data=_data_table(facts),
         measured=_measured_table(facts),
         reported=_reported_table(facts),
-        in_force=_in_force(facts),
+        settings=_settings(facts),
         recipe=_recipe(facts),
     )
     return f"---\n{_metadata(facts).to_yaml()}\n---\n\n{text}"
@@ -73,9 +73,8 @@ def _summary(facts: ModelFacts) -> str:
     start = f", fine-tuned from {shown(facts.base_model)}" if facts.base_model else ", trained"
     start = ", trained from scratch" if facts.from_scratch else start
     if not facts.is_trained:
-        weights = (
-            f"the weights of {shown(facts.base_model)}" if facts.base_model else "weights that were not trained here"
-        )
+        base_model = shown(facts.base_model)
+        weights = f"the weights of {base_model}" if base_model else "weights that deit_hf did not train"
         return f"{_kind(facts)} with {weights}."
     dataset = f" on {shown(facts.dataset)}" if facts.dataset else ""
     teacher = f", with {shown(facts.teacher)} as its teacher" if facts.teacher else ""
@@ -87,12 +86,12 @@ def _kind(facts: ModelFacts) -> str:
         return "A DeiT with class and distillation token"
     if facts.is_deit:
         return "A DeiT with one head"
-    kinds = {"vit": "A vision transformer (ViT)", "timm_wrapper": "An image classifier of timm"}
+    kinds = {"vit": "A vision transformer (ViT)", "timm_wrapper": "A timm image classifier"}
     return kinds.get(facts.family, f"An image classifier ({facts.family})")
 
 
 def _properties(facts: ModelFacts) -> dict[str, Any]:
-    """The lines of the table at the top; what is not known has none."""
+    """Returns the rows of the table at the top, without unknown values."""
     height, width = facts.image_size
     lines = {
         "variant": facts.variant,
@@ -109,27 +108,30 @@ def _properties(facts: ModelFacts) -> dict[str, Any]:
 
 
 def _data_table(facts: ModelFacts) -> str | None:
-    """Images of each class, a column for each part; of many classes those of the first, and how far they differ."""
+    """Formats the number of images per class, one column per part of the data.
+
+    With many classes, the table has only the first ones, and the smallest and the largest number of images.
+    """
     names, parts = facts.class_names or range(facts.num_labels), facts.data
     if not (facts.class_names or parts):
         return None
     counts = [part.by_class for part in parts.values()]
-    rows: list[list[Any]] = [["all", *(f"{part.num_images:,}" for part in parts.values())]] if parts else []
+    rows: list[list[Any]] = [["all classes", *(f"{part.num_images:,}" for part in parts.values())]] if parts else []
     shown_names = names
     if len(names) > MAX_CLASSES:
         shown_names = names[:NUM_SHOWN]
-        for title, least in (("fewest of a class", min), ("most of a class", max)):
-            rows += [[title, *("–" if each is None else f"{least(each):,}" for each in counts)]] if parts else []
+        for title, extreme in (("smallest class", min), ("largest class", max)):
+            rows += [[title, *("–" if each is None else f"{extreme(each):,}" for each in counts)]] if parts else []
     for index, name in enumerate(shown_names):
         rows.append([name, *("–" if each is None else f"{each[index]:,}" for each in counts)])
     text = table(["class", *parts], rows)
     more = len(names) - len(shown_names)
-    return text if not more else Markdown(f"{text}\n\nThe table leaves out {more:,} classes; config.json names all.")
+    return text if not more else Markdown(f"{text}\n\n{more:,} more classes are not shown; config.json lists all.")
 
 
-def _in_force(facts: ModelFacts) -> str | None:
-    width = max(map(len, facts.in_force), default=0)
-    lines = [f"{name:{width}}  {without_paths(one_line(value))}" for name, value in facts.in_force.items()]
+def _settings(facts: ModelFacts) -> str | None:
+    width = max(map(len, facts.effective_recipe), default=0)
+    lines = [f"{name:{width}}  {without_paths(one_line(value))}" for name, value in facts.effective_recipe.items()]
     return code_block("\n".join(lines)) if lines else None
 
 
@@ -142,17 +144,17 @@ def _recipe(facts: ModelFacts) -> str | None:
 
 
 class _Row(NamedTuple):
-    """What was measured of one answer: its set, words for it, and the metrics by `SHARES`."""
+    """The measured accuracy of one output: its set of images, the output in words, and the values by metric name."""
 
     on: MeasuredSet
-    answer: str
+    output: str
     values: dict[str, float]
 
 
 def _measured_rows(facts: ModelFacts) -> list[_Row]:
     rows = []
-    choices = itertools.product(measured_sets(facts.metrics), (False, True), _answers(facts).items())
-    for on, averaged, (head, answer) in choices:
+    choices = itertools.product(measured_sets(facts.metrics), (False, True), _outputs(facts).items())
+    for on, averaged, (head, output) in choices:
         names = {
             name: accuracy_name(name, part=on.part, head=head, averaged=averaged, prefix=on.prefix)
             for name in SHARES_IN_WORDS
@@ -161,27 +163,27 @@ def _measured_rows(facts: ModelFacts) -> list[_Row]:
         if facts.num_labels <= NUM_BEST:
             values.pop("top5", None)
         if "top1" in values:
-            rows.append(_Row(on, f"{answer}{', averaged weights' if averaged else ''}", values))
+            rows.append(_Row(on, f"{output}{', averaged weights' if averaged else ''}", values))
     return rows
 
 
-def _answers(facts: ModelFacts) -> dict[str, str]:
-    """`ANSWERS` for the fusion that was measured; only the mean of logits is what the saved model answers."""
-    return ANSWERS if facts.fusion == FUSIONS["logit_mean"] else {**ANSWERS, "average": facts.fusion}
+def _outputs(facts: ModelFacts) -> dict[str, str]:
+    """Returns `OUTPUTS` for the measured fusion; the saved model itself outputs the mean of the logits."""
+    return OUTPUTS if facts.fusion == FUSIONS["logit_mean"] else {**OUTPUTS, "average": facts.fusion}
 
 
 def _measured_table(facts: ModelFacts) -> str | None:
-    """One row for each answer that was measured, in percent."""
+    """Formats the measured accuracy in percent, one row per output."""
     rows = _measured_rows(facts)
     names = [name for name in SHARES_IN_WORDS if any(name in row.values for row in rows)]
     cells = [
         [
-            row.answer + ("" if row.on == MeasuredSet() else f", on {row.on.part or row.on.title}"),
+            row.output + ("" if row.on == MeasuredSet() else f", on {row.on.part or row.on.title}"),
             *_percents(row, names),
         ]
         for row in rows
     ]
-    return table(["answer", *(SHARES_IN_WORDS[name][0] for name in names)], cells) if rows else None
+    return table(["output", *(SHARES_IN_WORDS[name][0] for name in names)], cells) if rows else None
 
 
 def _percents(row: _Row, names: Sequence[str]) -> list[str]:
@@ -198,7 +200,7 @@ def _percent(fraction: float | None) -> str:
 
 def _reported_table(facts: ModelFacts) -> str | None:
     with_top5 = facts.num_labels > NUM_BEST
-    head = ["what", "data", "crop", "top-1", *(["top-5"] if with_top5 else []), "reported by"]
+    head = ["output", "data", "crop", "top-1", *(["top-5"] if with_top5 else []), "reported by"]
     rows = [
         [row.answer, row.data, row.crop, row.top1, *([row.top5 or "–"] if with_top5 else []), row.source]
         for row in facts.reported
@@ -210,9 +212,9 @@ def _reported_table(facts: ModelFacts) -> str | None:
 
 
 def _metadata(facts: ModelFacts) -> ModelCardData:
-    """The YAML block; only Hub ids may stand for models and data sets there."""
+    """Returns the YAML metadata; its models and datasets must be Hub ids."""
     dataset = _hub_id(facts.dataset) if facts.is_trained else None
-    # the Hub has no field of its own for it
+    # the Hub has no standard field for a teacher
     teacher: dict[str, Any] = {"teacher": one_line(shown(facts.teacher))} if facts.teacher else {}
     tags = ["deit"] if facts.is_deit else [{"timm_wrapper": "timm"}.get(facts.family, facts.family)]
     tags += ["distillation"] if facts.teacher else []
@@ -232,15 +234,15 @@ def _metadata(facts: ModelFacts) -> ModelCardData:
 
 
 def _results(facts: ModelFacts) -> list[EvalResult]:
-    """The metadata's results: ours, or if we measured nothing the first that others reported; never both in one."""
-    rows = [row for row in _measured_rows(facts) if not row.answer.endswith(", averaged weights")]
+    """Returns the results for the metadata: measured ones, or else the first reported one, never both."""
+    rows = [row for row in _measured_rows(facts) if not row.output.endswith(", averaged weights")]
     data, reported = str(facts.evaluated_on or "evaluation split"), None
     if not rows and facts.reported:
         reported = facts.reported[0]
         data = reported.data
         percents = {"top1": reported.top1, "top5": reported.top5}
         values = {name: float(value) / 100 for name, value in percents.items() if value is not None}
-        rows = [_Row(MeasuredSet(), ANSWERS["average" if facts.two_heads else ""], values)]
+        rows = [_Row(MeasuredSet(), OUTPUTS["average" if facts.two_heads else ""], values)]
 
     def dataset_name(on: MeasuredSet) -> str:
         other = f"{shown(facts.dataset) or 'data'} ({on.title})"
@@ -251,10 +253,10 @@ def _results(facts: ModelFacts) -> list[EvalResult]:
             task_type="image-classification",
             dataset_type=_hub_id(facts.dataset) or "other",
             dataset_name=one_line(dataset_name(row.on)),
-            # the Hub's client joins results of the same type and split
+            # huggingface_hub merges results of the same type and split
             dataset_split=None if row.on == MeasuredSet() else one_line(row.on.part or row.on.prefix),
             metric_type=SHARES_IN_WORDS[name][1],
-            metric_name=f"{SHARES_IN_WORDS[name][0]}, {row.answer}",
+            metric_name=f"{SHARES_IN_WORDS[name][0]}, {row.output}",
             metric_value=round(value, 6),
             verified=False,
             source_name=reported.source if reported else None,
@@ -266,7 +268,7 @@ def _results(facts: ModelFacts) -> list[EvalResult]:
 
 
 def _hub_id(name: str | None) -> str | None:
-    """The name if it can be an id on the Hub; a path, a file and other words cannot."""
+    """Returns the name if it is a valid Hub id and not a local path, else None."""
     if name is None or is_path(name) or Path(name).exists():
         return None
     try:
@@ -277,20 +279,20 @@ def _hub_id(name: str | None) -> str | None:
 
 
 def write_model_card(directory: str | Path, facts: ModelFacts) -> bool:
-    """Writes `directory`/README.md, unless somebody edited the one that is there.
+    """Writes `directory`/README.md, unless the existing one was edited by hand.
 
-    A card of ours ends with its own checksum, so that any edit shows.
+    A card ends with its own checksum, so that edits are detected.
 
     Args:
-        directory: where the run's files are.
-        facts: what the card says.
+        directory: of the run.
+        facts: the content of the card.
 
     Returns:
         Whether the card was written.
     """
     path = Path(directory) / "README.md"
     if path.exists() and unsealed(path.read_text(encoding="utf-8")) is None:
-        logger.warning("%s was edited by hand and stays as it is; move it away to get a new one", path)
+        logger.warning("%s was edited by hand and is kept; move it away to get a new one", path)
         return False
     path.write_text(sealed(render_model_card(facts)), encoding="utf-8")
     return True

@@ -1,6 +1,6 @@
-"""What a model card says, as plain data, read from a model and from the files that a run left.
+"""The facts for a model card as plain data, read from a model and from the files of a run.
 
-Measured and reported numbers stay apart. How the facts become a card is in model_card.py.
+Measured and reported numbers are kept apart. model_card.py renders the card.
 """
 
 import copy
@@ -23,16 +23,16 @@ from .run_files import read_json
 
 @dataclass(frozen=True)
 class ReportedAccuracy:
-    """A number that somebody else published.
+    """An accuracy that others published.
 
     Attributes:
-        answer: which model, training or head it belongs to.
-        data: what it was measured on.
-        top1: percent, as printed by the source.
-        source: where it is printed.
+        answer: the head, model or training that it belongs to, in words.
+        data: the dataset that it was measured on, in words.
+        top1: percent, as printed in the source.
+        source: name of the source.
         url: of the source.
-        top5: percent, as printed by the source.
-        crop: the evaluation view, where the source tells.
+        top5: percent, as printed in the source.
+        crop: the crop of the evaluation, in words.
     """
 
     answer: str
@@ -49,8 +49,8 @@ class PartFacts:
     """The images of one part of the data.
 
     Attributes:
-        num_images: in all.
-        by_class: of each class in label order; None where that is not known, or images have several labels.
+        num_images: total number of images.
+        by_class: number of images of each class in label order; None if unknown, or if images have several labels.
     """
 
     num_images: int
@@ -59,36 +59,36 @@ class PartFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model card says.
+    """The content of a model card.
 
     Attributes:
-        model_name: Hub id or directory, as one loads it.
-        image_size: pixels, (height, width).
-        num_labels: classes.
-        two_heads: whether there is a distillation head beside the class head.
-        family: `deit`, `vit`, `timm_wrapper` or another `model_type` of transformers; says what is cited.
+        model_name: Hub id or directory from which the model is loaded.
+        image_size: (height, width) in pixels.
+        num_labels: number of classes.
+        two_heads: whether the model has a distillation head in addition to the class head.
+        family: `deit`, `vit`, `timm_wrapper` or another `model_type` of transformers; selects the citation.
         variant: official name, such as `deit_tiny_distilled_patch16_224`.
-        architecture: further lines of the table of properties, such as {"layers": 12}.
-        num_parameters: of the model.
-        class_names: in label order; empty where classes have none.
-        is_trained: whether it was trained here.
-        from_scratch: whether that began with random weights.
-        base_model: whose weights it has, or began with.
+        architecture: more rows for the table of properties, such as {"layers": 12}.
+        num_parameters: number of parameters of the model.
+        class_names: in label order; empty if the classes have no names.
+        is_trained: whether the model was trained by deit_hf.
+        from_scratch: whether the training started from random weights.
+        base_model: source of the weights, or of the weights that the training started from.
         teacher: Hub id, file or timm name.
-        dataset: what it was trained on: a Hub id, or any words.
-        data: images of each part, such as `training` and `evaluation`.
-        evaluated_on: what `metrics` were measured on, in words.
-        metrics: as metric_names.py names them, fractions in [0, 1]; others are left out.
-        crop: the evaluation view in words.
-        fusion: how two heads answer together, in words; by the mean of logits the model itself does.
-        environment: machine and versions of the measurement, in words.
-        reported: numbers of others; the first is the metadata's where nothing was measured.
-        training: about the training, in Markdown.
-        in_force: what followed from the options in this training, a line for each matter.
-        recipe: options in force.
-        curves: file name of a picture beside the card.
-        license: identifier of the Hub; none is claimed unless it is given.
-        notes: further limits, one paragraph of Markdown each.
+        dataset: training data, a Hub id or words.
+        data: images of each part of the data, such as `training` and `evaluation`.
+        evaluated_on: the data of `metrics`, in words.
+        metrics: named as in metric_names.py; the card shows only accuracies and F1, which must be in [0, 1].
+        crop: crop of the evaluation, in words.
+        fusion: how the outputs of two heads are combined, in words; the model itself uses the mean of their logits.
+        environment: seed, machine and versions of the measurement, in words.
+        reported: numbers published by others; the first one is used in the metadata if nothing was measured.
+        training: description of the training, in Markdown.
+        effective_recipe: effective settings of the training, one line per topic.
+        recipe: options of the training.
+        curves: file name of an image of training curves in the directory of the card.
+        license: identifier on the Hub; None states no license.
+        notes: more limits, one paragraph of Markdown each.
     """
 
     model_name: str
@@ -108,12 +108,12 @@ class ModelFacts:
     data: Mapping[str, PartFacts] = field(default_factory=dict)
     evaluated_on: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    crop: str = "not known"
+    crop: str = "unknown"
     fusion: str = FUSIONS["logit_mean"]
     environment: str | None = None
     reported: Sequence[ReportedAccuracy] = ()
     training: str | None = None
-    in_force: Mapping[str, str] = field(default_factory=dict)
+    effective_recipe: Mapping[str, str] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     curves: str | None = None
     license: str | None = None
@@ -121,33 +121,33 @@ class ModelFacts:
 
     @property
     def has_averages(self) -> bool:
-        """Whether averaged weights were measured, which a run leaves in the folder `ema`."""
+        """Whether averaged weights were measured; a run saves them in the folder `ema`."""
         return any("_ema_" in name and "top1" in name for name in self.metrics)
 
     @property
     def title(self) -> str:
-        """The name without its owner or folder."""
+        """The model's name without its owner or folder."""
         return PurePath(self.model_name).name or self.model_name
 
     @property
     def is_deit(self) -> bool:
-        """Whether it is a DeiT; the paper's plain one has the type of all ViTs, so that its origin decides."""
+        """Whether it is a DeiT; a plain DeiT has the type `vit` of any ViT, so the name of its base model decides."""
         return self.family == "deit" or (
             self.family == "vit" and "deit" in PurePath(self.base_model or "").name.lower()
         )
 
     @property
     def follows_paper(self) -> str | None:
-        """What of DeiT's paper this model has: its architecture, its distillation, both, or None of them."""
+        """What the model uses from the DeiT paper: architecture, distillation or both; None for neither."""
         parts = ["architecture"] if self.is_deit else []
         parts += ["distillation"] if self.teacher else []
         return " and ".join(parts) or None
 
 
 def model_facts(model: PreTrainedModel, processor: Any) -> dict[str, Any]:
-    """The facts in a model and its image processor; weights are not looked at, so that they may be anywhere."""
+    """Returns the facts that a model's configuration and its image processor contain; the weights are not read."""
     config = model.config
-    with torch.device("meta"):  # FSDP and DeepSpeed share out the parameters
+    with torch.device("meta"):  # FSDP and DeepSpeed shard the model's own parameters
         empty = type(model)(copy.deepcopy(config))
     words = {
         "patch_size": "patch size",
@@ -156,7 +156,7 @@ def model_facts(model: PreTrainedModel, processor: Any) -> dict[str, Any]:
         "num_attention_heads": "attention heads",
     }
     shape = {word: getattr(config, name) for name, word in words.items() if hasattr(config, name)}
-    of_timm = {"architecture": f"{config.architecture} of timm"} if config.model_type == "timm_wrapper" else {}
+    of_timm = {"architecture": f"{config.architecture} (timm)"} if config.model_type == "timm_wrapper" else {}
     has_token = config.model_type == "deit" and getattr(config, "use_distillation_token", True)
     is_new_deit = config.model_type == "deit" and not model.name_or_path
     return {
@@ -172,7 +172,7 @@ def model_facts(model: PreTrainedModel, processor: Any) -> dict[str, Any]:
 
 
 def file_facts(directory: Path) -> dict[str, Any]:
-    """The facts in the files that a run left beside its model, as far as they are there."""
+    """Returns the facts in the files that a run saves with its model; missing files are skipped."""
     recipe_file, curves = directory / "recipe.yaml", directory / "training_curves.png"
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) or {} if recipe_file.exists() else {}
     state = read_json(directory / "trainer_state.json")
@@ -187,14 +187,14 @@ def file_facts(directory: Path) -> dict[str, Any]:
 
 
 def recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts in the options of a run."""
+    """Returns the facts in the options of a run."""
     start = recipe.get("model_name_or_path")
     facts: dict[str, Any] = {}
     from_scratch = bool(recipe.get("variant")) or (is_timm_source(start or "") and _is_random(start or ""))
     if recipe.get("variant"):
         facts["family"] = "deit"
         is_official = not recipe.get("config_overrides") and str(recipe.get("image_size") or "") in recipe["variant"]
-        facts["variant"] = recipe["variant"] if is_official else None  # else another model by then
+        facts["variant"] = recipe["variant"] if is_official else None  # changed sizes are not the official variant
     if recipe.get("hub_model_id"):
         facts["model_name"] = recipe["hub_model_id"]
     dataset = _data_in_words(recipe, "train_dir")
@@ -212,12 +212,12 @@ def recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_random(source: str) -> bool:
-    """Whether a model of timm begins with random weights: it names no file and no repository."""
+    """Whether the name of a timm model has no weights: neither a file nor a repository on the Hub."""
     return source.startswith("timm:") and "@" not in source
 
 
 def _data_in_words(recipe: Mapping[str, Any], folder: str) -> str | None:
-    """A name on the Hub stays as it is; other words are none that could be taken for one."""
+    """Describes the data: a Hub id unchanged, other data in words that cannot be mistaken for a Hub id."""
     if recipe.get(folder):
         return f"images in {PurePath(recipe[folder]).name}"
     return "scikit-learn's digits" if recipe.get("dataset_name") == "digits" else recipe.get("dataset_name")
@@ -232,20 +232,21 @@ def _evaluated_on(recipe: Mapping[str, Any]) -> str | None:
 
 
 def training_in_words(state: Mapping[str, Any], *, loads_best: bool) -> str | None:
-    """How long a training was, and which of its weights the model has.
+    """Describes the length of a training, and which of its weights the model has; None without a training.
 
     Args:
-        state: the Trainer's, as in trainer_state.json.
+        state: of the `Trainer`, as in trainer_state.json.
         loads_best: whether the best checkpoint was loaded at the end.
     """
     step, last = state.get("global_step"), state.get("max_steps") or 0
     if not step:
         return None
-    of = f" of the {last:,} that were planned" if step < last else ""
+    of = f" of {last:,} planned" if step < last else ""
     words = f"Optimizer steps: {step:,}{of}; epochs: {state['epoch']:.4g}."
     if loads_best and state.get("best_model_checkpoint"):
-        words += f" The weights are those of step {state['best_global_step']:,}, the best evaluation of this training."
+        words += f" The weights are those of step {state['best_global_step']:,}, which had the best evaluation result."
     logged = {name: value for entry in state.get("log_history", ()) for name, value in entry.items()}
-    for name, what in (("train_bad_steps", "steps with an infinite loss"), ("train_bad_images", "unreadable images")):
+    skipped = {"train_bad_steps": "steps with a non-finite loss or gradient", "train_bad_images": "unreadable images"}
+    for name, what in skipped.items():
         words += f" {logged[name]:,} {what} were skipped." if logged.get(name) else ""
     return words

@@ -1,4 +1,4 @@
-"""The texts of a run as others may read them, without paths of this machine. The files here stay as they are."""
+"""Removes local paths from the texts of a run before they are published; the local files are not changed."""
 
 import json
 import os
@@ -13,22 +13,22 @@ import yaml
 from .markdown import quoted
 from .run_files import sealed, unsealed
 
-# Options that always name a place on this machine; others may.
+# Options that always hold a local path; other options may hold one.
 PATH_OPTIONS = ("train_dir", "validation_dir", "output_dir", "logging_dir", "label_file")
 
-_REST = r"[^\s'\"`,;:()\[\]{}<>]*"  # of a path within a text
-_PATH = re.compile(rf"(?:file://|(?<![\w.~:/-]))/{_REST}")  # no address: it has a colon before its slashes
+_REST = r"[^\s'\"`,;:()\[\]{}<>]*"  # rest of a path within a text
+_PATH = re.compile(rf"(?:file://|(?<![\w.~:/-]))/{_REST}")  # not a URL: its slashes follow a colon
 
 
 def is_path(text: str) -> bool:
-    """Whether a text is a path on this machine: absolute, or relative to a folder that is there."""
+    """Whether a text is a local path: an absolute one, or an existing relative one with a slash."""
     return (
         os.path.isabs(text) or text.startswith(("~", "./", "../", "file:")) or ("/" in text and os.path.exists(text))
     )
 
 
 def shown(value: Any) -> Any:
-    """A value as others may read it: of a path on this machine only its last name; also within lists and mappings."""
+    """Replaces local paths in a value by their last component, also within lists and mappings."""
     if isinstance(value, Mapping):
         return {name: shown(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -42,7 +42,7 @@ def shown(value: Any) -> Any:
 
 
 def shown_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as others may read them."""
+    """Replaces local paths in options by their last component."""
     return {
         name: _last_name(value) if name in PATH_OPTIONS and isinstance(value, str) else shown(value)
         for name, value in options.items()
@@ -54,14 +54,14 @@ def _last_name(path: str) -> str:
 
 
 def public_texts(directory: Path, repo_id: str) -> dict[str, str]:
-    """Of recipe.yaml, trainer_state.json and README.md, those that name paths, with their last names instead.
+    """Returns the texts of recipe.yaml, trainer_state.json and README.md without paths, for files that contain some.
 
     Args:
         directory: of a run.
-        repo_id: what the card calls the model instead of its directory.
+        repo_id: replaces the directory in the code of the card that loads the model.
 
     Raises:
-        ValueError: one of them is damaged; names it.
+        ValueError: recipe.yaml or trainer_state.json is damaged.
     """
     recipe, state, card = (directory / name for name in ("recipe.yaml", "trainer_state.json", "README.md"))
     values, logged = _parsed(recipe, yaml.safe_load), _parsed(state, json.loads)
@@ -85,7 +85,7 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def _public_recipe(values: dict[str, Any], paths: set[str], text: str) -> str:
-    """A recipe whose comments stand at its head, as a run writes it."""
+    """Removes paths from a recipe; all its comments must be at the top, as in the file of a run."""
     head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     public, public_head = _mapped(shown_options(values), paths), without_paths(head, paths)
     if (public, public_head) == (values, head):
@@ -94,11 +94,11 @@ def _public_recipe(values: dict[str, Any], paths: set[str], text: str) -> str:
 
 
 def _public_card(own: set[str], repo_id: str, paths: set[str], text: str) -> str:
-    """A card may be somebody's own words, so that only paths that are known to be such are taken out."""
+    """Removes only known paths from a card, because its text may be hand-written."""
     card = unsealed(text)
     public = text if card is None else card
     for name in [*own, *(Path(each).name for each in own)]:
-        for call in ("model=", "from_pretrained("):  # as the code in it loads the model
+        for call in ("model=", "from_pretrained("):  # the code in the card that loads the model
             public = public.replace(f"{call}{quoted(name)}", f"{call}{quoted(repo_id)}")
     public = _without_known_paths(public, paths)
     return public if card is None else sealed(public)
@@ -113,7 +113,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _paths_of(value: Any, *, all_are: bool = False) -> Iterator[str]:
-    """The paths among the strings in a value, also of weights for a model of timm."""
+    """Finds the paths in the strings of a value, including the weight files of timm models."""
     for text in _strings(value):
         path = text.partition("@")[2] if text.startswith("timm:") else text
         if "/" in path and (all_are or path != text or is_path(path)):
@@ -121,7 +121,7 @@ def _paths_of(value: Any, *, all_are: bool = False) -> Iterator[str]:
 
 
 def _mapped(value: Any, paths: set[str]) -> Any:
-    """The value with each string in it without paths."""
+    """Removes paths from all strings in a value."""
     if isinstance(value, str):
         return without_paths(value, paths)
     if isinstance(value, dict):
@@ -130,12 +130,12 @@ def _mapped(value: Any, paths: set[str]) -> Any:
 
 
 def without_paths(text: str, paths: Collection[str] = ()) -> str:
-    """A text without absolute paths and without those that are known, with last names instead."""
+    """Replaces absolute paths and the given `paths` in a text by their last component."""
     return _PATH.sub(_base_name, _without_known_paths(text, paths))
 
 
 def _without_known_paths(text: str, paths: Collection[str]) -> str:
-    """Known paths may have spaces, where a pattern would end."""
+    """Replaces the given paths; unlike the pattern, they may contain spaces."""
     for path in sorted(paths, key=len, reverse=True):
         if path.strip("/"):
             text = re.sub(rf"(?<![\w/]){re.escape(path.rstrip('/'))}(?![\w.-])(?:/{_REST})?", _base_name, text)

@@ -1,6 +1,6 @@
-"""Pushing a finished run to the Hub: what a run writes, without pickles (what the card says is in model_card.py).
+"""Pushes the files of a finished run to the Hub, without pickles.
 
-It knows no trainer and no model, only the directory that a run left.
+It needs only the directory of the run, no trainer and no model. model_card.py writes the model card.
 """
 
 import logging
@@ -21,14 +21,14 @@ from .upload import SILENT_SECONDS, one_line, upload
 
 logger = logging.getLogger(__name__)
 
-MAX_NAMES = 20  # in a line of the log
-BASE_SECONDS, BYTES_PER_SECOND = 600.0, 1e6  # a push takes no longer than the first and its bytes at the second
+MAX_NAMES = 20  # file names per log line
+BASE_SECONDS, BYTES_PER_SECOND = 600.0, 1e6  # default time limit: BASE_SECONDS + size / BYTES_PER_SECOND
 
 
 class HubPushError(RuntimeError):
-    """A push that failed; the message holds the reason and the command that tries again."""
+    """A push failed; the message has the reason and the command to repeat it."""
 
-    exit_code = 3  # of a command
+    exit_code = 3  # of the command
 
 
 def push_directory(
@@ -42,28 +42,28 @@ def push_directory(
     include: Sequence[str] = (),
     time_limit: float | None = None,
 ) -> str:
-    """Uploads a run in one commit; creates the repository, and the branch, if they are not there.
+    """Uploads a run in one commit; creates a missing repository or branch.
 
-    Uploads the files that a run writes (run_files.py) and no others; both are logged. recipe.yaml, trainer_state.json
-    and README.md go without absolute paths; the files here stay as they are.
+    Uploads only the files that a run writes (run_files.py) and `include`; logs the names of these and other files.
+    Uploads recipe.yaml, trainer_state.json and README.md without absolute paths; the local files do not change.
 
     Args:
         directory: with config.json, preprocessor_config.json and weights as safetensors.
-        repo_id: `user/name`, or `name` for the token's own user.
-        private: of a new repository; `True` also refuses to push into one that is public.
+        repo_id: `user/name`, or `name` for the user of the token.
+        private: whether a new repository is private; `True` also refuses to push to an existing public one.
         revision: branch, main by default.
-        commit_message: the commit's first line.
-        token: of the Hub; by default the one of `hf auth login` or of `HF_TOKEN`.
-        include: further files to upload, by their names relative to `directory`; never pickles or checkpoints.
-        time_limit: seconds after which the push is given up; by default 600 and one for each MB.
+        commit_message: first line of the commit.
+        token: of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+        include: more files to upload, named relative to `directory`; never pickles or checkpoints.
+        time_limit: in seconds; by default 600 plus 1 per MB.
 
     Returns:
-        The commit's address.
+        The URL of the commit.
 
     Raises:
-        ValueError: `repo_id` is no name of the Hub, `time_limit` is not above 0, or a file may not be pushed.
-        FileNotFoundError: the directory lacks a needed file; names all that it lacks.
-        HubPushError: the Hub was not reached, refused or did not answer; nothing of the commit is visible there.
+        ValueError: `repo_id` is not a valid name, `time_limit` is not above 0, or a file may not be pushed.
+        FileNotFoundError: the directory lacks a required file; names all missing files.
+        HubPushError: the Hub was not reached, or refused the push, or did not answer; the commit was not made.
     """
     directory = Path(directory)
     check_repository_name(repo_id)
@@ -71,13 +71,13 @@ def push_directory(
     texts = public_texts(directory, repo_id)
     time_limit = default_time_limit(files.values()) if time_limit is None else time_limit
     check("time_limit", time_limit, lambda v: v > 0, "more than 0 seconds")
-    _log_names(f"pushes to {repo_id}", list(files))
-    _log_names("leaves here (`include` pushes more, by name)", files_to_leave(directory, list(files)))
+    _log_names(f"files pushed to {repo_id}", list(files))
+    _log_names("files not pushed (add some with `include`)", files_to_leave(directory, list(files)))
     token = token or get_token()
     _check_no_token(files, token)
     try:
         if token is None:
-            raise PermissionError("there is no token; log in with `hf auth login`, or set HF_TOKEN")
+            raise PermissionError("no Hub token was found; log in with `hf auth login`, or set HF_TOKEN")
         with tempfile.TemporaryDirectory() as folder:
             for name in texts.keys() & files.keys():
                 files[name] = str(Path(folder) / name)
@@ -85,7 +85,7 @@ def push_directory(
             options = {"private": private, "revision": revision, "commit_message": commit_message, "token": token}
             job = {"repo_id": repo_id, "files": files, **options}
             return upload({**job, "silent_seconds": min(SILENT_SECONDS, time_limit)}, time_limit)
-    except Exception as error:  # the client raises many unrelated types, and none of them may end a training
+    except Exception as error:  # huggingface_hub raises many unrelated types, and none may end a training
         retry = _retry_command(directory, repo_id, private, revision, commit_message, include)
         reason = _without_token(one_line(error), token)
         raise HubPushError(
@@ -94,17 +94,21 @@ def push_directory(
 
 
 def check_repository_name(repo_id: str) -> None:
-    """Raises ValueError for a name that no repository can have, or that is a token."""
+    """Checks the name of a repository.
+
+    Raises:
+        ValueError: the name is invalid, or is a token.
+    """
     if without_tokens(repo_id) != repo_id:
-        raise ValueError("the repository's name (`hub_model_id`) is a token of the Hub; name it user/name")
+        raise ValueError("the name of the repository (`hub_model_id`) is a Hub token; use user/name")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"no repository can have the name `{repo_id}` (`hub_model_id`): {error}") from error
+        raise ValueError(f"`hub_model_id` is `{repo_id}`, which is not a valid repository name: {error}") from error
 
 
 def push_or_warn(directory: str | Path, repo_id: str, **options: Any) -> str | None:
-    """As `push_directory`; what goes wrong is a warning, and gives None, as no training may end by it."""
+    """Like `push_directory`, but logs a warning and returns None if the push fails, so that no training ends."""
     try:
         return push_directory(directory, repo_id, **options)
     except (HubPushError, ValueError, OSError) as error:
@@ -113,19 +117,19 @@ def push_or_warn(directory: str | Path, repo_id: str, **options: Any) -> str | N
 
 
 def default_time_limit(paths: Iterable[str]) -> float:
-    """Seconds that a push of these files may take."""
+    """Returns the time limit in seconds for a push of these files."""
     return BASE_SECONDS + sum(Path(path).stat().st_size for path in paths) / BYTES_PER_SECOND
 
 
 def _check_no_token(files: Mapping[str, str], token: str | None) -> None:
     for name, path in files.items():
         if token and not name.endswith(".safetensors") and token.encode() in Path(path).read_bytes():
-            raise ValueError(f"`{name}` holds your Hub token, so nothing is pushed; take it out, and make a new token")
+            raise ValueError(f"`{name}` holds your Hub token, so nothing is pushed; remove it, and create a new token")
 
 
 def _log_names(words: str, names: Sequence[str]) -> None:
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    logger.info("%s, %d: %s%s", words, len(names), ", ".join(names[:MAX_NAMES]) or "nothing", more)
+    logger.info("%s (%d): %s%s", words, len(names), ", ".join(names[:MAX_NAMES]) or "none", more)
 
 
 def _retry_command(
@@ -145,7 +149,7 @@ def _retry_command(
 
 
 def _without_token(message: str, token: str | None) -> str:
-    """The message without the token; one with a line break or another stray character is quoted in the error."""
+    """Removes the token from a message, also in quoted form: errors quote a token with unprintable characters."""
     for quoted in (token, ascii(token)[1:-1]) if token else ():
         message = message.replace(quoted, "<token>")
     return message

@@ -1,4 +1,4 @@
-"""A Trainer that pushes a finished run in one commit, with a card and without pickles."""
+"""A `Trainer` that pushes a finished run in one commit, with a model card and without pickles."""
 
 from pathlib import Path
 from typing import Any
@@ -12,33 +12,33 @@ from .trainer_facts import trainer_facts
 
 
 class PushingTrainer(ResumableTrainer):
-    """A Trainer whose `push_to_hub` uploads all files of a run at once, when they are there, and never ends a run.
+    """A `Trainer` whose `push_to_hub` uploads all files of a finished run in one commit; a failed push is a warning.
 
-    transformers' own uploads while it trains, pickles included, and writes a card that knows no heads.
+    In contrast, `Trainer` uploads during training, including pickles, and its card does not describe the two heads.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._evaluated: dict[str, Any] = {}  # data of the last evaluation, by the prefix of its metrics
+        self._evaluated: dict[str, Any] = {}  # dataset of the last evaluation, by the prefix of its metrics
         super().__init__(*args, **kwargs)
 
     def write_missing_files(self) -> None:
-        """Writes what a push needs beside model, processor and card; nothing here."""
+        """Writes the files of a push other than model, processor and card; none by default."""
 
     def run_facts(self) -> dict[str, Any]:
-        """Fields of `ModelFacts` that the run tells; nothing here."""
+        """Returns the fields of `ModelFacts` that are known from the run; none by default."""
         return {}
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
-        """As the parent's; remembers the data, for the card."""
+        """Like `Trainer.evaluation_loop`, and also stores the dataset for the model card."""
         if description == "Evaluation":
             self._evaluated[kwargs.get("metric_key_prefix", "eval")] = dataloader.dataset
         return super().evaluation_loop(dataloader, description, *args, **kwargs)
 
     def create_model_card(self, **facts: Any) -> None:
-        """Writes README.md from the run and what was measured of these weights; an edited one stays.
+        """Writes README.md from the run and the metrics of the current weights, unless it was edited by hand.
 
         Args:
-            facts: fields of `deit_hf.hub.model_facts.ModelFacts` that are known better, such as `license`.
+            facts: fields of `deit_hf.hub.model_facts.ModelFacts` to override, such as `license`.
         """
         if not self.is_world_process_zero():
             return
@@ -50,7 +50,7 @@ class PushingTrainer(ResumableTrainer):
         if is_trained or not source or Path(source).resolve() != directory.resolve():
             run = {"is_trained": is_trained, "base_model": source or None, **self.run_facts()}
         else:
-            run = file_facts(directory)  # of the finished run whose model this is
+            run = file_facts(directory)  # the model was loaded from the finished run in this directory
         known = {"model_name": self.args.hub_model_id or directory.resolve().name, **run, **live}
         known["metrics"] = live["metrics"] if measured_sets(live["metrics"]) else run.get("metrics", {})
         write_model_card(directory, ModelFacts(**{**known, **facts}))
@@ -65,17 +65,17 @@ class PushingTrainer(ResumableTrainer):
     ) -> str | None:
         """Saves model, processor, recipe and card in `output_dir`, and uploads them in one commit, without pickles.
 
-        A Hub that fails is a warning with the command that tries again: nothing is lost, no training ends.
+        If the push fails, a warning gives the command to repeat it; the run continues and no file is lost.
 
         Args:
-            commit_message: the commit's first line.
-            blocking: the parent's; this push always waits.
-            token: of the Hub; by default `args.hub_token`, else the one of `hf auth login` or `HF_TOKEN`.
-            revision: branch; by default `args.hub_revision`, else main.
-            facts: as for `create_model_card`.
+            commit_message: first line of the commit.
+            blocking: ignored; the push always waits for its end.
+            token: of the Hub. Default: `args.hub_token`, else that of `hf auth login` or `HF_TOKEN`.
+            revision: branch. Default: `args.hub_revision`, else main.
+            facts: as in `create_model_card`.
 
         Returns:
-            The commit's address, or None where there is none.
+            The URL of the commit, or None if the push failed or this is not the main process.
         """
         self.save_model()
         if self.is_world_process_zero():
@@ -86,7 +86,7 @@ class PushingTrainer(ResumableTrainer):
     def push_saved_files(
         self, commit_message: str | None = None, *, token: str | None = None, revision: str | None = None
     ) -> str | None:
-        """As `push_to_hub`, of the files as they are in `output_dir`; none is written."""
+        """Like `push_to_hub`, but uploads the existing files in `output_dir` and writes none."""
         if not self.is_world_process_zero():
             return None
         directory = Path(self.args.output_dir)
@@ -100,4 +100,4 @@ class PushingTrainer(ResumableTrainer):
         )
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Does nothing: the parent would talk to the Hub before the first step, and end the run if that fails."""
+        """Does nothing: `Trainer` would contact the Hub before the first step, and a failure would end the run."""

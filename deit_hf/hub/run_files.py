@@ -1,4 +1,4 @@
-"""The files that a run leaves in its directory, and which of them are for others."""
+"""The files of a finished run, and which of them are pushed to the Hub."""
 
 import hashlib
 import json
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-# What a push uploads, beside the weights, where it is there.
+# Files that a push uploads if they exist, in addition to the weights.
 OF_A_MODEL = ("config.json", "preprocessor_config.json")
 OF_A_RUN = ("README.md", "recipe.yaml", "trainer_state.json", "training_curves.png", "all_results.json")
 RESULTS = ("train_results.json", "eval_results.json", "test_results.json")
 OF_AVERAGES = ("config.json", "preprocessor_config.json", "averaging.json")
 
-# What no push uploads, also if asked: pickles run code when they are read.
+# Files that a push never uploads, not even on request: pickles can run code when they are loaded.
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
 UNFINISHED = ("checkpoint-", ".unfinished-")
 
@@ -20,10 +20,10 @@ _MARK = "<!-- written by deit_hf from the run's files; once edited it is not ove
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing where there is none.
+    """Reads a JSON file; returns {} if it does not exist.
 
     Raises:
-        ValueError: it is damaged; names the file.
+        ValueError: the file is damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -32,9 +32,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_files(directory: Path, names: Sequence[str]) -> None:
-    """Raises FileNotFoundError that names all of the files that the directory of a run lacks."""
+    """Checks that the directory of a run has these files.
+
+    Raises:
+        FileNotFoundError: the directory or a file is missing; names all missing files.
+    """
     if not directory.is_dir():
-        raise FileNotFoundError(f"`{directory}` is no directory; name the `output_dir` of a finished run")
+        raise FileNotFoundError(f"`{directory}` is not a directory; name the `output_dir` of a finished run")
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -43,20 +47,20 @@ def require_files(directory: Path, names: Sequence[str]) -> None:
         )
 
 
-# ---- what is for others ----
+# ---- files of a push ----
 
 
 def files_to_push(directory: Path, include: Sequence[str] = ()) -> list[str]:
-    """Names of the files of a finished run that a push uploads: what a run writes, and nothing else.
+    """Returns the names of the files that a push uploads: only those that a run writes, and `include`.
 
     Args:
         directory: with config.json, preprocessor_config.json and weights as safetensors.
-        include: further files by their names relative to `directory`.
+        include: more files, named relative to `directory`.
 
     Raises:
-        FileNotFoundError: the directory lacks a needed file, or one of `include`; names all that it lacks.
-        ValueError: a needed file, or one of `include`, is a link that leads out of the directory, or one of `include`
-            is a pickle or part of a checkpoint.
+        FileNotFoundError: the directory lacks a required file, or one of `include`.
+        ValueError: a required file, or one of `include`, is a link to a file outside the directory, or one of
+            `include` is a pickle or part of a checkpoint.
     """
     needed = [*OF_A_MODEL, *weight_files(directory)]
     require_files(directory, needed)
@@ -66,7 +70,7 @@ def files_to_push(directory: Path, include: Sequence[str] = ()) -> list[str]:
         _check_included(directory, name)
     for name in (*needed, *include):
         if not is_inside(directory, name):
-            raise ValueError(f"`{name}` in `{directory}` is a link that leads out of it; put a copy there to push it")
+            raise ValueError(f"`{name}` in `{directory}` links to a file outside it; replace the link by a copy")
     names = dict.fromkeys(
         [*needed, *OF_A_RUN, *RESULTS, *averages, *(PurePosixPath(name).as_posix() for name in include)]
     )
@@ -74,7 +78,7 @@ def files_to_push(directory: Path, include: Sequence[str] = ()) -> list[str]:
 
 
 def files_to_leave(directory: Path, pushed: Sequence[str]) -> list[str]:
-    """Names of what a push leaves in a directory, in order; a folder of which nothing goes stands for its files."""
+    """Returns the names of the files that are not pushed, in order; a folder without pushed files is one name."""
     folders = {name.partition("/")[0] for name in pushed if "/" in name}
     names = []
     for path in sorted(directory.iterdir()):
@@ -88,10 +92,10 @@ def files_to_leave(directory: Path, pushed: Sequence[str]) -> list[str]:
 
 
 def weight_files(directory: Path) -> list[str]:
-    """The weights of a model, as transformers reads them: one file, or an index and the parts that it names.
+    """Returns the weight files of a model in the format of transformers: one file, or an index and its shards.
 
     Raises:
-        ValueError: the index is damaged, or names something else than parts beside it.
+        ValueError: the index is damaged, or names files other than shards in the same directory.
     """
     index = directory / "model.safetensors.index.json"
     if (directory / "model.safetensors").is_file() or not index.is_file():
@@ -102,41 +106,41 @@ def weight_files(directory: Path) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         is_good = False
     if not is_good:
-        raise ValueError(f"`{index}` is damaged, or names no parts of a model beside it; save the model again")
+        raise ValueError(f"`{index}` is damaged, or does not name shards in its directory; save the model again")
     return [index.name, *parts]
 
 
 def is_inside(directory: Path, name: str) -> bool:
-    """Whether a file is in the directory, or a link to one that is."""
+    """Whether a file, or the target of a link, is in the directory."""
     return (directory / name).resolve().is_relative_to(directory.resolve())
 
 
 def _check_included(directory: Path, name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"`{name}` is not in `{directory}`; include files by their names relative to it")
+        raise ValueError(f"`{name}` is not in `{directory}`; name included files relative to that directory")
     if (directory / name).is_dir():
         raise ValueError(f"`{name}` is a directory; include its files by name")
     if not (directory / name).is_file():
-        raise FileNotFoundError(f"there is no `{name}` in `{directory}` to include")
+        raise FileNotFoundError(f"`{name}` in `include` does not exist in `{directory}`")
     if any(part.startswith(UNFINISHED) for part in path.parts):
         raise ValueError(f"`{name}` is part of a checkpoint, which is never pushed; push a finished run")
     with open(directory / name, "rb") as file:
         starts_as_pickle = file.read(1) == b"\x80"
     if path.suffix.lower() in PICKLES or starts_as_pickle:
-        raise ValueError(f"`{name}` is a pickle, which is never pushed: it can run code when it is read")
+        raise ValueError(f"`{name}` is a pickle, which is never pushed because it can run code when it is loaded")
 
 
-# ---- a card that nobody has edited ----
+# ---- detecting edited cards ----
 
 
 def sealed(card: str) -> str:
-    """A card with its own checksum at the end, so that any edit shows."""
+    """Returns the card with its checksum at the end, so that edits are detected."""
     return f"{card}\n{_MARK}{_checksum(card)} -->\n"
 
 
 def unsealed(text: str) -> str | None:
-    """The card in a sealed text; None if somebody edited it."""
+    """Returns the card without its checksum, or None if the text was edited."""
     card = text.rpartition(f"\n{_MARK}")[0]
     return card if text == sealed(card) else None
 

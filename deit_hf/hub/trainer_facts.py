@@ -1,20 +1,22 @@
-"""What a model card says of a model that a Trainer holds: its data, and what was measured of these weights."""
+"""The facts for the card of a `Trainer`'s model: its data, and the metrics of its current weights."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import Trainer
+
 from ..evaluation.metric_names import MeasuredSet, measured_sets
 from .model_facts import PartFacts, model_facts
 
-TRAINING_SUMMARY = "train_runtime"  # stands in the entry of the log that ends a training
+TRAINING_SUMMARY = "train_runtime"  # key of the last log entry of a training
 
 
-def trainer_facts(trainer: Any, evaluated: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a Trainer's model and data.
+def trainer_facts(trainer: Trainer, evaluated: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the facts of a `Trainer`'s model and data.
 
     Args:
-        trainer: of transformers; its datasets are views (data/dataset.py).
-        evaluated: views that an evaluation took, by the prefix of its metrics.
+        trainer: a `Trainer` whose datasets are views (data/dataset.py).
+        evaluated: the views of each evaluation, by the prefix of its metrics.
     """
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     metrics = metrics_of_weights(trainer.state, loads_best=trainer.args.load_best_model_at_end)
@@ -34,10 +36,10 @@ def _part_facts(views: Any) -> PartFacts:
 
 
 def metrics_of_weights(state: Any, *, loads_best: bool) -> dict[str, Any]:
-    """What the log of a Trainer says of the weights that its model has now.
+    """Returns the logged metrics that belong to the current weights of a `Trainer`'s model.
 
     Args:
-        state: the Trainer's.
+        state: of the `Trainer`.
         loads_best: whether the best checkpoint was loaded at the end.
     """
     log = state.log_history

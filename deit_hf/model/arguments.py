@@ -1,4 +1,4 @@
-"""Which student and which teacher a run uses."""
+"""Options that select the student and the teacher of a run."""
 
 import difflib
 import json
@@ -12,25 +12,27 @@ from .image_processing_deit import EvalCrop
 
 @dataclass
 class ModelArguments:
-    """Student and teacher.
+    """Options of the student and the teacher.
 
     Raises:
-        ValueError: from the constructor, when no student or two are named.
+        TypeError: from the constructor, if a value has the wrong type.
+        ValueError: from the constructor, if not exactly one student is named or a value is out of range.
     """
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Weights to start from: Hub id, directory, or timm:NAME[@FILE] for a model of timm."},
+        metadata={"help": "Weights to start from: Hub id, directory, or timm:NAME[@FILE] for a timm model."},
     )
     variant: str | None = field(
         default=None,
-        metadata={"help": "DeiT to train from scratch, such as deit_tiny_distilled_patch16_224."},
+        metadata={"help": "DeiT variant to train from scratch, such as deit_tiny_distilled_patch16_224."},
     )
     image_size: int | None = field(
-        default=None, metadata={"help": "Pixels; the position table of loaded weights is resized to it."}
+        default=None,
+        metadata={"help": "Image size in pixels; the position table of loaded weights is resized to it."},
     )
     drop_path_rate: float | None = field(
-        default=None, metadata={"help": "Stochastic depth of a DeiT student, in [0, 1); 0.1 in the paper."}
+        default=None, metadata={"help": "Stochastic depth rate of a DeiT student, in [0, 1); 0.1 in the paper."}
     )
     config_overrides: dict | str | None = field(
         default=None, metadata={"help": 'Other fields of DeiTConfig for a variant, as JSON: {"hidden_size": 96}.'}
@@ -38,30 +40,32 @@ class ModelArguments:
     use_distillation_token: bool | None = field(
         default=None,
         metadata={
-            "help": "For loaded weights: whether the student has the token. By default as the weights have it, and "
-            "also when there is a teacher; false with a teacher is usual distillation."
+            "help": "For loaded weights: whether the student has the distillation token. Default: true with a "
+            "teacher, else as in the weights. Set false with a teacher for distillation without the token."
         },
     )
     teacher_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE]."}
+        default=None, metadata={"help": "Teacher: Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE]."}
     )
     eval_crop: EvalCrop | None = field(
         default=None,
         metadata={
-            "help": "Evaluation view that is saved with the student: center crop (by default), or squash: the whole "
-            "image resized to a square."
+            "help": "Crop of the evaluation view, saved with the student: center (default), or squash, which resizes "
+            "the whole image without cropping."
         },
     )
     eval_crop_ratio: float | None = field(
         default=None,
         metadata={
-            "help": "Share of the short side that the centre crop takes, in (0, 1]; default 0.875, up to 32 pixels 1."
+            "help": "Fraction of the short side that the centre crop keeps, in (0, 1]. Default: 0.875, or 1 up to 32 "
+            "pixels."
         },
     )
     model_license: str | None = field(
         default=None,
         metadata={
-            "help": "Licence of the trained model for its card, as the Hub names it (apache-2.0); none by default."
+            "help": "Licence of the trained model for its card, by its name on the Hub, such as apache-2.0. Default: "
+            "none."
         },
     )
 
@@ -74,8 +78,8 @@ class ModelArguments:
             check("drop_path_rate", self.drop_path_rate, lambda v: 0 <= v < 1, "in [0, 1)")
         if self.model_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.model_license):
             raise ValueError(
-                f"`model_license` is {self.model_license!r}, but must be a name of the Hub, such as apache-2.0 or mit "
-                "(https://huggingface.co/docs/hub/repositories-licenses)"
+                f"`model_license` is {self.model_license!r}, but must be a licence name of the Hub, such as "
+                "apache-2.0 or mit (https://huggingface.co/docs/hub/repositories-licenses)"
             )
         check_crop(self.eval_crop, "eval_crop_ratio", self.eval_crop_ratio)
         self._check_config_overrides()
@@ -96,24 +100,25 @@ class ModelArguments:
         if not self.config_overrides:
             return
         if self.variant is None:
-            raise ValueError("`config_overrides` changes a `variant`; loaded weights have the sizes that they have")
+            raise ValueError("`config_overrides` needs a `variant`; loaded weights keep their own configuration")
         if isinstance(self.config_overrides, str):
             try:
                 self.config_overrides = json.loads(self.config_overrides)
             except json.JSONDecodeError as error:
                 raise ValueError(
-                    f"`config_overrides` is {self.config_overrides!r}, which is no JSON: {error}"
+                    f"`config_overrides` is {self.config_overrides!r}, which is not valid JSON: {error}"
                 ) from error
         if not isinstance(self.config_overrides, dict):
             raise ValueError(
-                f'`config_overrides` is {self.config_overrides!r}, but must be like {{"hidden_size": 96}}'
+                f"`config_overrides` is {self.config_overrides!r}, but must be a JSON object such as "
+                '{"hidden_size": 96}'
             )
         known = {option.name for option in fields(DeiTConfig)} | {"num_labels"}
         for name in self.config_overrides:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean `{close[0]}`?" if close else ""
-                raise ValueError(f"`config_overrides` has `{name}`, which is no field of DeiTConfig{hint}")
+                raise ValueError(f"`config_overrides` has `{name}`, which is not a field of DeiTConfig{hint}")
 
 
 def check_crop(eval_crop: EvalCrop | None, ratio_name: str, ratio: float | None) -> None:
@@ -122,4 +127,4 @@ def check_crop(eval_crop: EvalCrop | None, ratio_name: str, ratio: float | None)
     if ratio is not None:
         check(ratio_name, ratio, lambda v: 0 < v <= 1, "in (0, 1]")
         if eval_crop == "squash":
-            raise ValueError(f"`{ratio_name}` is {ratio}, but `eval_crop` squash crops nothing; give only one of them")
+            raise ValueError(f"`{ratio_name}` is {ratio}, but `eval_crop` squash does not crop; set only one of them")

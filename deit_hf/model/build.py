@@ -1,4 +1,4 @@
-"""The student that a run starts from: a variant from scratch, saved weights, or a model of timm; and its processor."""
+"""Builds the student of a run, from scratch, from saved weights or from timm, and its image processor."""
 
 import copy
 import logging
@@ -31,10 +31,11 @@ logger = logging.getLogger(__name__)
 
 
 def load_classifier(source: str) -> tuple[PreTrainedModel, Any]:
-    """A trained classifier and its processor, of this package if it is a DeiT.
+    """Loads a trained classifier and its image processor; a DeiT becomes a model of this package.
 
     Raises:
-        OSError: the source is not found.
+        OSError: the source does not exist, or the Hub was not reached.
+        ValueError: a file is damaged or could run code, or the weights do not fit the configuration.
     """
     with named_errors(source):
         model: PreTrainedModel = _deit_class(source).from_pretrained(source, trust_remote_code=False)
@@ -42,15 +43,15 @@ def load_classifier(source: str) -> tuple[PreTrainedModel, Any]:
 
 
 def build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
-    """The student that the options name, with the data's labels, and its processor with the crop that they name.
+    """Builds the student with the classes of the data, and its image processor.
 
     Args:
-        model_args: names student and crop.
-        labels: `num_labels`, and `id2label` and `label2id` where the classes have names.
+        model_args: options that select the student and the crop of its processor.
+        labels: of the data: `num_labels`, and `id2label` and `label2id` if the classes have names.
 
     Raises:
-        ValueError: an unknown variant or option.
-        OSError: the weights are not found.
+        ValueError: a variant or an option is unknown, or an option does not fit the student.
+        OSError: the weights do not exist, or the Hub was not reached.
     """
     student, processor = _build_student(model_args, labels)
     return student, with_crop(processor, crop_ratio=model_args.eval_crop_ratio, eval_crop=model_args.eval_crop)
@@ -80,7 +81,7 @@ def _build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[
 
 
 def _wants_token(model_args: ModelArguments) -> bool | None:
-    """Whether a student from weights is to have the token; None leaves it as the weights have it."""
+    """Whether a student from weights needs the distillation token; None keeps it as it is in the weights."""
     if model_args.use_distillation_token is None and model_args.teacher_model_name_or_path is not None:
         return True
     return model_args.use_distillation_token
@@ -89,7 +90,7 @@ def _wants_token(model_args: ModelArguments) -> bool | None:
 def _pretrained_student(
     source: str, labels: dict[str, Any], sizes: dict[str, Any], model_args: ModelArguments
 ) -> tuple[PreTrainedModel, Any]:
-    """A student that starts from saved weights; for other classes than theirs it gets new heads."""
+    """Builds a student from saved weights, with new heads if the classes differ."""
     student_class = _deit_class(source, _wants_token(model_args))
     if student_class is AutoModelForImageClassification:
         _refuse_deit_options(source, **sizes, use_distillation_token=model_args.use_distillation_token)
@@ -108,14 +109,16 @@ def _pretrained_student(
 
 
 def _own_classes(source: str, stored: PreTrainedConfig, labels: dict[str, Any]) -> dict[str, Any] | None:
-    """The classes of saved heads in the order of the heads; None if they are other classes than those of the data."""
+    """Returns the classes in the order of the saved heads, or None if they differ from the classes of the data."""
     names, own = real_names(labels.get("id2label")), real_names(stored.id2label)
     try:
         match = match_labels(
             names, None, own, stored.num_labels, side="the data", own_side=f"`{source}`", needs_all=True
         )
     except ValueError as error:
-        logger.warning("%s. The classifier starts anew on the classes of the data", str(error).partition("; ")[0])
+        logger.warning(
+            "%s. The classifier is initialised at random for the classes of the data", str(error).partition("; ")[0]
+        )
         return None
     if match.note is not None:
         logger.warning("%s; the classifier is kept", match.note)
@@ -123,7 +126,7 @@ def _own_classes(source: str, stored: PreTrainedConfig, labels: dict[str, Any]) 
 
 
 def _restart_heads(student: PreTrainedModel) -> None:
-    """Gives the student classifiers without training: what has another size in a model of one class more."""
+    """Initialises the classifiers at random: the tensors whose shape depends on the number of classes."""
     config = copy.deepcopy(student.config)
     config.num_labels += 1
     with torch.device("meta"):
@@ -136,11 +139,16 @@ def _restart_heads(student: PreTrainedModel) -> None:
 def _refuse_deit_options(source: str, **options: Any) -> None:
     given = ", ".join(f"`{name}`" for name, value in options.items() if value is not None)
     if given:
-        raise ValueError(f"{given} can be set for a DeiT, but `{source}` is of another type; leave it out")
+        raise ValueError(f"{given} can be set only for a DeiT, but `{source}` is of another type; leave it out")
 
 
 def _deit_class(source: str, with_token: bool | None = None) -> Any:
-    """The class for saved weights: ours for `deit` and `vit`, with the token as the weights have it unless said."""
+    """Returns the class that loads saved weights: one of ours for `deit` and `vit`.
+
+    Args:
+        source: directory or Hub id.
+        with_token: whether the model needs the distillation token; None keeps it as it is in the weights.
+    """
     check_recorded_weights(source)
     with named_errors(source):
         model_type = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
@@ -148,7 +156,7 @@ def _deit_class(source: str, with_token: bool | None = None) -> Any:
         return AutoModelForImageClassification
     if with_token is None:
         stored = DeiTConfig.from_pretrained(source)
-        one_head = "DeiTForImageClassification" in (stored.architectures or [])  # has the token, but does not read it
+        one_head = "DeiTForImageClassification" in (stored.architectures or [])  # the token has no head
         with_token = stored.use_distillation_token and not one_head
     return DeiTForImageClassificationWithTeacher if with_token else DeiTForImageClassification
 
@@ -156,11 +164,13 @@ def _deit_class(source: str, with_token: bool | None = None) -> Any:
 def _deit_of_timm(
     source: str, labels: dict[str, Any], sizes: dict[str, Any], with_token: bool | None
 ) -> tuple[PreTrainedModel, Any]:
-    """A DeiT of this package around weights that timm reads; for other classes than theirs it gets new heads."""
+    """Builds a DeiT of this package from weights of timm, with new heads if the classes differ."""
     overrides = {name: value for name, value in sizes.items() if name != "image_size"}
     model: Any = convert_checkpoint(create_timm_model(source), **overrides)
     if with_token and not model.config.use_distillation_token:
-        logger.warning("%s has no distillation token: the token, its position and its head start at random", source)
+        logger.warning(
+            "%s has no distillation token: the token, its position and its head are initialised at random", source
+        )
         model = DeiTForImageClassificationWithTeacher.from_plain(model)
     elif with_token is False and model.config.use_distillation_token:
         model = without_token(model, DeiTForImageClassification, source)
@@ -169,7 +179,7 @@ def _deit_of_timm(
         known = _own_classes(source, model.config, labels)
     else:
         numbers = (source, model.config.num_labels, labels["num_labels"])
-        logger.warning("`%s` has %d classes and the data %d: the classifier starts anew", *numbers)
+        logger.warning("`%s` has %d classes and the data %d: the classifier is initialised at random", *numbers)
     config = copy.deepcopy(model.config)
     for name, value in (known or labels).items():
         setattr(config, name, value)
@@ -182,7 +192,7 @@ def _deit_of_timm(
 
 
 def _timm_student(source: str, labels: dict[str, Any], image_size: int | None) -> tuple[PreTrainedModel, Any]:
-    """A model of timm in transformers' wrapper, with its own statistics and, unless said, its own resolution."""
+    """Builds a timm model in transformers' wrapper; its mean, std and, by default, image size are those of timm."""
     name, from_weights = name_in_timm(source), names_weights(source)
     if name.partition(".")[0] in VARIANTS:
         raise ValueError(
@@ -205,18 +215,18 @@ def _timm_student(source: str, labels: dict[str, Any], image_size: int | None) -
 
 @torch.no_grad()
 def _check_size(student: nn.Module, size: tuple[int, ...], source: str, own_size: tuple[int, ...]) -> None:
-    """Tries another size than the model's own on an empty picture: some of timm's models are built for one size."""
+    """Tries another image size on an empty image, because some models of timm accept only one size."""
     try:
         student.eval()(pixel_values=torch.zeros(1, 3, *size))
     except (AssertionError, RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise ValueError(
-            f"`image_size` is {size[0]}, which `{source}` cannot take ({' '.join(str(error).split())[:200]}); its own "
-            f"is {' x '.join(map(str, own_size))}: leave `image_size` out"
+            f"`image_size` is {size[0]}, which `{source}` does not support ({' '.join(str(error).split())[:200]}); "
+            f"its own size is {' x '.join(map(str, own_size))}: leave `image_size` out"
         ) from error
 
 
 def _start_head_small(module: nn.Module) -> None:
-    """Starts a new classifier as DeiT's heads start; some of timm's start so large that fine-tuning is slow."""
+    """Initialises a new classifier like DeiT's heads, because large initial values of timm slow down fine-tuning."""
     for layer in module.get_classifier().modules():  # type: ignore[operator]  # a method of all of timm's classifiers
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             nn.init.trunc_normal_(layer.weight, std=0.02)

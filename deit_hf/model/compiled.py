@@ -1,19 +1,19 @@
-"""Compiled models, whose weights would be saved under names that nobody loads."""
+"""Removes the wrapper of `torch.compile`, so that weights are saved under their normal names."""
 
 from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from torch import nn
 
 
 def without_compiled_names(model: nn.Module) -> nn.Module:
-    """The model that `torch.compile` has wrapped, still compiled, with the names of its weights.
+    """Unwraps a model of `torch.compile`; it stays compiled.
 
-    The wrapper adds `_orig_mod.` to every name; transformers saves these names, and loads none of them.
+    The wrapper adds `_orig_mod.` to every weight name. transformers saves such names, but cannot load them.
 
     Args:
-        model: changed in place: parts that were compiled on their own lose their wrappers, too.
+        model: changed in place: sub-modules that were compiled separately are unwrapped, too.
 
     Returns:
-        The model itself; a copy of it is not compiled.
+        The model inside the wrapper, or `model` itself. A copy of it is not compiled.
     """
     for part in list(model.modules()):
         for name, child in part.named_children():

@@ -1,7 +1,7 @@
 """DeiT's hyper-parameters: one config class and the paper's table of published variants.
 
-The on-disk format is plain transformers': with a distillation token `model_type` is `deit`, without one it is `vit`,
-the class transformers itself uses for the paper's plain DeiT. Training options are elsewhere (arguments.py).
+Files are written in the format of transformers. With a distillation token `model_type` is `deit`; without one it is
+`vit`, the type that transformers uses for the paper's plain DeiT. Training options are in arguments.py.
 """
 
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 NATIVE_LAYER_NORM_EPS = transformers.DeiTConfig.layer_norm_eps
 
-# arXiv:2012.12877 table 1: 12 layers, 64 dimensions a head, MLP ratio 4.
+# arXiv:2012.12877 table 1: 12 layers, 64 dimensions per head, MLP ratio 4.
 _SIZES = {
     "tiny": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
     "small": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def to_pair(size: int | Iterable[int]) -> tuple[int, int]:
-    """(height, width) of a size given as one number or as a pair."""
+    """Converts one number or a pair to (height, width)."""
     if isinstance(size, int):
         return size, size
     height, width = size
@@ -52,7 +52,7 @@ class DeiTConfig(transformers.DeiTConfig):
       0.1 as in arXiv:2012.12877 table 9.
     - `use_distillation_token`: new; `False` is the paper's plain DeiT, saved as a `vit`.
     - `layer_norm_eps`: 1e-6 as in the official code (models.py:66), not 1e-12. A loaded file keeps its own value.
-    - `problem_type`: always `single_label_classification`, or a pipeline would apply a sigmoid.
+    - `problem_type`: always `single_label_classification`. With another type a pipeline would apply a sigmoid.
 
     Attributes:
         image_size: pixels, one number or (height, width).
@@ -60,8 +60,8 @@ class DeiTConfig(transformers.DeiTConfig):
         drop_path_rate: in [0, 1).
 
     Raises:
-        TypeError: from the constructor, when a field has a value of another kind.
-        ValueError: from the constructor, when sizes do not fit each other or a value is out of its range.
+        TypeError: from the constructor, if a field has a value of the wrong type.
+        ValueError: from the constructor, if sizes do not fit each other or a value is out of range.
     """
 
     layer_norm_eps: float = 1e-6
@@ -73,34 +73,34 @@ class DeiTConfig(transformers.DeiTConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if kwargs.pop("model_type", self.model_type) == "vit":
             self.use_distillation_token = False
-        num_labels = kwargs.get("num_labels", 0)  # the parent makes names of them
+        num_labels = kwargs.get("num_labels", 0)  # transformers turns it into class names
         if not isinstance(num_labels, int | None) or (num_labels or 0) < 0:
-            raise ValueError(f"`num_labels` is {num_labels!r}, but must be a whole number, at least 2 (0 is no head)")
+            raise ValueError(f"`num_labels` is {num_labels!r}, but must be a whole number, at least 2 (0: no head)")
         super().__post_init__(**kwargs)
-        if self.problem_type is None:  # type: ignore[has-type]  # declared in the parent, which mypy skips
+        if self.problem_type is None:  # type: ignore[has-type]  # declared in transformers, which mypy skips
             self.problem_type = "single_label_classification"
         self._check()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As the parent's, which raises an error of its own kind for a value of another one than the field's."""
+        """Sets a field; raises TypeError, not huggingface_hub's own error, for a value of the wrong type."""
         try:
             super().__setattr__(name, value)
         except StrictDataclassFieldValidationError as error:
-            raise TypeError(f"`{name}` is {value!r}, which it cannot be: {error.__cause__ or error}") from error
+            raise TypeError(f"`{name}` is {value!r}, which is not valid: {error.__cause__ or error}") from error
 
     def _check(self) -> None:
         self._check_ranges()
         if self.problem_type != "single_label_classification":
             raise ValueError(
                 f"`problem_type` is {self.problem_type!r}, but only 'single_label_classification' is supported; "
-                "leave it out (mixed and softened targets need no other problem type here)"
+                "leave it out (mixed and smoothed targets need no other problem type)"
             )
         if self.num_labels == 1:
-            raise ValueError("`num_labels` is 1, but must be at least 2 (0 is a model without head)")
+            raise ValueError("`num_labels` is 1, but must be at least 2 (0: no head)")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"`hidden_size` is {self.hidden_size}, which `num_attention_heads` {self.num_attention_heads} does "
-                "not divide; change one of them (the paper uses 64 dimensions a head)"
+                f"`hidden_size` is {self.hidden_size}, but must be a multiple of `num_attention_heads` "
+                f"{self.num_attention_heads}; change one of them (the paper uses 64 dimensions per head)"
             )
         if min(self.grid_size) < 1:
             raise ValueError(
@@ -130,18 +130,18 @@ class DeiTConfig(transformers.DeiTConfig):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches: class token and, if there is one, distillation token."""
+        """Number of tokens before the patches: the class token and, if present, the distillation token."""
         return 2 if self.use_distillation_token else 1
 
     @property
     def grid_size(self) -> tuple[int, int]:
-        """(rows, columns) of patches; pixels beyond the last whole patch are not seen."""
+        """Number of patches as (rows, columns); pixels beyond the last whole patch are ignored."""
         (height, width), (patch_height, patch_width) = to_pair(self.image_size), to_pair(self.patch_size)
         return height // patch_height, width // patch_width
 
     @classmethod
     def from_variant(cls, name: str, **overrides: Any) -> "DeiTConfig":
-        """The configuration of a published model, by its official name.
+        """Returns the configuration of a published model, by its official name.
 
         Source: arXiv:2012.12877 table 1; names from facebookresearch/deit models.py and timm.
 
@@ -151,7 +151,7 @@ class DeiTConfig(transformers.DeiTConfig):
                 unless given, directly or by `id2label`.
 
         Raises:
-            ValueError: the name is none of the eight.
+            ValueError: the name is not one of the eight.
         """
         if name not in VARIANTS:
             raise ValueError(f"`{name}` is not a published DeiT; choose one of: {', '.join(VARIANTS)}")
@@ -161,7 +161,7 @@ class DeiTConfig(transformers.DeiTConfig):
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As the parent's; a `vit` checkpoint, which is how plain DeiT is stored, is read as ours."""
+        """Reads a stored configuration; one of type `vit` becomes a `deit` without distillation token."""
         config_dict, unused = super().get_config_dict(*args, **kwargs)
         if config_dict.get("model_type") == "vit":
             config_dict = {**config_dict, "model_type": "deit", "use_distillation_token": False}
@@ -169,22 +169,22 @@ class DeiTConfig(transformers.DeiTConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "DeiTConfig":
-        """As the parent's, for files written by transformers: an absent `layer_norm_eps` has transformers' value.
+        """Builds a configuration from stored values; a missing `layer_norm_eps` gets the default of transformers.
 
         Raises:
-            ValueError: the values describe neither a `deit` nor a `vit`.
+            ValueError: `model_type` is neither `deit` nor `vit`, or a value is invalid.
         """
         model_type = config_dict.get("model_type", "deit")
         if model_type not in ("deit", "vit"):
             raise ValueError(
-                f"the configuration is of type `{model_type}`, but DeiT classes read `deit` and `vit`; "
-                "use AutoModelForImageClassification for it (it can be a teacher or a student all the same)"
+                f"the configuration is of type `{model_type}`, but DeiT classes read only `deit` and `vit`; "
+                "load it with AutoModelForImageClassification (it can still be a teacher or a student)"
             )
         config_dict = {"layer_norm_eps": NATIVE_LAYER_NORM_EPS, **config_dict}
         if config_dict.get("problem_type") not in (None, "single_label_classification"):
             logger.warning(
-                "the checkpoint says `problem_type` %r; it is read as 'single_label_classification' "
-                "(transformers writes another type when it is given soft labels)",
+                "the checkpoint has `problem_type` %r; 'single_label_classification' is used instead "
+                "(transformers stores another type when a model is called with soft labels)",
                 config_dict.pop("problem_type"),
             )
         loaded = super().from_dict(config_dict, **kwargs)
@@ -192,7 +192,7 @@ class DeiTConfig(transformers.DeiTConfig):
         return loaded
 
     def to_dict(self) -> dict[str, Any]:
-        """As the parent's; without a distillation token the names are those of transformers' ViT."""
+        """Returns the values to store; without a distillation token, with the type and class names of a ViT."""
         output = super().to_dict()
         if not self.use_distillation_token:
             output["model_type"] = "vit"

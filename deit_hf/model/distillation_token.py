@@ -1,6 +1,6 @@
-"""Gives a plain DeiT the distillation token, or takes it from a distilled one: the names and rows that change.
+"""Adds a distillation token to plain DeiT weights, or removes it from distilled ones: names and rows that change.
 
-The classes are in modeling_deit.py, which asks here when weights and the wanted model differ in the token.
+The model classes are in modeling_deit.py, which uses these functions in `from_pretrained`.
 """
 
 import copy
@@ -22,17 +22,17 @@ NEEDS_TOKEN = (
 
 
 def drops_token(config: Any, options: Mapping[str, Any], source: Any, stored: Callable[[], Any]) -> bool:
-    """Whether the arguments of `from_pretrained` ask for distilled weights without their token.
+    """Whether the arguments of `from_pretrained` request distilled weights without their token.
 
     Args:
-        config: a `DeiTConfig`, or None, which leaves it to the weights.
-        options: the keyword arguments.
-        source: of the weights, for the error.
-        stored: gives their configuration; called only if the arguments ask for or against the token.
+        config: a `DeiTConfig`, or None to keep the token as it is in the weights.
+        options: the keyword arguments of `from_pretrained`.
+        source: of the weights, for the error message.
+        stored: returns the configuration of the weights; called only if the arguments set `use_distillation_token`.
 
     Raises:
         TypeError: `use_distillation_token` is not True, False or None.
-        ValueError: they ask for a token that the weights do not have.
+        ValueError: the arguments request a token that the weights do not have.
     """
     wanted = options.get("use_distillation_token", getattr(config, "use_distillation_token", None))
     if not isinstance(wanted, bool | None):
@@ -47,34 +47,34 @@ def drops_token(config: Any, options: Mapping[str, Any], source: Any, stored: Ca
 
 
 def student_name(plain_name: str) -> str:
-    """Name in the distilled student of a parameter of the plain model."""
+    """Converts a parameter name of the plain model to the name in the distilled student."""
     return plain_name.replace("vit.", "deit.", 1).replace("classifier.", "cls_classifier.", 1)
 
 
 def plain_name(name: str) -> str:
-    """Name in the plain model of a parameter of a distilled one."""
+    """Converts a parameter name of a distilled model to the name in the plain model."""
     return name.replace("deit.", "vit.", 1).replace("cls_classifier.", "classifier.", 1)
 
 
 def fresh_names(student: PreTrainedModel) -> set[str]:
-    """Names of what a student has and a plain model lacks: the distillation token and its head."""
+    """Returns the parameter names that only a distilled student has: the distillation token and its head."""
     return {name for name in student.state_dict() if "distillation_" in name}
 
 
 def without_token(distilled: PreTrainedModel, make: Callable[[Any], Model], source: Any) -> Model:
-    """The plain model around the weights of a distilled one, without the token, its position and its head; says so.
+    """Builds a plain model from a distilled one, without the token, its position and its head; logs a warning.
 
     Args:
-        distilled: it is not to be used afterwards, as both share their memory.
-        make: the plain model of a configuration.
+        distilled: must not be used afterwards, because the two models share memory.
+        make: builds the plain model from a configuration.
         source: of the weights, for the message.
 
     Returns:
-        In eval mode.
+        The plain model, in eval mode.
     """
     config = copy.deepcopy(distilled.config)
     config.use_distillation_token = False
-    with torch.device("meta"):  # no time spent on initial values
+    with torch.device("meta"):  # saves the time for initial values
         plain = make(config)
     dropped = fresh_names(distilled)
     state = {
@@ -91,7 +91,7 @@ def without_token(distilled: PreTrainedModel, make: Callable[[Any], Model], sour
 
 
 def loading_info(info: dict[str, Any], distilled: PreTrainedModel) -> dict[str, Any]:
-    """transformers' loading info of a distilled model, as that of the model without its token."""
+    """Converts transformers' loading info of a distilled model to that of the model without its token."""
     dropped = fresh_names(distilled)
     return {
         **info,
@@ -104,5 +104,5 @@ def loading_info(info: dict[str, Any], distilled: PreTrainedModel) -> dict[str, 
 
 
 def _kept_rows(name: str, tensor: Tensor) -> Tensor:
-    """Of a position table (1, 2 + N, D) all rows but the second, which is the distillation token's."""
+    """Drops the row of the distillation token, the second one, if this is the position table (1, 2 + N, D)."""
     return torch.cat([tensor[:, :1], tensor[:, 2:]], dim=1) if name.endswith("position_embeddings") else tensor

@@ -1,6 +1,6 @@
-"""The evaluation view of the paper as transformers' image processor, and processors of the Hub that are none.
+"""The paper's evaluation view as an image processor of transformers, and warnings about unsuitable ones on the Hub.
 
-A processor is saved beside every model, so that a plain pipeline sees what the model was evaluated on.
+A processor is saved with every model, so that a pipeline prepares images as in the evaluation.
 """
 
 import json
@@ -19,7 +19,7 @@ from .configuration_deit import DeiTConfig, to_pair
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "preprocessor_config.json"
-INTERPOLATIONS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # as Pillow counts
+INTERPOLATIONS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # Pillow's numbers
 CROP_RATIO = 0.875  # official main.py: --eval-crop-ratio; the centre crop's share of the resized short side
 LARGEST_UNCROPPED_SIZE = 32  # pixels; official datasets.py:80 neither resizes nor crops for models up to this size
 
@@ -34,26 +34,26 @@ def make_processor(
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
 ) -> DeiTImageProcessor:
-    """The evaluation view as transformers' processor: short side to size / 0.875, bicubic, centre crop, normalise.
+    """Returns the paper's evaluation view: resize the short side to size / 0.875, bicubic, centre crop, normalise.
 
-    Up to 32 pixels the crop ratio is 1, so that a square picture of the size stays as it is.
+    Up to 32 pixels the crop ratio is 1, so that a square image of that size is not changed.
     Source: official datasets.py:80, 98-108. Differs from `DeiTImageProcessor()`, which squashes to 256x256 and
     normalises with mean and std 0.5.
-    Differs: up to 32 pixels the official code takes pictures of that very size only; others are resized here until
-    they cover it (pinned by test_picture_of_a_small_size_is_neither_resized_nor_cropped).
+    Differs: up to 32 pixels, the official code accepts only images of exactly that size; here, others are resized to
+    cover it (pinned by test_picture_of_a_small_size_is_neither_resized_nor_cropped).
 
     Args:
         image_size: pixels of the view, one number or (height, width).
-        crop_ratio: the centre crop's share of the resized short side, in (0, 1]: 0.875 in the paper, 1 in DeiT III
-            (official main.py `--eval-crop-ratio`). By default 0.875 above 32 pixels, else 1. A squashed image has
-            none.
-        eval_crop: `center`, or `squash`: the whole image resized to the size whatever its shape, as mmpretrain
-            evaluates the 384 models (its configs/deit/deit-base_ft-16xb32_in1k-384px.py).
+        crop_ratio: fraction of the resized short side that the centre crop keeps, in (0, 1]: 0.875 in the paper, 1 in
+            DeiT III (official main.py `--eval-crop-ratio`). Default: 0.875 above 32 pixels, else 1. Has no effect
+            with `squash`.
+        eval_crop: `center`, or `squash`: the whole image is resized to the size without keeping its aspect ratio, as
+            mmpretrain evaluates the 384 models (its configs/deit/deit-base_ft-16xb32_in1k-384px.py).
         mean: per channel, of pixels in [0, 1].
-        std: per channel.
+        std: per channel, of pixels in [0, 1].
 
     Raises:
-        ValueError: `crop_ratio` or `eval_crop` is none of these.
+        ValueError: `crop_ratio` or `eval_crop` is invalid.
     """
     if crop_ratio is None:
         crop_ratio = default_crop_ratio(image_size)
@@ -77,20 +77,20 @@ def make_processor(
 
 
 def default_crop_ratio(image_size: int | tuple[int, int]) -> float:
-    """The centre crop's share of the resized short side, of a model of so many pixels."""
+    """Returns the default crop ratio for an image size: the fraction of the short side that the centre crop keeps."""
     return 1.0 if max(to_pair(image_size)) <= LARGEST_UNCROPPED_SIZE else CROP_RATIO
 
 
 def with_crop(processor: Any, *, crop_ratio: float | None = None, eval_crop: EvalCrop | None = None) -> Any:
-    """An image processor of the same size, mean and std with another crop; the same one if none is named.
+    """Returns an image processor with another crop and the same size, mean and std.
 
     Args:
-        processor: any of transformers that fixes the size.
-        crop_ratio: as for `make_processor`.
-        eval_crop: as for `make_processor`.
+        processor: of transformers, with a fixed output size; returned as it is if both other arguments are None.
+        crop_ratio: as in `make_processor`.
+        eval_crop: as in `make_processor`.
 
     Raises:
-        ValueError: as `make_processor`, or the processor does more or less than resize, crop and normalise.
+        ValueError: as in `make_processor`, or the processor does not fix the size, rescale and normalise.
     """
     if crop_ratio is None and eval_crop is None:
         return processor
@@ -98,8 +98,8 @@ def with_crop(processor: Any, *, crop_ratio: float | None = None, eval_crop: Eva
     if statistics is None:
         if not (processor.do_rescale and getattr(processor, "do_normalize", False)):
             raise ValueError(
-                f"the crop of a {type(processor).__name__} that does not normalise cannot be changed; leave out "
-                "`crop_ratio` and `eval_crop`"
+                f"the crop of this {type(processor).__name__} cannot be changed, because it does not normalise; leave "
+                "out `crop_ratio` and `eval_crop`"
             )
         statistics = {"mean": processor.image_mean, "std": processor.image_std}
     return make_processor(
@@ -112,25 +112,29 @@ def with_crop(processor: Any, *, crop_ratio: float | None = None, eval_crop: Eva
 
 
 def savable_processor(processor: Any) -> Any:
-    """The processor, or in place of timm's, which no directory can hold, one of the same size, mean, std and crop."""
+    """Returns a processor that can be saved: timm's is replaced by one of the same size, mean, std and crop."""
     view = getattr(processor, "data_config", None)
     if view is None:
         return processor
     if view["interpolation"] != "bicubic":
         logger.warning(
-            "the evaluation view of this run is resized bicubically, not %s as timm's", view["interpolation"]
+            "images are resized with bicubic interpolation in evaluation, not with timm's %s", view["interpolation"]
         )
     eval_crop: EvalCrop = "squash" if view["crop_mode"] == "squash" else "center"
     return with_crop(processor, crop_ratio=None if eval_crop == "squash" else view["crop_pct"], eval_crop=eval_crop)
 
 
 def crop_in_words(processor: Mapping[str, Any]) -> str:
-    """The evaluation view that an image processor's `to_dict()`, or its preprocessor_config.json, describes."""
+    """Describes in words how an image processor resizes and crops.
+
+    Args:
+        processor: its `to_dict()`, or the content of its preprocessor_config.json.
+    """
     size, crop = processor.get("size"), processor.get("crop_size")
     if "data_config" in processor:  # of timm's models on the Hub
         return "timm's {crop_mode} crop, ratio {crop_pct} ({interpolation})".format(**processor["data_config"])
     if not isinstance(size, dict):
-        return "as preprocessor_config.json says"
+        return "see preprocessor_config.json"
     interpolation = INTERPOLATIONS.get(processor.get("resample", -1), "default interpolation")
     if "shortest_edge" in size:
         words = f"short side resized to {size['shortest_edge']} pixels ({interpolation})"
@@ -142,14 +146,14 @@ def crop_in_words(processor: Mapping[str, Any]) -> str:
 
 
 def crops_the_centre(processor: Any) -> bool:
-    """Whether a processor resizes by the short side and takes the centre, so that a long image loses its ends."""
+    """Whether a processor resizes the short side and crops the centre, so that the ends of a long image are lost."""
     if hasattr(processor, "data_config"):  # the processor of timm's models on the Hub
         return processor.data_config["crop_mode"] == "center"
     return bool(getattr(processor, "do_center_crop", None)) and "shortest_edge" in processor.size
 
 
 def crop_size(processor: Any) -> tuple[int, int]:
-    """(height, width) in pixels of what a transformers image processor gives.
+    """Returns the (height, width) in pixels of the output of a transformers image processor.
 
     Raises:
         ValueError: the processor does not fix the size.
@@ -167,7 +171,7 @@ def crop_size(processor: Any) -> tuple[int, int]:
 
 
 def statistics_of(processor: Any) -> dict[str, tuple[float, ...]]:
-    """`mean` and `std` per channel of what an image processor of transformers gives, also of timm's.
+    """Returns the `mean` and `std` per channel with which an image processor of transformers or timm normalises.
 
     Raises:
         ValueError: the processor does not normalise.
@@ -184,11 +188,11 @@ def statistics_of(processor: Any) -> dict[str, tuple[float, ...]]:
 
 
 def checked_processor(processor: Any, model: PreTrainedModel) -> Any:
-    """The image processor, or without one the paper's at the model's size.
+    """Returns the given image processor after a check, or the paper's processor at the model's size for None.
 
     Raises:
-        TypeError: it is not an image processor.
-        ValueError: its size is not the model's, or there is none and the model does not say its size.
+        TypeError: `processor` is not an image processor.
+        ValueError: its size differs from the model's, or it is None and the model's configuration has no image size.
     """
     if processor is not None and not isinstance(processor, ImageProcessingMixin):
         raise TypeError(
@@ -200,7 +204,7 @@ def checked_processor(processor: Any, model: PreTrainedModel) -> Any:
     if processor is None:
         if image_size is None:
             raise ValueError(
-                f"{type(model).__name__} does not say its image size; pass "
+                f"the configuration of the {type(model).__name__} has no `image_size`; pass "
                 "`processing_class=deit_hf.model.image_processing_deit.make_processor(image_size)`"
             )
         return make_processor(image_size)
@@ -218,26 +222,26 @@ def checked_processor(processor: Any, model: PreTrainedModel) -> Any:
 
 
 def warn_of_known_faults(source: Any, settings: Mapping[str, Any], image_size: int | tuple[int, int]) -> None:
-    """Says it when a processor prepares pictures as no DeiT was trained, as some on the Hub do.
+    """Warns about a processor that does not prepare images as DeiT expects them, such as some on the Hub.
 
     Args:
         source: directory or Hub id, for the message.
-        settings: what its preprocessor_config.json holds.
-        image_size: pixels of the model, one number or (height, width).
+        settings: content of its preprocessor_config.json.
+        image_size: of the model in pixels, one number or (height, width).
     """
     faults = []
     if settings.get("do_normalize", True) and {0.5} in (
         set(settings.get(k) or ()) for k in ("image_mean", "image_std")
     ):
-        faults.append("normalises with 0.5 instead of ImageNet's mean and std (right for some ViTs, for no DeiT)")
+        faults.append("normalises with 0.5 instead of ImageNet's mean and std (right for some ViTs, but not for DeiT)")
     size = settings.get("size")
     is_square = settings.get("do_resize", True) and (isinstance(size, int) or (size is not None and "height" in size))
-    if is_square and (faults or settings.get("do_center_crop")):  # without a crop, people squash 384 pixels on purpose
-        faults.append("squashes pictures to a square instead of keeping their aspect ratio")
+    if is_square and (faults or settings.get("do_center_crop")):  # alone, squashing is common on purpose
+        faults.append("squashes images to a square instead of keeping their aspect ratio")
     if faults:
         logger.warning(
             "%s of `%s` %s; if these are the weights of a DeiT, accuracy suffers: use "
-            "`deit_hf.model.image_processing_deit.make_processor(%s)`, and save it beside them with its "
+            "`deit_hf.model.image_processing_deit.make_processor(%s)`, and save it in the same directory with its "
             "`save_pretrained`",
             FILE_NAME,
             source,
@@ -247,14 +251,14 @@ def warn_of_known_faults(source: Any, settings: Mapping[str, Any], image_size: i
 
 
 def stored_settings(source: Any, **where: Any) -> dict[str, Any]:
-    """What the preprocessor_config.json of a directory or Hub id holds; nothing where there is none.
+    """Returns the content of the preprocessor_config.json of a directory or Hub id, or {} if it has none.
 
     Args:
         source: directory or Hub id.
-        where: `revision`, `token`, `cache_dir`, `subfolder` and the like, as for `from_pretrained`.
+        where: arguments of `from_pretrained` such as `revision`, `token`, `cache_dir` and `subfolder`.
 
     Raises:
-        ValueError: the file is no JSON.
+        ValueError: the file is not valid JSON.
     """
     path = cached_file(
         source,
@@ -266,10 +270,12 @@ def stored_settings(source: Any, **where: Any) -> dict[str, Any]:
     try:
         return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"`{path}` is no JSON: {error}; mend it or save another with `make_processor`") from error
+        raise ValueError(
+            f"`{path}` is not valid JSON: {error}; fix it, or save a new one with `make_processor`"
+        ) from error
 
 
 def save_processor_beside(directory: Any, config: DeiTConfig) -> None:
-    """Writes the paper's processor into a model's directory, unless one is there or pictures are not RGB."""
+    """Saves the paper's processor in a model's directory, unless it has one or the model's images are not RGB."""
     if config.num_channels == len(IMAGENET_DEFAULT_MEAN) and not Path(directory, FILE_NAME).exists():
         make_processor(config.image_size).save_pretrained(directory)

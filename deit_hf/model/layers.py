@@ -1,6 +1,6 @@
 """The layers of DeiT (arXiv:2012.12877 sec. 3-4, figure 2): tokens, positions, attention, block, encoder.
 
-Module names are those of the Hub's checkpoints. The models made of these layers are in modeling_deit.py.
+Modules have the same names as in the checkpoints on the Hub. The models built from them are in modeling_deit.py.
 
 Shapes: B batch, D width, H heads, P prefix tokens (class, distillation), N patches, T = P + N tokens.
 """
@@ -24,15 +24,15 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def resize_position_table(
     table: Tensor, *, num_prefix_tokens: int, grid_size: tuple[int, int], new_grid_size: tuple[int, int]
 ) -> Tensor:
-    """Position table for another number of patches: bicubic over the grid, prefix tokens untouched.
+    """Resizes a position table to another number of patches: bicubic over the grid, prefix tokens unchanged.
 
-    Source: arXiv:2012.12877 sec. 6 (bicubic nearly keeps the vectors' norm); official main.py:288-306.
+    Source: arXiv:2012.12877 sec. 6 (bicubic nearly keeps the norm of the vectors); official main.py:288-306.
 
     Args:
-        table: (1, P + rows * columns, D); half precision is computed in float32, returned in its own type.
-        num_prefix_tokens: P, the first rows of the table that belong to no patch.
+        table: (1, P + rows * columns, D); half precision is computed in float32 and returned in its own type.
+        num_prefix_tokens: P, the number of rows before the first patch.
         grid_size: (rows, columns) of `table`.
-        new_grid_size: (rows, columns) wanted.
+        new_grid_size: (rows, columns) of the result.
 
     Returns:
         (1, P + new rows * new columns, D).
@@ -46,7 +46,7 @@ def resize_position_table(
 
 
 class DeiTPatchEmbeddings(nn.Module):
-    """Cuts an image into patches and projects each to the width of the model."""
+    """Cuts an image into patches and projects each to `hidden_size`."""
 
     def __init__(self, config: DeiTConfig):
         super().__init__()
@@ -58,7 +58,7 @@ class DeiTPatchEmbeddings(nn.Module):
 
 
 class DeiTEmbeddings(nn.Module):
-    """Class token, distillation token if any, and patches, each with its learned position (sec. 4, figure 2)."""
+    """Class token, distillation token if any, and patches, plus learned positions (sec. 4, figure 2)."""
 
     def __init__(self, config: DeiTConfig):
         super().__init__()
@@ -75,7 +75,7 @@ class DeiTEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def positions_for(self, height: int, width: int, interpolate: bool) -> Tensor:
-        """The position table for an input of this size in pixels, (1, T, D)."""
+        """Returns the position table (1, T, D) for an input of this size in pixels."""
         expected = to_pair(self.config.image_size)
         if not interpolate and (height, width) != expected:
             raise ValueError(
@@ -96,7 +96,7 @@ class DeiTEmbeddings(nn.Module):
         if num_channels != self.config.num_channels:
             raise ValueError(
                 f"input has {num_channels} channels but the model expects {self.config.num_channels}; "
-                "convert the image (such as `image.convert('RGB')`)"
+                "convert the image, for example with `image.convert('RGB')`"
             )
         prefix = [self.cls_token] if self.distillation_token is None else [self.cls_token, self.distillation_token]
         patches = self.patch_embeddings(pixel_values)
@@ -105,7 +105,7 @@ class DeiTEmbeddings(nn.Module):
 
 
 class DeiTDense(nn.Module):
-    """A linear layer that the Hub's checkpoints know as `dense`."""
+    """A linear layer, named `dense` as in the checkpoints on the Hub."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
@@ -116,7 +116,7 @@ class DeiTDense(nn.Module):
 
 
 class DeiTSelfAttention(nn.Module):
-    """Multi-head attention before its output projection, of the first `num_queries` tokens over all tokens."""
+    """Multi-head attention of the first `num_queries` tokens to all tokens, without the output projection."""
 
     def __init__(self, config: DeiTConfig):
         super().__init__()
@@ -148,7 +148,7 @@ class DeiTSelfAttention(nn.Module):
 
 
 class DeiTAttention(nn.Module):
-    """Self-attention and its output projection, under the Hub's names."""
+    """Self-attention and its output projection, named as in the checkpoints on the Hub."""
 
     def __init__(self, config: DeiTConfig):
         super().__init__()
@@ -163,7 +163,7 @@ class DeiTAttention(nn.Module):
 
 
 class DeiTLayer(GradientCheckpointingLayer):
-    """Pre-norm transformer block with stochastic depth on both of its branches."""
+    """Pre-norm transformer block with stochastic depth on both branches."""
 
     def __init__(self, config: DeiTConfig, drop_path_rate: float):
         super().__init__()
@@ -179,7 +179,7 @@ class DeiTLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: Tensor, num_queries: int | None = None, output_attentions: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Output (B, Q, D) of the first `num_queries` tokens (all by default), and attentions (B, H, Q, T) or None."""
+        """Returns (B, Q, D) for the first `num_queries` tokens (default: all), and attentions (B, H, Q, T) or None."""
         attended, attentions = self.attention(self.layernorm_before(hidden_states), num_queries, output_attentions)
         hidden_states = hidden_states[:, :num_queries] + self.drop_path(self.dropout(attended))  # (B, Q, D)
         expanded = self.activation(self.intermediate(self.layernorm_after(hidden_states)))
@@ -187,7 +187,7 @@ class DeiTLayer(GradientCheckpointingLayer):
 
 
 class DeiTEncoder(nn.Module):
-    """The stack of layers; the rate of stochastic depth rises linearly with depth."""
+    """The stack of layers; the stochastic depth rate rises linearly with depth."""
 
     def __init__(self, config: DeiTConfig):
         super().__init__()
@@ -197,9 +197,9 @@ class DeiTEncoder(nn.Module):
     def forward(
         self, hidden_states: Tensor, num_queries: int | None, output_hidden_states: bool, output_attentions: bool
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Output of the last layer, which answers for `num_queries` tokens, and what is asked for of all layers.
+        """Returns the last layer's output for `num_queries` tokens, and the requested tensors of all layers.
 
-        What nobody asked for is not kept, so that inference holds one layer's activations at a time.
+        Tensors that are not requested are not kept, so inference holds one layer's activations at a time.
         """
         all_hidden_states, all_attentions = [], []
         for i, layer in enumerate(self.layer):
@@ -215,11 +215,11 @@ class DeiTEncoder(nn.Module):
 
 
 class DeiTPooler(nn.Module):
-    """transformers' pooler on the class token; not part of the paper, kept for checkpoints that carry one."""
+    """transformers' pooler on the class token; not part of the paper, but some checkpoints contain one."""
 
     def __init__(self, config: DeiTConfig):
         super().__init__()
-        assert config.pooler_output_size is not None  # the configuration puts `hidden_size` there
+        assert config.pooler_output_size is not None  # the configuration sets it to `hidden_size`
         self.dense = nn.Linear(config.hidden_size, config.pooler_output_size)
         self.activation = ACT2FN[config.pooler_act]
 

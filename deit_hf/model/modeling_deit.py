@@ -1,7 +1,7 @@
 """DeiT (arXiv:2012.12877 sec. 3-4): patch, class and distillation tokens, the encoder, and its linear heads.
 
-Losses with a teacher are in losses.py and stochastic depth is torchvision's. Sub-module names are those of the Hub's
-checkpoints, so that nothing is renamed when a model is saved, loaded or resumed.
+Losses with a teacher are in losses.py; stochastic depth is torchvision's. Sub-modules have the same names as in the
+checkpoints on the Hub, so nothing is renamed when a model is saved, loaded or resumed.
 
 Shapes: B batch, C classes, D width, H heads, P prefix tokens (class, distillation), N patches, T = P + N tokens.
 """
@@ -36,11 +36,11 @@ class DeiTModelOutput(ModelOutput):
 
     Attributes:
         last_hidden_state: (B, T, D) after the last norm: class token, distillation token if any, patches.
-        pooler_output: (B, `pooler_output_size`), transformers' pooler on the class token; absent without a pooler.
+        pooler_output: (B, `pooler_output_size`), transformers' pooler on the class token; None without a pooler.
         hidden_states: tuple of `num_hidden_layers` + 1 tensors (B, T, D), before the last norm.
         attentions: tuple of `num_hidden_layers` tensors (B, H, T, T), rows sum to 1.
-        cls_features: (B, D), the class token of `last_hidden_state`; what the class head reads.
-        distillation_features: (B, D), the distillation token; absent without one.
+        cls_features: (B, D), the class token of `last_hidden_state`; the input of the class head.
+        distillation_features: (B, D), the distillation token; None without one.
     """
 
     last_hidden_state: Tensor | None = None
@@ -53,13 +53,13 @@ class DeiTModelOutput(ModelOutput):
 
 @dataclass
 class DeiTForImageClassificationWithTeacherOutput(ModelOutput):
-    """Answers of both heads.
+    """Logits of both heads, and their loss.
 
     Attributes:
-        loss: scalar, the mean of both heads' cross-entropy, when `labels` are given.
+        loss: scalar, the mean of both heads' cross-entropy; None without `labels`.
         logits: (B, C), the mean of both heads' logits (as official models.py:59).
-        cls_logits: (B, C) of the class head.
-        distillation_logits: (B, C) of the distillation head.
+        cls_logits: (B, C), from the class head.
+        distillation_logits: (B, C), from the distillation head.
         hidden_states: as in `DeiTModelOutput`.
         attentions: as in `DeiTModelOutput`.
     """
@@ -73,10 +73,10 @@ class DeiTForImageClassificationWithTeacherOutput(ModelOutput):
 
 
 class DeiTPreTrainedModel(PreTrainedModel):
-    """What all DeiT classes share: initialisation, names on disk, loading at another image size.
+    """Base class of all DeiT classes: initialisation, names on disk, loading at another image size.
 
     Differs from `transformers.models.deit.DeiTPreTrainedModel` in:
-    - tokens and positions start truncated-normal, none at zero;
+    - tokens and positions are initialised from a truncated normal distribution, none with zeros;
     - module names equal the names on disk;
     - without a distillation token the base model is `vit`, as on the Hub;
     - `from_pretrained(..., image_size=)` resizes the position table.
@@ -88,16 +88,15 @@ class DeiTPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # the loss is a mean over the batch, so the Trainer must divide by its accumulation
+    accepts_loss_kwargs = False  # the loss is a batch mean, so `Trainer` must divide it by the accumulation steps
     _no_split_modules = ["DeiTEmbeddings", "DeiTLayer"]
     _supports_sdpa = True
-    _input_embed_layer = "patch_embeddings"
 
     def __init__(self, config: DeiTConfig, *args: Any, **kwargs: Any):
         if not isinstance(config, DeiTConfig):
             raise TypeError(
                 f"`config` is a `{type(config).__module__}.{type(config).__name__}`, but must be a "
-                "`deit_hf.DeiTConfig`; make one by `DeiTConfig.from_dict(config.to_dict())`"
+                "`deit_hf.DeiTConfig`; convert it with `DeiTConfig.from_dict(config.to_dict())`"
             )
         super().__init__(config, *args, **kwargs)
         if not config.use_distillation_token:
@@ -107,7 +106,7 @@ class DeiTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Truncated normal for linear layers, tokens and positions (official models.py:23-30 and timm 0.3.2).
 
-        The patch projection keeps torch's default, as the official code leaves it.
+        The patch projection keeps torch's default, as in the official code.
         """
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
@@ -128,9 +127,17 @@ class DeiTPreTrainedModel(PreTrainedModel):
             if module.distillation_token is not None:
                 init.trunc_normal_(module.distillation_token, std=std)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch projection."""
+        return self.base_model.embeddings.patch_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the patch projection."""
+        self.base_model.embeddings.patch_embeddings = value
+
     @torch.no_grad()
     def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:
-        """Makes the model expect images of another size, in pixels; the position table is resized in place.
+        """Changes the image size that the model expects, in pixels; the position table is resized in place.
 
         Raises:
             ValueError: the image is smaller than one patch.
@@ -153,24 +160,24 @@ class DeiTPreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
-        """As transformers' `from_pretrained`, at any image size and from `deit` and `vit` checkpoints alike.
+        """Like transformers' `from_pretrained`, for `deit` and `vit` checkpoints, at any image size.
 
         Source of the resizing: arXiv:2012.12877 sec. 6.
 
         Args:
             pretrained_model_name_or_path: Hub id or directory.
             model_args: passed to the constructor.
-            config: as transformers', whose own `DeiTConfig` and `ViTConfig` are welcome; its `image_size` wins over
-                the stored one.
-            kwargs: as transformers'. Fields of `DeiTConfig` override the stored ones: with `image_size=384` the
-                position table is resized at load, so that `save_pretrained` stores the resized one; with
-                `use_distillation_token=False` distilled weights lose the token, its position and its head.
+            config: as in transformers; its own `DeiTConfig` and `ViTConfig` are accepted, too. Its `image_size`
+                overrides the stored one.
+            kwargs: as in transformers. Fields of `DeiTConfig` override the stored ones. `image_size=384` resizes the
+                position table, and `save_pretrained` then stores the resized one. `use_distillation_token=False`
+                drops the distillation token of distilled weights, with its position and its head.
 
         Returns:
-            The model in eval mode (with `output_loading_info=True`, the model and the info).
+            The model in eval mode; with `output_loading_info=True`, the model and the loading info.
 
         Raises:
-            OSError: the source is not found, or the Hub was not reached; names it.
+            OSError: the source does not exist, or the Hub was not reached.
             ValueError: a file is damaged or could run code, or weights and configuration do not fit each other.
         """
         source, config = pretrained_model_name_or_path, _own_config(config)
@@ -185,7 +192,7 @@ class DeiTPreTrainedModel(PreTrainedModel):
             image_size = config.image_size if image_size is None else image_size
             config = copy.deepcopy(config)
             config.image_size = stored.image_size
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # what does not fit is refused below
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # mismatches are refused below
         with named_errors(source):
             model, info = super().from_pretrained(source, *model_args, config=config, **kwargs)
         if not mismatches_allowed:
@@ -199,9 +206,9 @@ class DeiTPreTrainedModel(PreTrainedModel):
         return (model, info) if with_info else model
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> None:
-        """As transformers', and with the paper's image processor where the directory has none.
+        """Like transformers' `save_pretrained`, and also saves the paper's image processor if the directory has none.
 
-        Without one no pipeline could use the model, and transformers' own default is none of DeiT's.
+        A pipeline needs one, and the default one of transformers does not prepare images as DeiT expects them.
         """
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
@@ -209,33 +216,33 @@ class DeiTPreTrainedModel(PreTrainedModel):
 
 
 def _own_config(config: Any) -> Any:
-    """The `config` argument of `from_pretrained`, as ours where it is transformers' own."""
+    """Converts the `config` argument of `from_pretrained` to our `DeiTConfig` if it is one of transformers."""
     if isinstance(config, DeiTConfig) or not isinstance(config, PreTrainedConfig):
         return config
     return DeiTConfig.from_dict(config.to_dict(), attn_implementation=config._attn_implementation)
 
 
 def _stored_config(source: Any, kwargs: dict[str, Any]) -> DeiTConfig:
-    """The configuration as it stands in a checkpoint, found by the arguments of `from_pretrained`."""
+    """Reads the configuration stored in a checkpoint, given the arguments of `from_pretrained`."""
     with named_errors(source):
         return DeiTConfig.from_pretrained(source, **_where(kwargs))
 
 
 def _where(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Those arguments of `from_pretrained` that say where its files are."""
+    """Selects the arguments of `from_pretrained` that locate the files."""
     names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
     return {name: kwargs[name] for name in names if name in kwargs}
 
 
 def _load_without_token(cls: Any, source: Any, *model_args: Any, config: Any, **kwargs: Any) -> Any:
-    """`cls.from_pretrained` of distilled weights as a model without the token, which keeps the class head."""
+    """Loads distilled weights as a `cls` without distillation token; the class head is kept."""
     loaded_class: Any = cls
     one_head = "DeiTForImageClassification" in (_stored_config(source, kwargs).architectures or ())
     if issubclass(cls, DeiTForImageClassification) and not one_head:
         loaded_class = DeiTForImageClassificationWithTeacher
     with_info = kwargs.pop("output_loading_info", False)
     kwargs |= {"use_distillation_token": True, "output_loading_info": True}
-    if config is not None:  # it has all fields, and transformers gives what is beside it to the constructor
+    if config is not None:  # with a `config`, transformers would pass the keyword to the constructor
         config, _ = copy.deepcopy(config), kwargs.pop("use_distillation_token")
         config.use_distillation_token = True
     distilled, info = loaded_class.from_pretrained(source, *model_args, config=config, **kwargs)
@@ -245,10 +252,10 @@ def _load_without_token(cls: Any, source: Any, *model_args: Any, config: Any, **
 
 
 class DeiTModel(DeiTPreTrainedModel):
-    """Tokens and encoder without a head: features.
+    """DeiT without a head: returns features.
 
-    Differs from `transformers.DeiTModel` in: stochastic depth in training; the features of each prefix token are
-    named in the output; a configuration without distillation token is a ViT; no `bool_masked_pos`.
+    Differs from `transformers.DeiTModel` in: stochastic depth in training; the output names the features of each
+    prefix token; a configuration without distillation token is a ViT; no `bool_masked_pos`.
     """
 
     def __init__(self, config: DeiTConfig, add_pooling_layer: bool = True):
@@ -268,17 +275,17 @@ class DeiTModel(DeiTPreTrainedModel):
         return_dict: bool | None = None,
         prefix_tokens_only: bool = False,
     ) -> DeiTModelOutput | tuple[Tensor, ...]:
-        """Features of normalised images.
+        """Computes the features of normalised images.
 
         Args:
-            pixel_values: (B, channels, height, width), normalised as the model's processor does.
+            pixel_values: (B, channels, height, width), normalised as by the model's image processor.
             interpolate_pos_encoding: accept another image size by resizing the position table for this call.
             output_hidden_states: also return the hidden states; the config's value by default.
-            output_attentions: also return the attentions, computed without the fused kernel.
+            output_attentions: also return the attentions, which disables the fused attention kernel.
             return_dict: `False` returns a tuple.
-            prefix_tokens_only: let the last layer answer for the prefix tokens alone, when neither hidden states nor
-                attentions are asked for. `last_hidden_state` is then (B, P, D), with the same values; at 224 pixels
-                this saves 7 % of all operations, as the heads read no patches.
+            prefix_tokens_only: compute the last layer for the prefix tokens only, because the heads do not read the
+                patches. `last_hidden_state` is then (B, P, D), with the same values; at 224 pixels this saves 7 % of
+                all operations. Ignored if hidden states or attentions are returned.
 
         Raises:
             ValueError: wrong number of channels, or another image size without `interpolate_pos_encoding`.
@@ -314,14 +321,14 @@ def _linear_head(config: DeiTConfig) -> nn.Module:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, C), at least in float32.
+    """Mean cross-entropy over the batch, computed in float32 or better.
 
     Args:
         logits: (B, C).
         labels: class indices (B,), or mixed and smoothed targets (B, C) whose rows sum to 1.
 
     Raises:
-        ValueError: they are floating-point, but not of the shape of targets.
+        ValueError: `labels` are floating-point, but their shape is not (B, C).
     """
     if not labels.is_floating_point():
         return F.cross_entropy(at_least_float32(logits), labels.view(-1))
@@ -334,12 +341,11 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class DeiTForImageClassification(DeiTPreTrainedModel):
-    """One linear head on the class token.
+    """DeiT with one linear head, on the class token.
 
     Without a distillation token (`config.use_distillation_token=False`) this is the paper's plain DeiT, saved as
-    transformers' `ViTForImageClassification`. With one it is transformers' `DeiTForImageClassification`, which
-    carries the token but does not read it: for a model trained with a teacher use
-    `DeiTForImageClassificationWithTeacher`.
+    transformers' `ViTForImageClassification`. With one it is transformers' `DeiTForImageClassification`, which has
+    the token, but no head on it. For a model trained with a teacher, use `DeiTForImageClassificationWithTeacher`.
     """
 
     def __init__(self, config: DeiTConfig):
@@ -383,11 +389,11 @@ class DeiTForImageClassification(DeiTPreTrainedModel):
 
 
 class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
-    """Class head and distillation head, each on its own token; the answer is the mean of both (sec. 4).
+    """DeiT with a class head and a distillation head, each on its own token; it predicts with their mean (sec. 4).
 
-    Differs from `transformers.DeiTForImageClassificationWithTeacher` in: it can be trained (labels give a loss, and
-    the heads' logits are what losses.py needs), and it starts from plain (`vit`) checkpoints too.
-    The official model answers with a pair in training and with the mean in evaluation; this one with both always.
+    Differs from `transformers.DeiTForImageClassificationWithTeacher` in: it can be trained (it returns a loss for
+    `labels`, and the logits of each head, which losses.py needs), and it also loads plain (`vit`) checkpoints.
+    The official model returns a pair in training and the mean in evaluation; this one always returns both.
     """
 
     def __init__(self, config: DeiTConfig):
@@ -442,7 +448,10 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
-        """As the parent's; a plain (`vit`) checkpoint starts a student with a fresh distillation token and head."""
+        """Like `DeiTPreTrainedModel.from_pretrained`, and also from a plain (`vit`) checkpoint.
+
+        Its distillation token, the position of that token and its head are then initialised at random.
+        """
         source = pretrained_model_name_or_path
         if kwargs.get("use_distillation_token") is False:
             raise ValueError(f"`use_distillation_token` is False, but {NEEDS_TOKEN}")
@@ -454,7 +463,9 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         kwargs.pop("use_distillation_token", None)
         loaded = DeiTForImageClassification.from_pretrained(source, *model_args, config=config, **kwargs)
         plain, *info = loaded if isinstance(loaded, tuple) else (loaded,)
-        logger.warning("%s has no distillation token: the token, its position and its head start at random", source)
+        logger.warning(
+            "%s has no distillation token: the token, its position and its head are initialised at random", source
+        )
         student = cls.from_plain(plain)
         if not info:
             return student
@@ -463,10 +474,10 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
 
     @classmethod
     def from_plain(cls, plain: DeiTForImageClassification) -> "DeiTForImageClassificationWithTeacher":
-        """A student that starts as a trained plain DeiT; what the plain one lacks starts at random.
+        """Builds a distillation student with the weights of a plain DeiT; the missing ones are initialised at random.
 
         Args:
-            plain: without distillation token; it is left as it is.
+            plain: a DeiT without distillation token; it is not changed.
         """
         config = copy.deepcopy(plain.config)
         config.use_distillation_token = True

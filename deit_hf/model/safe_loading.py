@@ -1,7 +1,6 @@
-"""Reading checkpoints without running what is in them; and what cannot be read, said so that a user can mend it.
+"""Loads weights without executing code, and explains why a load failed.
 
-Directories and Hub ids are loaded by transformers (modeling_deit.py). What the names in other files mean is in
-conversion.py.
+transformers loads directories and Hub ids (modeling_deit.py). conversion.py converts the names in other files.
 """
 
 import argparse
@@ -19,31 +18,31 @@ from safetensors.torch import load_file
 
 from ..atomic_files import MANIFEST, changed_weights
 
-# Official checkpoints carry their arguments, a path among them (run_with_submitit.py); a pure path touches no file.
+# Official checkpoints contain their arguments, including a path (run_with_submitit.py); a pure path opens no file.
 _HARMLESS: list[Any] = [argparse.Namespace, *((PurePosixPath, f"pathlib.{part}PosixPath") for part in ("", "_local."))]
-# what only trained weights may fill: a head or a token may start at random, a layer of the encoder may not
+# weights that must be in the file: a head or a token may be initialised at random, an encoder layer may not
 _ENCODER_LAYER = re.compile(r"(^|\.)encoder\.layer\.\d+\.")
 
 
 def check_model_source(source: str | os.PathLike) -> None:
-    """Refuses a name that can only be a directory, but is none, and one of a file or of a model of timm.
+    """Refuses the name of a missing directory, of a file, or of a timm model.
 
     Raises:
-        FileNotFoundError: names it.
-        ValueError: it is a file, or a name of timm; says what to do with it.
+        FileNotFoundError: the name is a path, but not an existing directory.
+        ValueError: the name is empty, a file, or the name of a timm model.
     """
     source = os.fspath(source)
     if not source.strip():
         raise ValueError("the name of a model is empty; name a directory or a Hub id")
     if os.path.isfile(source):
         raise ValueError(
-            f"`{source}` is a file, but a saved model is a directory or a Hub id; make one of the weights of a DeiT: "
+            f"`{source}` is a file, but a saved model is a directory or a Hub id; convert the weights of a DeiT with "
             f"python scripts/convert_checkpoint.py {source} DIR"
         )
     if source.startswith("timm:"):
         raise ValueError(
             f"`{source}` names a model of timm, which can be trained or be a teacher, but is not a saved model; name "
-            "a directory or a Hub id, or make one of the weights of a DeiT: python scripts/convert_checkpoint.py FILE "
+            "a directory or a Hub id, or convert the weights of a DeiT with python scripts/convert_checkpoint.py FILE "
             "DIR"
         )
     if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not os.path.isdir(source):
@@ -51,27 +50,28 @@ def check_model_source(source: str | os.PathLike) -> None:
 
 
 def read_weight_file(path: Path) -> Any:
-    """What a `.safetensors` or `.pth` file holds, read without running anything in it.
+    """Reads a `.safetensors` or `.pth` file without executing code in it.
 
     Raises:
-        ValueError: it is damaged, or holds more than tensors, plain values and `argparse.Namespace`.
+        OSError: the file cannot be opened.
+        ValueError: the file is damaged, or holds more than tensors, plain values and `argparse.Namespace`.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:  # the disk's fault, or a missing permission
+    except OSError:  # a fault of the disk, or a missing permission
         raise
-    except Exception as error:  # bytes of any kind come here: a damaged pickle fails in a dozen ways
+    except Exception as error:  # a damaged pickle can raise almost any exception
         raise damaged_file(error, path) from error
 
 
 def check_recorded_weights(source: str | os.PathLike) -> None:
-    """Refuses weights in a checkpoint of a run that are not those that the run wrote.
+    """Refuses a checkpoint of a run whose weights changed since the run wrote them.
 
     Raises:
-        ValueError: names the file.
+        ValueError: a file of weights changed; names it.
     """
     changed = changed_weights(Path(source))
     if changed is not None:
@@ -83,12 +83,12 @@ def check_recorded_weights(source: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def named_errors(source: Any) -> Iterator[None]:
-    """Gives what goes wrong while a directory or Hub id is read the name of the file or id.
+    """Adds the name of the file or Hub id to errors while a model is loaded.
 
     Raises:
-        FileNotFoundError: `source` can only be a directory, but is none.
+        FileNotFoundError: `source` is a path, but not an existing directory.
         OSError: a file is missing, or the Hub was not reached.
-        ValueError: a file is damaged, or holds something that could run code, or the model brings code of its own.
+        ValueError: a file is damaged, or holds something that could run code, or the model has its own code.
     """
     if isinstance(source, str | os.PathLike):
         check_model_source(source)
@@ -100,8 +100,8 @@ def named_errors(source: Any) -> Iterator[None]:
         if "trust_remote_code" not in str(error):
             raise
         raise ValueError(
-            f"`{source}` brings code of its own, which is never run here; if you trust it, load the model yourself "
-            "and pass it to `DistillationTrainer`, or as a teacher to `deit_hf.Teacher`"
+            f"`{source}` has its own code, which deit_hf never runs; if you trust it, load the model yourself and "
+            "pass it to `DistillationTrainer`, or as a teacher to `deit_hf.Teacher`"
         ) from error
     except OSError as error:
         if "image processor" in str(error) and os.path.isdir(str(source)):
@@ -111,22 +111,22 @@ def named_errors(source: Any) -> Iterator[None]:
             ) from error
         if str(source) in str(error):
             raise
-        nowhere = "" if os.path.isdir(str(source)) else "is no directory here and "
+        nowhere = "" if os.path.isdir(str(source)) else "is not a directory and "
         raise OSError(f"`{source}` {nowhere}was not loaded: {' '.join(str(error).split())}") from error
 
 
 def damaged_file(error: Exception, name: Any) -> ValueError:
-    """What to raise for a file of weights that cannot be read."""
+    """Returns the error to raise for a file of weights that cannot be read."""
     if refused := re.search(r"GLOBAL (\S+)", str(error)):
         return ValueError(
-            f"`{name}` holds `{refused[1]}`, which is no weight and could run code, so it was not opened; ask for "
-            "a file of weights alone, as `save_pretrained` or `torch.save(model.state_dict(), path)` writes it"
+            f"`{name}` holds `{refused[1]}`, which is not a weight and could run code, so it was not opened; ask for "
+            "a file of weights only, as written by `save_pretrained` or `torch.save(model.state_dict(), path)`"
         )
-    return ValueError(f"`{name}` is damaged, or no checkpoint ({type(error).__name__}); copy or download it again")
+    return ValueError(f"`{name}` is damaged, or not a checkpoint ({type(error).__name__}); copy or download it again")
 
 
 def _damaged_part(source: Any) -> Any:
-    """The file of a directory that does not open; what else there is goes by the name it was asked for."""
+    """Returns the first file of a directory that cannot be opened, or else `source`."""
     for path in sorted(Path(source).glob("*.safetensors")) if os.path.isdir(source) else []:
         try:
             with safe_open(path, framework="pt"):
@@ -137,36 +137,36 @@ def _damaged_part(source: Any) -> Any:
 
 
 def check_all_layers_loaded(source: Any, info: Mapping[str, Any]) -> None:
-    """Refuses a model whose layers are not those of its weights, so that none is left at random or left out.
+    """Refuses weights whose layers differ from the model's: missing ones would stay random, others would be unused.
 
     Args:
-        source: where the model comes from.
+        source: directory or Hub id, for the message.
         info: transformers' loading info.
 
     Raises:
-        ValueError: names a layer's tensor that is missing in the weights, or not used by the model.
+        ValueError: a tensor of a layer is missing in the weights, or not used by the model.
     """
     for problem, names in (("lack", info["missing_keys"]), ("hold unused", info["unexpected_keys"])):
         layers = sorted(name for name in names if _ENCODER_LAYER.search(name))
         if layers:
             raise ValueError(
                 f"the weights of `{source}` do not fit its config.json: they {problem} `{layers[0]}` and "
-                f"{len(layers) - 1} more tensors of layers; mend `num_hidden_layers` and `qkv_bias` there, or name "
-                "the weights that belong to it"
+                f"{len(layers) - 1} more tensors of layers; fix `num_hidden_layers` and `qkv_bias` in config.json, or "
+                "use the weights that belong to it"
             )
 
 
 def check_sizes(source: Any, info: Mapping[str, Any]) -> None:
-    """Refuses weights of other sizes than the configuration's.
+    """Refuses weights whose shapes differ from those of the configuration.
 
     Raises:
-        ValueError: names a tensor, both shapes, and what helps.
+        ValueError: a shape differs; names the tensor and both shapes.
     """
     mismatched = sorted(info["mismatched_keys"])
     if mismatched:
         name, stored, expected = mismatched[0]
         raise ValueError(
             f"the weights of `{source}` do not fit the configuration: `{name}` is {tuple(stored)} in the file but "
-            f"{tuple(expected)} in the model ({len(mismatched)} such tensors); mend config.json, or for a new head "
-            "on other classes pass `ignore_mismatched_sizes=True`"
+            f"{tuple(expected)} in the model ({len(mismatched)} such tensors); fix config.json, or pass "
+            "`ignore_mismatched_sizes=True` for a new head on other classes"
         )

@@ -1,4 +1,4 @@
-"""The loss of transformers' own models for mixed targets, which it would take for those of several labels."""
+"""Cross-entropy with mixed targets for models of transformers, which would treat them as multi-label targets."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,13 +13,13 @@ from .modeling_deit import DeiTPreTrainedModel
 
 
 def takes_targets(model: PreTrainedModel) -> None:
-    """Gives a model of transformers the cross-entropy of targets (B, C), as the models of this package have it.
+    """Makes a model of transformers use cross-entropy for targets (B, C), like the models of this package.
 
-    Without it a model that is called with mixed labels learns by binary cross-entropy, and is saved as one of several
-    labels, whose pipeline answers with sigmoids.
+    Otherwise a model that is called with mixed labels is trained with binary cross-entropy. It is also saved as a
+    multi-label model, and its pipeline then applies a sigmoid.
 
     Args:
-        model: changed in place; models of this package, and those that say that they have several labels, stay.
+        model: changed in place; models of this package and models configured as multi-label are not changed.
     """
     has_several = getattr(model.config, "problem_type", None) == "multi_label_classification"
     if not isinstance(model, DeiTPreTrainedModel) and not has_several:

@@ -1,4 +1,4 @@
-"""Models of timm by name, with weights from timm's own sources or from a file that is read without running code."""
+"""Creates models of timm by name, with weights from timm's sources or from a file, whose code is never executed."""
 
 import os
 from collections.abc import Mapping
@@ -9,46 +9,46 @@ from torch import nn
 
 
 def is_timm_source(source: str) -> bool:
-    """Whether a model's name is one of timm's: `timm:<name>`, `timm:<name>@<file>` or `timm/<name>` on the Hub."""
+    """Whether a name denotes a timm model: `timm:<name>`, `timm:<name>@<file>` or `timm/<name>` on the Hub."""
     return source.startswith("timm:") or (source.startswith("timm/") and not os.path.isdir(source))
 
 
 def names_weights(source: str) -> bool:
-    """Whether such a name comes with weights; without them it is a model to train from scratch."""
+    """Whether the name of a timm model includes weights; without them the model is trained from scratch."""
     return "@" in source or source.startswith("timm/")
 
 
 def name_in_timm(source: str) -> str:
-    """The architecture in such a name, with the tag of its weights if it has one."""
+    """Returns timm's own name for the model: the architecture, with the tag of the weights if there is one."""
     return source.removeprefix("timm:").removeprefix("timm/").partition("@")[0]
 
 
 def is_deit_of_timm(source: str) -> bool:
-    """Whether such a name is that of weights of a DeiT, for which this package has models of its own."""
+    """Whether a name denotes timm weights of a DeiT, which are loaded as a model of this package."""
     return is_timm_source(source) and names_weights(source) and name_in_timm(source).startswith(("deit_", "deit3_"))
 
 
 def create_timm_model(source: str, num_classes: int | None = None, pretrained: bool = True) -> nn.Module:
-    """A timm model by its name here (see `is_timm_source`).
+    """Creates a timm model by its name (see `is_timm_source`).
 
     Args:
-        source: such as `timm:resnet18.a1_in1k` or `timm:resnet18@weights.safetensors`. Files are never unpickled
-            beyond tensors.
-        num_classes: None keeps the classifier of the weights; another number than theirs starts a new one.
-        pretrained: False starts at random and needs no file.
+        source: such as `timm:resnet18.a1_in1k` or `timm:resnet18@weights.safetensors`. Only tensors are unpickled
+            from a file.
+        num_classes: None keeps the classifier of the weights; a different number of classes starts a new one.
+        pretrained: False initialises the model at random and needs no file.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: timm has no such model, or the file does not fit it.
+        ValueError: timm has no such model, or the weights do not fit it.
     """
     name, at, path = source.removeprefix("timm:").partition("@")
     if at and not path:
-        raise ValueError(f"`{source}` names no file after `@`; name one, or leave `@` out")
+        raise ValueError(f"`{source}` has no file after `@`; name one, or leave `@` out")
     name = f"hf-hub:{name}" if name.startswith("timm/") else name
     if not name.startswith("hf-hub:") and not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
         raise ValueError(
-            f"timm {timm.__version__} has no model `{name}`; some that it has: {close or 'timm.list_models()'}"
+            f"timm {timm.__version__} has no model `{name}`; similar names: {close or 'see timm.list_models()'}"
         )
     overlay: dict[str, Any] = {}
     if path and pretrained:
@@ -62,16 +62,17 @@ def create_timm_model(source: str, num_classes: int | None = None, pretrained: b
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"`{source}` cannot be loaded, the weights do not fit timm's `{name}`; name the model that they belong "
-            f"to, or convert those of a DeiT: python scripts/convert_checkpoint.py {path or 'FILE'} DIR ({reason})"
+            f"`{source}` cannot be loaded, because the weights do not fit timm's `{name}`; name the model that they "
+            "belong to, or convert the weights of a DeiT with python scripts/convert_checkpoint.py "
+            f"{path or 'FILE'} DIR ({reason})"
         ) from error
 
 
 def _num_classes_of_file(name: str, path: str) -> int:
-    """Classes of the weights in a file, by the shape of timm's classifier layer."""
+    """Returns the number of classes of the weights in a file, from the shape of timm's classifier layer."""
     try:
         state = timm.models.load_state_dict(path, weights_only=True)
-    except Exception as error:  # bytes of any kind come here: a damaged pickle fails in a dozen ways
+    except Exception as error:  # a damaged pickle can raise almost any exception
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(
             f"`{path}` is not a file of weights that can be read safely ({reason}); name a "

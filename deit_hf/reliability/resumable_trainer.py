@@ -64,7 +64,8 @@ class ResumableTrainer(Trainer):
         self._stored: dict[str, Any] | None = None  # `running_state` of `resume_from`
         self._is_over = False  # whether the training had ended at `resume_from`
         self._began_at_step = self._num_epochs = 0
-        self._aside: Path | None = None
+        self._output_dir: Path | None = None  # `args.output_dir` of the run, while it names a temporary folder
+        self._saved_to: Path | None = None  # folder of the last saved model
         self.add_callback(_CheckpointEvents(self.stop_signals, self._begin))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
@@ -87,6 +88,7 @@ class ResumableTrainer(Trainer):
         elif resume_from_checkpoint:
             self.resume_from = checked_checkpoint(resume_from_checkpoint, self.args)
         checkpoint = None if self.resume_from is None else str(self.resume_from)
+        loads_best = self.args.load_best_model_at_end
         try:
             with run_lock(self.args.output_dir, self.args.distributed_state), self.stop_signals:
                 self.same_run.settle(*([] if self.resume_from is None else [self.resume_from]))
@@ -103,6 +105,7 @@ class ResumableTrainer(Trainer):
                 "checkpoint"
             ) from error
         finally:
+            self.args.load_best_model_at_end = loads_best
             self.same_run.forget()
 
     def _overwrite(self) -> None:
@@ -137,22 +140,22 @@ class ResumableTrainer(Trainer):
             raise ValueError(f"`{resume_from_checkpoint}` lacks {missing}; name another checkpoint")
         self.model.load_state_dict(stored.state_dict())
 
-    def _load_best_model(self) -> None:
+    def load_best_model(self) -> None:
         """Loads the best checkpoint; if it is damaged, keeps the weights of the last step and warns."""
         best = Path(self.state.best_model_checkpoint)
         fault = agreed(self.args, lambda: damage_of(best, compares_hashes=True))
-        if fault is None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            super()._load_best_model()
-        elif fault is None:
-            self._load_from_checkpoint(str(best))
-        else:
-            if self.args.should_log:
-                logger.warning(
-                    "`load_best_model_at_end`: the best checkpoint %s (%s %.6g) cannot be loaded: %s; the model keeps "
-                    "the weights of the last step, %d",
-                    *(best, self.args.metric_for_best_model, self.state.best_metric, fault, self.state.global_step),
-                )
-            self.state.best_model_checkpoint = None  # the averages then keep the last step, too, and the card names it
+        if fault is None:
+            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # for these, `Trainer` loads the weights
+                self._load_from_checkpoint(str(best))
+                self.args.load_best_model_at_end = False  # until `train` returns; `Trainer` would load it again
+            return
+        if self.args.should_log:
+            logger.warning(
+                "`load_best_model_at_end`: the best checkpoint %s (%s %.6g) cannot be loaded: %s; the model keeps the "
+                "weights of the last step, %d",
+                *(best, self.args.metric_for_best_model, self.state.best_metric, fault, self.state.global_step),
+            )
+        self.state.best_model_checkpoint = None  # because the model does not have its weights
 
     # ---- data ----
 
@@ -222,16 +225,20 @@ class ResumableTrainer(Trainer):
         return _mean(stored)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Like `Trainer.log`, but without the training speeds if a resumed training had no step left."""
-        if "train_runtime" in logs and self.state.global_step == self._began_at_step:
-            for name in ("train_samples_per_second", "train_steps_per_second"):
-                logs.pop(name, None)
+        """Like `Trainer.log`; the last log of a training also loads the best model.
+
+        `Trainer` would load it later, and ignore weights that have other names on disk. If a resumed training had no
+        step left, its speeds are not logged.
+        """
+        if "train_runtime" in logs:
+            if self.state.global_step == self._began_at_step:
+                for name in ("train_samples_per_second", "train_steps_per_second"):
+                    logs.pop(name, None)
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                self.load_best_model()
         super().log(logs, start_time)
 
     # ---- writing ----
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._aside is None else str(self._aside)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Like `Trainer._save_checkpoint`, but writes to a temporary folder and renames it, then deletes old ones.
@@ -239,44 +246,64 @@ class ResumableTrainer(Trainer):
         Raises:
             OSError: the checkpoint could not be written; its partial files are deleted, others are unchanged.
         """
-        output_dir = Path(self._get_output_dir(trial))
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        output_dir = Path(self.args.output_dir)
         aside = output_dir / ASIDE
         try:
             if self.args.should_save:
                 shutil.rmtree(aside, ignore_errors=True)
-                (aside / name).mkdir(parents=True)
+                aside.mkdir(parents=True)
             self.accelerator.wait_for_everyone()
-            self._write_aside(model, trial, aside, output_dir / name)
+            checkpoint = self._write_aside(model, trial, aside)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                move_into_place(aside / name, output_dir / name)
+                (output_dir / checkpoint).parent.mkdir(exist_ok=True)  # the folder of a trial
+                move_into_place(aside / checkpoint, output_dir / checkpoint)
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises each of them
             shutil.rmtree(aside, ignore_errors=True)
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             raise OSError(_not_written(self.args, output_dir, name, error)) from error
         if self.args.should_save:
             shutil.rmtree(aside)
             best = self.state.best_model_checkpoint
-            keep = {name} | ({Path(best).name} if best is not None else set())
-            rotate(output_dir, limit=self.args.save_total_limit, keep=keep)
+            keep = {checkpoint.name} | ({Path(best).name} if best is not None else set())
+            rotate((output_dir / checkpoint).parent, limit=self.args.save_total_limit, keep=keep)
         self.accelerator.wait_for_everyone()
 
-    def _write_aside(self, model: nn.Module, trial: Any, aside: Path, checkpoint: Path) -> None:
-        self._aside = aside
+    def _write_aside(self, model: nn.Module, trial: Any, aside: Path) -> Path:
+        """Writes a checkpoint below `aside`; returns its path relative to `aside`, with the folder of a trial."""
+        self._output_dir = Path(self.args.output_dir)
         try:
-            super()._save_checkpoint(model, trial)
+            with _output_dir_is(self.args, aside):
+                super()._save_checkpoint(model, trial)
         finally:
-            self._aside = None
-        folder = aside / checkpoint.name
+            output_dir, self._output_dir = self._output_dir, None
+        assert self._saved_to is not None
+        folder, checkpoint = self._saved_to, self._saved_to.relative_to(aside)
         if self.args.should_save:
             write_identity(folder, self.same_run.record())
         if self.state.best_model_checkpoint == str(folder):
-            self.state.best_model_checkpoint = str(checkpoint)
+            self.state.best_model_checkpoint = str(output_dir / checkpoint)
             if self.args.should_save:
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         if not self.args.save_only_model:
             text = json.dumps(self.running_state(), indent=1)
             (folder / f"running_state_{self.args.process_index}.json").write_text(text, encoding="utf-8")
+        return checkpoint
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Like `Trainer.save_model`; the saved options name the output directory of the run, not a temporary one."""
+        self._saved_to = Path(output_dir or self.args.output_dir)
+        with _output_dir_is(self.args, self._output_dir or self.args.output_dir):
+            super().save_model(output_dir, _internal_call)
+
+
+@contextlib.contextmanager
+def _output_dir_is(args: TrainingArguments, output_dir: str | Path) -> Iterator[None]:
+    before, args.output_dir = args.output_dir, str(output_dir)
+    try:
+        yield
+    finally:
+        args.output_dir = before
 
 
 def _mean(values: list[Any]) -> Any:

@@ -48,7 +48,7 @@ def run_facts(
         **evaluation_facts(args),
         "teacher": _teacher_name(teacher),
         "training": training_in_words(asdict(state), loads_best=args.load_best_model_at_end),
-        "in_force": effective_recipe,
+        "effective_recipe": effective_recipe,
     }
 
 

@@ -119,11 +119,6 @@ class AveragedWeights(TrainerCallback):
         if not (optimizer.step_was_skipped or self.outcome.is_skipped):
             self.update(model)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """With `load_best_model_at_end`, the averages are those of the checkpoint that the student now has, too."""
-        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self.load(state.best_model_checkpoint)
-
 
 def averages_for(
     current: AveragedWeights | None, decay: float, *, warmup: bool, outcome: StepOutcome

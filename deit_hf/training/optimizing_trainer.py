@@ -128,6 +128,12 @@ class OptimizingTrainer(ViewTrainer):
         if self.ema is not None:
             self.ema.resume_from = self.resume_from
 
+    def load_best_model(self) -> None:
+        """Also loads the averages of the best checkpoint."""
+        super().load_best_model()
+        if self.ema is not None and self.state.best_model_checkpoint is not None:
+            self.ema.load(self.state.best_model_checkpoint)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the parent's, with the averaged weights in `ema/`; `push_to_hub` is for when all files are there."""
         self._take_student()

@@ -1,4 +1,4 @@
-"""The training curves show what the log holds."""
+"""The training curves show the values of the log."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_each_value_of_the_log_adds_a_line(tmp_path: Path):
 
 
 def test_points_of_a_short_curve_are_marked_also_beside_a_long_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Red when two evaluations in a log of many steps are a line without a point to be seen."""
+    """Red when the few evaluations in a long log are drawn without visible points."""
     lines = {}
 
     def kept(figure: Figure, *args: object, **options: object) -> None:

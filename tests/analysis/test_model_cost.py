@@ -1,4 +1,4 @@
-"""Sizes and costs against the published tables, and against a count by hand."""
+"""Sizes and costs equal the published tables, and a count by hand."""
 
 import sys
 
@@ -29,7 +29,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 def test_all_eight_models_have_the_published_sizes_and_costs(monkeypatch: pytest.MonkeyPatch, capsys):
-    # heads counted: base distilled is 17.68; norms not counted: five of eight differ; pruned last layer: all differ
+    # errors that this detects: counted heads (base distilled is 17.68), norms not counted (five of eight differ), last
+    # layer for prefix tokens only (all differ)
     run(monkeypatch)
     header, *lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:3] for line in lines] == [line.split() for line in PUBLISHED.split("\n") if line]
@@ -44,7 +45,7 @@ def test_cost_by_hand(tiny_config: DeiTConfig, attention: str):
     tiny_config._attn_implementation = attention
     tokens, width, inner = 4 * 4 + 2, 24, 40
     patches = 16 * (3 * 8 * 8) * width
-    attend = 2 * tokens * tokens * width  # scores, and their weighing of the values
+    attend = 2 * tokens * tokens * width  # attention scores, and the weighted sum of the values
     layer = 4 * tokens * width * width + attend + 2 * tokens * width * inner
     norms = (2 * 3 + 1) * 5 * tokens * width
     cost = model_cost(tiny_config)
@@ -58,7 +59,7 @@ def test_counting_leaves_no_memory_behind(tiny_config: DeiTConfig):
         model = DeiTForImageClassificationWithTeacher(tiny_config).eval()
     count_multiply_adds(model)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
-    assert nn.Linear(1, 1).weight.device.type == "cpu"  # the default device is as before
+    assert nn.Linear(1, 1).weight.device.type == "cpu"  # the default device is unchanged
 
 
 @pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--variants", 2), ("tiny", 2)])

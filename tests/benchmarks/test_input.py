@@ -1,4 +1,4 @@
-"""The benchmark runs and compares equal work; no test asserts a time."""
+"""The benchmark runs and compares equal work; no test checks a time."""
 
 import re
 import runpy
@@ -33,7 +33,7 @@ def test_script_prints_both_speeds_and_their_ratio(monkeypatch: pytest.MonkeyPat
 
 
 def test_both_sides_make_the_same_views(toy_rows: datasets.Dataset):
-    # unequal recipes, or random numbers that one side draws elsewhere, would compare unequal work
+    # different recipes or random numbers would compare unequal work
     speed = measure_input(toy_rows, image_size=32, num_rounds=1)
     assert (speed.num_equal, speed.num_images) == (40, 40)
     assert len(speed.ours) == len(speed.timm) == 1

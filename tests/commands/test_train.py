@@ -124,10 +124,10 @@ def test_card_of_a_timm_student_tells_the_model_that_was_trained(tmp_path: Path)
     card = (tmp_path / "run" / "README.md").read_text()
     model = timm.create_model("test_efficientnet", num_classes=2)
     for line in (
-        "An image classifier of timm, trained from scratch on images in train.",
+        "A timm image classifier, trained from scratch on images in train.",
         "| image size | 32x32 |",
         "| classes | 2 |",
-        "| architecture | test_efficientnet of timm |",
+        "| architecture | test_efficientnet (timm) |",
         f"| parameters | {sum(p.numel() for p in model.parameters()):,} |",
         "| licence | mit |",
         "license: mit",
@@ -142,7 +142,9 @@ def test_card_of_a_timm_student_tells_the_model_that_was_trained(tmp_path: Path)
         assert f"{line}" in card, line
     assert str(tmp_path) not in card
     assert "2012.12877" not in card
-    with pytest.raises(ValueError, match="`model_license` is 'MIT License', but must be a name of the Hub, such as"):
+    with pytest.raises(
+        ValueError, match="`model_license` is 'MIT License', but must be a licence name of the Hub, such as"
+    ):
         ModelArguments("timm:test_efficientnet", model_license="MIT License")
 
 
@@ -153,7 +155,7 @@ def test_run_says_what_its_data_holds(tmp_path: Path, caplog: pytest.LogCaptureF
     train_on(tmp_path, {"dataset_name": root})
     messages = [record.getMessage() for record in caplog.records]
     logged = next(index for index, message in enumerate(messages) if message.startswith("The data:\ntrain"))
-    assert logged < next(index for index, message in enumerate(messages) if message.startswith("The recipe in force"))
+    assert logged < next(index for index, message in enumerate(messages) if message.startswith("The effective recipe"))
     assert not (tmp_path / "run" / "test_results.json").exists()
     caplog.clear()
     evaluate(str(tmp_path / "run"), DataArguments(dataset_name=root), DistillationArguments(str(tmp_path / "o")))

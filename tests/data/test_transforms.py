@@ -160,7 +160,9 @@ def test_another_crop_keeps_size_and_statistics(processor):
 
 def test_crop_of_a_processor_that_does_something_else_is_not_changed():
     processor = DeiTImageProcessor(do_normalize=False)
-    with pytest.raises(ValueError, match="crop of a DeiTImageProcessor that does not normalise cannot be changed"):
+    with pytest.raises(
+        ValueError, match="crop of this DeiTImageProcessor cannot be changed, because it does not normalise"
+    ):
         with_crop(processor, crop_ratio=1.0)
 
 

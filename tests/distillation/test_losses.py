@@ -1,4 +1,4 @@
-"""Oracles: every expected value is worked out here by hand or with the standard library's logarithms, in float64."""
+"""Losses: all expected values are computed by hand or with the logarithms of the standard library, in float64."""
 
 import math
 
@@ -29,7 +29,7 @@ def softmax(row: list[float], temperature: float = 1.0) -> list[float]:
 
 
 def divergence(temperature: float) -> float:
-    """Sum over the rows of KL(teacher || student), from the definition."""
+    """Returns the sum over the rows of KL(teacher || student), by definition."""
     total = 0.0
     for student, teacher in zip(STUDENT, TEACHER, strict=True):
         p, q = softmax(teacher, temperature), softmax(student, temperature)
@@ -46,7 +46,7 @@ def cross_entropy(logits: list[list[float]], targets: list[list[float]]) -> floa
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_soft_loss_is_kl_of_teacher_to_student(temperature: float):
-    # reversed arguments, a dropped τ² or a missing temperature on either side each give another number
+    # reversed arguments, a missing τ² or a missing temperature on either side change the value
     loss = soft_distillation_loss(tensor(STUDENT), tensor(TEACHER), temperature=temperature)
     assert loss.item() == pytest.approx(temperature**2 * divergence(temperature) / 2, abs=1e-12)
 
@@ -108,7 +108,7 @@ def test_soft_target_cross_entropy_from_its_definition():
 
 
 def presence_loss(logits: list[list[float]]) -> float:
-    """Of TARGETS' classes, those with a share: -log p where present, -log(1 - p) elsewhere, mean of all six."""
+    """Returns the mean over all six classes of TARGETS: -log p if present (above 0), else -log(1 - p)."""
     present = [[True, True, True], [False, True, True]]
     chances = [1 / (1 + math.exp(-value)) for row in logits for value in row]
     flags = [flag for row in present for flag in row]
@@ -116,13 +116,13 @@ def presence_loss(logits: list[list[float]]) -> float:
 
 
 def test_binary_cross_entropy_asks_for_each_class_whether_it_is_in_the_mixed_image():
-    # shares taken as they are, or a sum over classes, give another number
+    # unchanged targets (no `> 0`), or a sum over classes, change the value
     loss = binary_cross_entropy(tensor(STUDENT), tensor(TARGETS))
     assert loss.item() == pytest.approx(presence_loss(STUDENT), abs=1e-12)
 
 
 def test_binary_cross_entropy_is_the_official_one_of_deit_iii():
-    # `BCEWithLogitsLoss` of `targets.gt(0.0)`; timm has the same under `target_threshold`
+    # `BCEWithLogitsLoss` with `targets.gt(0.0)`, as timm's `target_threshold`
     expected = BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)(tensor(HEAD), tensor(TARGETS))
     assert binary_cross_entropy(tensor(HEAD), tensor(TARGETS)).item() == pytest.approx(expected.item(), abs=1e-12)
     assert binary_cross_entropy(torch.tensor(HEAD, dtype=torch.bfloat16), tensor(TARGETS)).dtype == torch.float32
@@ -138,7 +138,7 @@ HEAD = [[0.3, -0.2, 1.1], [2.0, 0.1, 0.0]]
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_objective_weighs_class_head_on_targets_and_distillation_head_on_teacher(kind: str):
-    # swapped heads or an ignored weight give another number
+    # swapped heads or an ignored weight change the value
     head, teacher = tensor(HEAD), tensor(TEACHER)
     terms = objective(head, teacher, distillation_type=kind)
     expected = soft_distillation_loss(head, teacher, temperature=3.0)
@@ -165,7 +165,7 @@ def test_without_teacher_both_heads_learn_from_the_targets():
 
 
 def test_distillation_without_teacher_logits_is_refused():
-    with pytest.raises(ValueError, match="`distillation_type` is 'soft' but there are no `teacher_logits`"):
+    with pytest.raises(ValueError, match="`distillation_type` is 'soft' but `teacher_logits` is None"):
         objective(None, None, distillation_type="soft")
 
 
@@ -205,7 +205,7 @@ def test_balanced_weights_give_each_class_the_same_part_and_the_images_the_mean_
 
 
 def test_each_share_of_a_target_has_its_class_weight_and_the_mean_is_over_the_batch():
-    # a mean over the weights, or weights of rows, each give another number
+    # a mean over the weights, or weights per row, change the value
     loss = soft_target_cross_entropy(tensor(STUDENT), tensor(TARGETS), tensor(WEIGHTS))
     assert loss.item() == pytest.approx(weighted_cross_entropy(STUDENT), abs=1e-12)
     halves = [
@@ -239,7 +239,7 @@ def test_class_weights_are_of_the_label_terms_alone():
 
 @pytest.mark.parametrize("loss", [soft_target_cross_entropy, binary_cross_entropy])
 def test_targets_of_other_classes_or_images_are_refused(loss):
-    """Red when a target of one row is spread over the batch without a word."""
+    """Red when a target of one row is broadcast over the batch without an error."""
     for shape in ((2, 3), (1, 4)):
         message = rf"student logits are \(2, 4\) but `targets` are \({shape[0]}, {shape[1]}\)"
         with pytest.raises(ValueError, match=message):

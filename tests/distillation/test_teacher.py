@@ -1,4 +1,4 @@
-"""The teacher: its own pixels, its own size, the student's labels, and never a step out of eval mode."""
+"""The teacher: its own normalisation and image size, the student's label order, and always eval mode."""
 
 import copy
 from pathlib import Path
@@ -25,7 +25,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Recorder(nn.Module):
-    """Answers with fixed logits and keeps the pixels that it was given."""
+    """A model that returns fixed logits and stores its input pixels."""
 
     def __init__(self, num_classes: int = 3):
         super().__init__()
@@ -94,9 +94,9 @@ def test_equal_counts_without_names_are_accepted_and_said(caplog: pytest.LogCapt
 
 def test_same_labels_are_matched_and_said_only_once(caplog: pytest.LogCaptureFixture):
     teacher = make_teacher(3)
-    for _ in range(2):  # as when a teacher is loaded for a student and then given to its trainer
+    for _ in range(2):  # a teacher loaded for a student is matched again by the trainer
         teacher.match_labels(config_with_names("a", "b", "c"))
-    assert caplog.text.count("are taken to be the same") == 1
+    assert caplog.text.count("are assumed to be equal") == 1
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_something_that_is_no_module_is_refused():
         Teacher("resnet18", mean=(0.5,) * 3, std=(0.5,) * 3)  # type: ignore[arg-type]
 
 
-# ---- what a model tells of itself ----
+# ---- settings read from the model ----
 
 
 @pytest.mark.parametrize("kind", ["timm", "timm, built for another size", "wrapper", "wrapper of the Hub"])
@@ -147,24 +147,26 @@ def test_model_of_timm_tells_mean_std_and_size_itself(kind: str):
     recorder = Recorder()
     teacher = Teacher(module)
     assert teacher.image_size == expected[2]
-    told = Teacher(recorder, mean=expected[0], std=expected[1])
-    torch.testing.assert_close(teacher.pixel_scale, told.pixel_scale)
-    torch.testing.assert_close(teacher.pixel_shift, told.pixel_shift)
+    explicit = Teacher(recorder, mean=expected[0], std=expected[1])
+    torch.testing.assert_close(teacher.pixel_scale, explicit.pixel_scale)
+    torch.testing.assert_close(teacher.pixel_shift, explicit.pixel_shift)
 
 
 def test_what_is_given_wins_over_what_the_model_tells():
     teacher = Teacher(timm.create_model("test_resnet"), mean=(0.1, 0.2, 0.3), image_size=32)
-    told = Teacher(Recorder(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
-    assert torch.equal(teacher.pixel_shift, told.pixel_shift)
+    explicit = Teacher(Recorder(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
+    assert torch.equal(teacher.pixel_shift, explicit.pixel_shift)
     assert teacher.image_size == (32, 32)
 
 
 def test_model_of_transformers_tells_its_size_and_not_its_statistics(tiny_config: DeiTConfig):
     module = DeiTForImageClassification(tiny_config)
     assert Teacher(module, mean=IMAGENET_MEAN, std=IMAGENET_STD).image_size == (32, 32)
-    with pytest.raises(ValueError, match=r"a DeiTForImageClassification does not tell .*; pass both \(`image_mean`"):
+    with pytest.raises(
+        ValueError, match=r"a DeiTForImageClassification does not define them; pass both \(`image_mean`"
+    ):
         Teacher(module)
-    with pytest.raises(ValueError, match="`mean` or `std` of teacher `teacher` is left out"):
+    with pytest.raises(ValueError, match="`mean` or `std` of teacher `teacher` is missing"):
         Teacher(module, mean=IMAGENET_MEAN)
 
 
@@ -234,7 +236,7 @@ def test_timm_file_keeps_its_own_number_of_classes(tmp_path: Path, suffix: str, 
         from safetensors.torch import save_file
 
         save_file(model.state_dict(), path)
-    else:  # the official teacher's file holds its weights under `model`
+    else:  # the official teacher's file has its weights in the entry `model`
         torch.save({"model": model.state_dict()} if wrapped else model.state_dict(), path)
     teacher = Teacher.from_pretrained(f"timm:test_byobnet@{path}", student_config=DeiTConfig(num_labels=7))
     cfg = model.pretrained_cfg
@@ -278,7 +280,7 @@ def test_untrained_head_is_refused(tmp_path: Path):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=3)
     AutoModelForImageClassification.from_config(config).resnet.save_pretrained(tmp_path)
     make_processor(32).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is no trained classifier: it has no weights for classifier"):
+    with pytest.raises(ValueError, match="is not a trained classifier: it has no weights for classifier"):
         Teacher.from_pretrained(tmp_path, student_config=DeiTConfig(num_labels=3))
 
 

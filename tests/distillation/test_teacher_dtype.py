@@ -1,4 +1,4 @@
-"""The teacher's `dtype` is that of its weights and of what it computes; its answers are float32 in any case."""
+"""The teacher's `dtype` is that of its weights and computations; its logits are always float32."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 @pytest.fixture(params=["transformers", "timm"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A teacher that stands in float32 on the disk."""
+    """A teacher saved in float32."""
     if request.param == "transformers":
         return save(make_model("resnet", DeiTConfig()), tmp_path / "teacher")
     model = timm.create_model("test_resnet", num_classes=len(NAMES))
@@ -25,7 +25,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16, torch.float64])
 def test_teacher_is_loaded_and_computes_in_its_dtype(source: str, toy_images: torch.Tensor, dtype):
-    # the statistics differ, so that pixels are changed before they reach the teacher
+    # the statistics differ, so that the pixels are normalised again
     options = {"student_config": DeiTConfig(**labels(NAMES)), "student_mean": MEAN, "student_std": STD}
     teacher = Teacher.from_pretrained(source, dtype=dtype, **options)
     expected = torch.float32 if dtype is None else dtype

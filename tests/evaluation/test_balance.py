@@ -1,4 +1,4 @@
-"""Means over classes against scikit-learn, for any batches and heads."""
+"""Means over classes equal those of scikit-learn, for any batches and heads."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ NUM_CLASSES = 6
 
 
 def heads_and_labels() -> tuple[list[np.ndarray], np.ndarray]:
-    """Logits of three heads, and labels of which class 4 has most, class 2 one and class 5 none."""
+    """Returns logits of three heads, and labels: most of them class 4, one class 2, none class 5."""
     generator = np.random.default_rng(0)
     labels = np.array([4] * 30 + [0] * 8 + [1] * 3 + [3] * 3 + [2])[generator.permutation(45)]
     logits = [generator.normal(size=(45, NUM_CLASSES)).astype(np.float32) for _ in HEADS]
@@ -35,7 +35,7 @@ def test_balanced_accuracy_and_macro_f1_are_scikit_learns(sizes: list[int]):
         result = metric(EvalPrediction(heads, torch.from_numpy(labels[batch])), compute_result=start == len(labels))
     for name, head in zip(HEADS, logits, strict=True):
         answers = head.argmax(axis=1)
-        assert 5 in answers  # a class that does not occur counts in macro-F1 once it is answered, and in no recall
+        assert 5 in answers  # a predicted class without images counts in macro-F1 only
         assert result[f"balanced_accuracy_{name}"] == pytest.approx(
             balanced_accuracy_score(labels, answers), abs=1e-12
         )
@@ -50,7 +50,7 @@ def test_images_with_several_right_labels_have_no_means_over_classes():
     metric = HeadAccuracy()
     metric.add((torch.from_numpy(logits[0]),), torch.from_numpy(lists))
     expected = balanced_accuracy_score(labels, logits[0].argmax(axis=1))
-    assert metric.result()["balanced_accuracy"] == pytest.approx(expected, abs=1e-12)  # lists of one label each
+    assert metric.result()["balanced_accuracy"] == pytest.approx(expected, abs=1e-12)  # lists with one label each
     lists[-1] = [0, 1]
     for rows in (lists, lists[:10]):
         metric.add((torch.from_numpy(logits[0][: len(rows)]),), torch.from_numpy(rows))

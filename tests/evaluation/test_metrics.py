@@ -1,4 +1,4 @@
-"""Metrics against a direct numpy computation over the whole evaluation."""
+"""Metrics equal a direct numpy computation over the whole evaluation."""
 
 import json
 import socket
@@ -33,7 +33,7 @@ def make_labels(num_classes: int) -> np.ndarray:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of images with fewer than k classes above the right one."""
+    """Returns the fraction of images with fewer than k classes above the correct one."""
     right = logits[np.arange(len(labels)), labels]
     return float(np.mean((logits > right[:, None]).sum(axis=1) < k))
 
@@ -45,7 +45,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def evaluate(metric: HeadAccuracy, heads: tuple[np.ndarray, ...], labels: np.ndarray, sizes: list[int]) -> dict:
-    """Hands over batches of these sizes as the Trainer does; the last one asks for the result."""
+    """Passes batches of these sizes like `Trainer`, the last one with `compute_result=True`."""
     ends = np.cumsum(sizes)
     assert ends[-1] == len(labels)
     for start, end in zip(ends - sizes, ends, strict=True):
@@ -59,7 +59,7 @@ def evaluate(metric: HeadAccuracy, heads: tuple[np.ndarray, ...], labels: np.nda
 @pytest.mark.parametrize("sizes", [[37], [1] * 37, [16, 16, 5], [36, 1]], ids=["whole", "single", "uneven", "rest"])
 @pytest.mark.parametrize("num_classes", [3, 5, 20])
 def test_any_split_into_batches_gives_the_metrics_of_the_whole(sizes: list[int], num_classes: int):
-    # a mean of batch means would weigh the images of the last, smaller batch more
+    # a mean of batch means would give more weight to images of the smaller last batch
     logits, labels = make_logits(num_classes), make_labels(num_classes)
     metric = HeadAccuracy()
     result = evaluate(metric, (logits,), labels, sizes)
@@ -80,8 +80,8 @@ def test_both_heads_and_their_mean_are_counted_apart():
         f"top{k}_{name}": accuracy(head, labels, k) for name, head in zip(names, heads, strict=True) for k in (1, 5)
     }
     assert {name: value for name, value in result.items() if "top" in name} == pytest.approx(expected, abs=1e-12)
-    assert len({accuracy(head, labels, 5) for head in heads}) == 3  # or swapped heads would not show
-    assert result["loss"] == pytest.approx(cross_entropy(heads[0], labels), rel=1e-6)  # of the answer
+    assert len({accuracy(head, labels, 5) for head in heads}) == 3  # otherwise swapped heads would not be detected
+    assert result["loss"] == pytest.approx(cross_entropy(heads[0], labels), rel=1e-6)  # of both heads combined
 
 
 def test_second_evaluation_starts_from_zero():
@@ -111,11 +111,11 @@ def test_best_classes_come_first_and_are_at_most_all():
     assert ranked_classes(logits).tolist() == [[1, 2, 0], [0, 2, 1]]
 
 
-# ---- several right labels ----
+# ---- several correct labels ----
 
 
 def test_one_of_several_right_labels_is_enough_as_in_timm(tmp_path: Path):
-    # counting images without a label, or only the first label, or each hit, gives other numbers
+    # counting images without a label, or only the first label, or every hit, changes the values
     generator = np.random.default_rng(3)
     right = [generator.choice(20, generator.integers(0, 4), replace=False).tolist() for _ in range(NUM_IMAGES)]
     logits = make_logits(20)
@@ -142,7 +142,7 @@ def test_loss_of_several_right_labels_is_that_of_their_probability():
 
 # ---- fusion ----
 
-# the heads are sure of 0 and of 1, and both find 2 likely
+# one head is sure of class 0, the other of class 1, and both consider class 2 likely
 CLS, DISTILLATION = torch.tensor([[10.0, 0.0, 9.0]]), torch.tensor([[0.0, 10.5, 9.0]])
 OUTPUTS = {
     "logits": (CLS + DISTILLATION) / 2,
@@ -170,7 +170,7 @@ def test_large_half_precision_logits_are_fused_without_overflow():
     outputs = {name: logits.bfloat16() * 1000 for name, logits in OUTPUTS.items()}
     fused = head_logits(outputs, "softmax_sum")[0]
     assert fused.dtype == torch.float32
-    assert torch.equal(fused.argmax(dim=1), torch.tensor([0]))  # both are sure, and the first of equals wins
+    assert torch.equal(fused.argmax(dim=1), torch.tensor([0]))  # equal probabilities: the first class wins
     assert fused[0, :2].tolist() == pytest.approx([-np.log(2)] * 2)
 
 
@@ -187,7 +187,7 @@ def test_confusion_counts_each_answer_once(sizes: list[int]):
     answers, labels = np.array([0, 2, 2, 1, 2, 0]), np.array([0, 0, 2, 2, 0, 0])
     confusion = Confusion(["ant", "bee", "crane", "crane"])
     logits = F.one_hot(torch.from_numpy(answers), 4).float().numpy()
-    evaluate(HeadAccuracy(confusion), (logits, -logits, -logits), labels, sizes)  # the answer is the first of three
+    evaluate(HeadAccuracy(confusion), (logits, -logits, -logits), labels, sizes)  # both heads combined come first
     report = confusion.report()
     assert report["classes"] == [
         {"index": 0, "name": "ant", "images": 4, "correct": 2, "accuracy": 0.5},
@@ -242,5 +242,7 @@ def test_comparison_says_which_mean_is_another_one(tmp_path: Path):
 
 
 def test_run_without_evaluation_is_named(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="no evaluation at `.*eval_results.json`; train with an evaluation"):
+    with pytest.raises(
+        FileNotFoundError, match="no evaluation results at `.*eval_results.json`; train with an evaluation"
+    ):
         comparison_table([tmp_path])

@@ -1,4 +1,4 @@
-"""A caller's own metrics stand next to ours, and get what transformers would give them."""
+"""A caller's own metrics are reported with ours, and get the same inputs as in transformers."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_function_of_the_whole_evaluation_is_called_once_with_all_of_it(tmp_path
     assert len(calls) == 1
     trainer.evaluate()
     assert len(calls) == 2
-    assert len(calls[1].predictions) == 40  # nothing is left of the first
+    assert len(calls[1].predictions) == 40  # no batches of the first evaluation
 
 
 def test_function_of_batches_gets_them_as_they_come(tmp_path, student, toy_rows):
@@ -80,7 +80,7 @@ def test_metric_of_ours_that_is_replaced_is_said_once(tmp_path, student, toy_row
     )
     assert trainer.evaluate()["eval_loss"] == pytest.approx(3.0)
     trainer.evaluate()
-    assert caplog.text.count("`compute_metrics` returns `loss`, which replaces the one that is measured here") == 1
+    assert caplog.text.count("`compute_metrics` returns `loss`, which replaces the one of deit_hf") == 1
 
 
 def test_best_model_may_be_chosen_by_a_metric_of_ones_own(tmp_path, student, toy_rows):
@@ -115,9 +115,9 @@ def test_losses_and_inputs_arrive_if_they_are_asked_for(tmp_path, student, toy_r
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [
-        (None, TypeError, "`compute_metrics` returns NoneType, but must return a dict of metrics by name"),
+        (None, TypeError, "`compute_metrics` returns NoneType, but must return a dict of metrics"),
         (0.5, TypeError, "`compute_metrics` returns float, but must return a dict"),
-        ({"macro_f1": 85.0}, ValueError, "`compute_metrics` returns `macro_f1`, which is measured here already"),
+        ({"macro_f1": 85.0}, ValueError, "`compute_metrics` returns `macro_f1`, which deit_hf already computes"),
     ],
 )
 def test_result_that_cannot_be_reported_is_refused(tmp_path, tiny_config, toy_rows, returned, error, message):

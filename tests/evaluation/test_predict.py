@@ -1,4 +1,4 @@
-"""Predictions against transformers' own pipeline, which knows nothing of this package."""
+"""Predictions equal those of transformers' pipeline, which does not use this package."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name i
 
 
 def save_model(kind: str, config: DeiTConfig, path: Path) -> str:
-    """A model with random weights, large enough for answers that differ, and its processor."""
+    """Saves a model with random weights, large enough for different predictions, and its processor."""
     config.initializer_range = 0.5
     config.id2label, config.label2id = LABELS["id2label"], LABELS["label2id"]
     if kind == "distilled":
@@ -37,8 +37,8 @@ def model(tmp_path: Path, tiny_config: DeiTConfig) -> str:
     return save_model("distilled", tiny_config, tmp_path / "model")
 
 
-def write_pictures(folder: Path) -> list[str]:
-    """Pictures of several modes and sizes, one of them to be shown turned."""
+def write_images(folder: Path) -> list[str]:
+    """Writes images of several modes and sizes, one of them with EXIF rotation."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -52,29 +52,29 @@ def write_pictures(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["distilled", "plain", "resnet"])
 def test_classes_and_probabilities_are_those_of_the_pipeline(tmp_path: Path, tiny_config: DeiTConfig, kind: str):
-    # another head, another view, or a softmax before the mean of the heads gives other numbers
+    # another head, another view, or a softmax before the mean of the heads changes the values
     model = save_model(kind, tiny_config, tmp_path / "model")
-    pictures = write_pictures(tmp_path)
-    expected = pipeline("image-classification", model=model)(pictures, top_k=3)
-    predictions = list(predict(pictures, model, num_best=3))
-    assert [prediction.image for prediction in predictions] == pictures
+    images = write_images(tmp_path)
+    expected = pipeline("image-classification", model=model)(images, top_k=3)
+    predictions = list(predict(images, model, num_best=3))
+    assert [prediction.image for prediction in predictions] == images
     for prediction, answers in zip(predictions, expected, strict=True):
         assert [label for label, _ in prediction.classes] == [answer["label"] for answer in answers]
         scores = [answer["score"] for answer in answers]
         assert [probability for _, probability in prediction.classes] == pytest.approx(scores, abs=1e-6)
-    # three files hold the same colours; the grey and the turned one must differ, or nothing was compared
+    # three files have the same colours; the grey and the rotated one must differ, or the test compares nothing
     assert len({tuple(prediction.classes) for prediction in predictions}) == 3
 
 
 def test_one_class_is_the_best_one(tmp_path: Path, model: str):
-    picture = write_pictures(tmp_path)[0]
-    (alone,), (every,) = predict([picture], model, num_best=1), predict([picture], model, num_best=99)
+    image = write_images(tmp_path)[0]
+    (alone,), (every,) = predict([image], model, num_best=1), predict([image], model, num_best=99)
     assert alone.classes == every.classes[:1]
 
 
 def test_all_classes_at_most_are_given_best_first_and_sum_to_one(tmp_path: Path, model: str):
-    picture = write_pictures(tmp_path)[0]
-    (prediction,) = predict([picture], model, num_best=99)
+    image = write_images(tmp_path)[0]
+    (prediction,) = predict([image], model, num_best=99)
     labels, probabilities = zip(*prediction.classes, strict=True)
     assert sorted(labels) == NAMES
     assert list(probabilities) == sorted(probabilities, reverse=True)
@@ -83,7 +83,7 @@ def test_all_classes_at_most_are_given_best_first_and_sum_to_one(tmp_path: Path,
 
 def test_pictures_before_a_bad_one_are_answered(tmp_path: Path, model: str):
     (tmp_path / "bad.png").write_text("hello")
-    answers = predict([write_pictures(tmp_path)[1], str(tmp_path / "bad.png")], model)
+    answers = predict([write_images(tmp_path)[1], str(tmp_path / "bad.png")], model)
     assert next(answers).image.endswith("cmyk.tiff")
     with pytest.raises(ValueError, match=r"^[^ ]*bad.png is empty or of no image format that Pillow knows"):
         next(answers)
@@ -102,7 +102,7 @@ def test_missing_model_is_named(tmp_path: Path):
 @pytest.mark.parametrize("num_best", [0, -1])
 def test_number_of_classes_to_show_is_at_least_one(num_best: int):
     with pytest.raises(ValueError, match=rf"`num_best` \(`--top_k`\) is {num_best}, but must be 1 or more"):
-        predict([], "none", num_best=num_best)  # before the model is looked for
+        predict([], "none", num_best=num_best)  # refused before the model is loaded
 
 
 @pytest.mark.parametrize("source", ["weights.pth", "timm:resnet18"])

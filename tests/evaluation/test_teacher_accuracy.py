@@ -1,4 +1,4 @@
-"""The accuracy of a teacher counts the images of all processes."""
+"""The accuracy of a teacher includes the images of all processes."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ LABELS = torch.tensor([0, 1, 2, 5])
 
 
 def test_images_of_all_processes_count_once_each():
-    """Red when each process reports its own part; here the other one has all but the first image."""
+    """Red when each process reports only its own images; here the other process has all but the first image."""
 
     def gather(own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         logits, labels = own

@@ -1,4 +1,4 @@
-"""Names that anybody chose, in a page of Markdown: a reader sees them as they are, and nothing else changes."""
+"""Arbitrary names in Markdown are displayed literally and do not change the page."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ NAMES = [
 
 
 def seen(text: str) -> str:
-    """What a reader sees of a line, by another reader of Markdown."""
+    """Returns the visible text of a line, rendered by another Markdown library."""
     (token,) = [token for token in gfm().parse(text) if token.type == "inline"]
     assert [child.type for child in token.children] == ["text"] * len(token.children)
     return "".join(child.content for child in token.children)
@@ -48,7 +48,7 @@ def test_name_is_shown_as_it_is_in_a_line_and_in_a_cell(name: str):
 def test_lines_and_invisible_characters_become_spaces_and_joiners_stay():
     assert one_line("a\n\n# b\r\tc\u202ed\x00e") == "a # b c d e"
     assert one_line("می\u200cخواهم") == "می\u200cخواهم"
-    assert one_line("x\udcff").encode("utf-8") == b"x?"  # of a file name that is no UTF-8
+    assert one_line("x\udcff").encode("utf-8") == b"x?"  # from a file name that is not UTF-8
 
 
 def test_a_word_with_underscores_stays_readable():

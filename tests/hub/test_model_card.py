@@ -1,4 +1,4 @@
-"""Model cards, of runs and of the published variants, and the checks before a push; no server is needed but once."""
+"""Model cards of runs and of the published variants, and the checks before a push; only one test needs a server."""
 
 import ast
 import json
@@ -58,7 +58,7 @@ RUN = ModelFacts(
 
 
 def section(card: str, title: str) -> str:
-    """The text below a heading, up to the next of the same or a higher level."""
+    """Returns the text below a heading, up to the next heading of the same or a higher level."""
     level = title.partition(" ")[0]
     return re.split(rf"\n#{{1,{len(level)}}} ", card.partition(f"\n{title}\n")[2])[0]
 
@@ -73,12 +73,12 @@ def test_card_tells_both_heads_crop_fusion_recipe_and_curves() -> None:
     card = render_model_card(RUN)
     rows = re.findall(r"^\| ([\w ()']+) \| ([\d.]+) \| ([\d.]+) \|$", section(card, "### Measured"), re.MULTILINE)
     assert rows == [
-        ("mean of both heads (the model's answer)", "74.48", "91.92"),
+        ("mean of both heads (model output)", "74.48", "91.92"),
         ("class head", "73.90", "91.50"),
         ("distillation head", "74.61", "92.00"),
     ]
     assert "- Crop: short side resized to 256 pixels (bicubic), centre crop of 224x192.\n" in card
-    assert "- Fusion: mean of both heads' logits.\n" in card
+    assert "- Fusion of the heads: mean of both heads' logits.\n" in card
     assert "- Measured with: seed 42, one CPU.\n" in card
     assert "![Training curves](training_curves.png)" in card
     assert 'model="alice/tiny")\nimage = Image.new("RGB", (192, 224)' in snippet(card)
@@ -88,8 +88,8 @@ def test_card_tells_both_heads_crop_fusion_recipe_and_curves() -> None:
 def test_card_of_another_fusion_does_not_call_it_the_models_answer() -> None:
     card = render_model_card(replace(RUN, fusion="sum of both heads' softmaxes"))
     assert "| sum of both heads' softmaxes | 74.48 | 91.92 |" in section(card, "### Measured")
-    assert "- Fusion: sum of both heads' softmaxes.\n" in card
-    assert "model's answer" not in card
+    assert "- Fusion of the heads: sum of both heads' softmaxes.\n" in card
+    assert "model output" not in card
     names = [result.metric_name for result in ModelCard(card).data.eval_results]
     assert names[:2] == ["top-1, sum of both heads' softmaxes", "top-5, sum of both heads' softmaxes"]
 
@@ -105,7 +105,7 @@ def test_card_shows_the_recipe_in_force_but_no_folders_of_this_machine() -> None
 def test_metadata_holds_each_measured_value_unverified() -> None:
     metadata = ModelCard(render_model_card(RUN)).data
     values = {result.metric_name: result.metric_value for result in metadata.eval_results}
-    assert values["top-1, mean of both heads (the model's answer)"] == METRICS["eval_top1_average"]
+    assert values["top-1, mean of both heads (model output)"] == METRICS["eval_top1_average"]
     assert values["top-5, distillation head"] == METRICS["eval_top5_distillation"]
     assert len(values) == 6
     assert {result.verified for result in metadata.eval_results} == {False}
@@ -124,7 +124,7 @@ def test_metadata_never_mixes_measured_and_reported_numbers() -> None:
     results = ModelCard(reported_only).data.eval_results
     assert [result.metric_value for result in results] == [0.72202, 0.911]
     assert {result.source_url for result in results} == {"https://example.org"}
-    assert section(reported_only, "### Measured").strip() == "Not measured by us."
+    assert section(reported_only, "### Measured").strip() == "Not measured for this card."
     assert "72.202" in section(reported_only, "### Reported by others")
     assert "72.202" not in section(reported_only, "### Measured")
 
@@ -162,13 +162,13 @@ def test_name_that_is_no_hub_id_stays_out_of_the_metadata(tmp_path: Path, monkey
     assert metadata.base_model is None
     assert metadata.datasets is None
     monkeypatch.chdir(tmp_path)
-    Path("outputs/run").mkdir(parents=True)  # a folder that reads like owner/name
+    Path("outputs/run").mkdir(parents=True)  # a folder that looks like owner/name
     assert ModelCard(render_model_card(replace(RUN, base_model="outputs/run"))).data.base_model is None
 
 
 def test_card_of_a_model_with_one_head_speaks_of_no_second() -> None:
     card = render_model_card(ONE_HEAD)
-    assert "| class head (the model's answer) | 50.00 | 100.00 |" in card
+    assert "| class head (model output) | 50.00 | 100.00 |" in card
     assert "istillation head" not in card
     assert "Fusion" not in card
 
@@ -252,7 +252,7 @@ def test_push_of_an_incomplete_directory_names_all_that_is_missing(tmp_path: Pat
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"lacks preprocessor_config\.json, model\.safetensors; name"):
         push_directory(tmp_path, "alice/tiny")
-    with pytest.raises(FileNotFoundError, match="nowhere` is no directory"):
+    with pytest.raises(FileNotFoundError, match="nowhere` is not a directory"):
         push_directory(tmp_path / "nowhere", "alice/tiny")
 
 
@@ -265,7 +265,7 @@ def test_push_asks_for_every_part_of_the_weights(run_directory: Path) -> None:
 
 
 def run_script(*arguments: str) -> int:
-    """The exit code of scripts/push_to_hub.py, in this process, which is offline."""
+    """Runs scripts/push_to_hub.py in this process, which is offline, and returns its exit code."""
     path, argv = list(sys.path), sys.argv
     sys.argv = ["push_to_hub.py", *arguments]
     try:
@@ -303,8 +303,8 @@ MMPRETRAIN = (
     "https://github.com/open-mmlab/mmpretrain/tree/ee7f2e88/configs/deit",
 )
 
-# Percent, as printed. README: top-1, top-5 of the published weights. Paper: ImageNet, ReaL, V2 top-1 (table 5), and
-# top-1 of class head and distillation head (table 3).
+# Percent, as printed. readme: top-1 and top-5 of the published weights. paper: top-1 on ImageNet, ReaL and V2
+# (table 5). heads: top-1 of class head and distillation head (table 3).
 REPORTED = {
     "deit_tiny_patch16_224": {"readme": ("72.202", "91.124"), "paper": ("72.2", "80.1", "60.4")},
     "deit_small_patch16_224": {"readme": ("79.854", "94.968"), "paper": ("79.8", "85.7", "68.5")},
@@ -343,7 +343,7 @@ FROM_SCRATCH = (
     "cosine schedule with 5 epochs of warm-up, RandAugment, mixup, cutmix, random erasing, stochastic depth 0.1, "
     "label smoothing 0.1 and 3 repeats of each image."
 )
-TEACHER = " The distillation head learned from the hard decisions of a RegNetY-16GF (82.9 top-1 in table 5)."
+TEACHER = " The distillation head was trained on the classes predicted by a RegNetY-16GF (82.9 top-1 in table 5)."
 FINE_TUNING = {
     "deit_base_patch16_384": " Then fine-tuned at 384x384: about 25 epochs by the paper, 30 by the published command.",
     "deit_base_distilled_patch16_384": (
@@ -351,16 +351,16 @@ FINE_TUNING = {
     ),
 }
 PROCESSOR_NOTE = (
-    "The accuracies belong to the paper's view of an image: short side resized to {short_side} pixels (bicubic), "
+    "The accuracies are those with the paper's preprocessing: short side resized to {short_side} pixels (bicubic), "
     "centre crop of {size}x{size}, ImageNet mean and standard deviation. "
-    "`deit_hf.model.image_processing_deit.make_processor({size})` gives it. Earlier revisions of "
-    "`preprocessor_config.json` in the facebook/deit repositories prepare images in other ways (square resize, no "
-    "margin around the crop, or mean and standard deviation 0.5); the present ones were not checked."
+    "`deit_hf.model.image_processing_deit.make_processor({size})` creates this image processor. Earlier revisions of "
+    "`preprocessor_config.json` in the facebook/deit repositories preprocess images differently (square resize, no "
+    "margin around the crop, or mean and standard deviation 0.5); the current revisions were not checked."
 )
 
 
 def reported_rows(variant: str) -> list[ReportedAccuracy]:
-    """All that others published on a variant; what the published weights themselves reach comes first."""
+    """Returns all numbers that others published for a variant, first those of the published weights themselves."""
     numbers, distilled = REPORTED[variant], "distilled" in variant
     answer = "mean of both heads" if distilled else "class head"
     if "300 epochs" in numbers:
@@ -415,7 +415,7 @@ def published_facts(variant: str) -> ModelFacts:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_published_card_is_what_the_template_renders(variant: str) -> None:
-    """With the environment variable WRITE_MODEL_CARDS set this writes the cards instead; then read the difference."""
+    """If the environment variable WRITE_MODEL_CARDS is set, this writes the cards instead; then check the diff."""
     path, card = ROOT / "model_cards" / f"{variant}.md", render_model_card(published_facts(variant))
     if "WRITE_MODEL_CARDS" in os.environ:
         path.write_text(card, encoding="utf-8")
@@ -426,10 +426,10 @@ def test_published_card_is_what_the_template_renders(variant: str) -> None:
 def test_published_card_holds_the_reported_numbers_apart_from_measured_ones(variant: str) -> None:
     card = (ROOT / "model_cards" / f"{variant}.md").read_text(encoding="utf-8")
     numbers = [number for value in REPORTED[variant].values() for number in ([value] if type(value) is str else value)]
-    rows = re.findall(r"^\| .* \|$", section(card, "### Reported by others"), re.MULTILINE)[1:]  # without the head
+    rows = re.findall(r"^\| .* \|$", section(card, "### Reported by others"), re.MULTILINE)[1:]  # without the header
     printed = [cell for row in rows for cell in row.strip("| ").split(" | ")[3:5] if cell != "–"]
     assert sorted(printed) == sorted(numbers)
-    assert section(card, "### Measured").strip() == "Not measured by us."
+    assert section(card, "### Measured").strip() == "Not measured for this card."
     top1, top5 = (float(number) / 100 for number in REPORTED[variant]["readme"])
     results = ModelCard(card).data.eval_results
     assert [result.metric_value for result in results] == pytest.approx([top1, top5])

@@ -1,4 +1,4 @@
-"""Texts of a run without the paths of this machine; all else in them stays."""
+"""Local paths are removed from the texts of a run; the rest does not change."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from deit_hf.hub.public_text import public_texts
 from deit_hf.hub.run_files import sealed, unsealed
 from deit_hf.training.recipe_file import write_recipe
 
-HOME = "/home/jane doe"  # with a space, as some have
+HOME = "/home/jane doe"  # some paths contain a space
 OPTIONS = {
     "train_dir": f"{HOME}/photos",
     "teacher_model_name_or_path": f"timm:regnety_160@{HOME[:5]}/weights/regnet.pth",
@@ -53,7 +53,7 @@ def test_paths_become_base_names_and_the_files_here_stay(tmp_path: Path):
     state = {"best_model_checkpoint": "checkpoint-20", "log_history": [{"loss": 0.5, "step": 1}]}
     assert json.loads(texts["trainer_state.json"]) == state
     card = 'pipeline(model="jane/model")\n- data: photos, see [here](/docs/x)\n'
-    assert unsealed(texts["README.md"]) == card  # still one that nobody has edited
+    assert unsealed(texts["README.md"]) == card  # not detected as edited
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -90,7 +90,7 @@ def test_relative_paths_and_home_directories_become_base_names_too(tmp_path: Pat
     run = Path("runs of jane/run")
     (run / "checkpoint-1").mkdir(parents=True)
     options = {
-        "train_dir": "jane/photos",  # not there any more
+        "train_dir": "jane/photos",  # no longer exists
         "validation_dir": "~jane/val",
         "output_dir": str(run),
         "teacher_model_name_or_path": "timm:resnet18@jane/weights.pth",

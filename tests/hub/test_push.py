@@ -1,4 +1,4 @@
-"""Push to and load from a Hub over HTTP, with the unmodified client in processes of its own, and what can go wrong."""
+"""Pushes to and loads from a Hub over HTTP, with huggingface_hub in separate processes, including failures."""
 
 import hashlib
 import json
@@ -51,13 +51,13 @@ def hub() -> Iterator[LocalHub]:
 
 @pytest.fixture
 def alice(hub: LocalHub) -> str:
-    """Her token."""
+    """The token of user alice."""
     return hub.add_user("alice")
 
 
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a finished run leaves, weights of more than 10 MB and files that must stay here included."""
+    """A finished run, with weights of more than 10 MB, and with files that must not be pushed."""
     directory = tmp_path_factory.mktemp("runs") / "my run"
     config = DeiTConfig(image_size=32, hidden_size=256, num_attention_heads=4, num_hidden_layers=4, num_labels=5)
     DeiTForImageClassificationWithTeacher(config).save_pretrained(directory)
@@ -78,7 +78,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Client:
-    """Runs code in a process whose client talks to the server; no token may ever show in what it prints."""
+    """Runs code in a process that is connected to the server, and checks that it never prints a token."""
 
     def __init__(self, hub: LocalHub, home: Path):
         self.hub, self.home = hub, home
@@ -110,7 +110,7 @@ def client(hub: LocalHub, tmp_path: Path) -> Client:
 
 
 def public_files(directory: Path) -> dict[str, bytes]:
-    """The files that a push must bring, by name."""
+    """Returns the files that a push must upload, by name."""
     stay_here = {"training_args.bin", "extra.pkl", ".env", "notes.md"}
     files = [path for path in directory.iterdir() if path.is_file() and path.name not in stay_here]
     return {path.name: path.read_bytes() for path in files}
@@ -140,23 +140,24 @@ def test_pushed_run_loads_by_name_where_deit_hf_cannot_be_imported(
 ) -> None:
     pushed = client("scripts/push_to_hub.py", str(run_directory), "--hub_model_id", REPO, token=alice)
     assert pushed.returncode == 0, pushed.stderr
+    assert "files not pushed (add some with `include`) (5): .env, checkpoint-1/, extra.pkl, notes.md," in pushed.stderr
     assert (
-        "leaves here (`include` pushes more, by name), 5: .env, checkpoint-1/, extra.pkl, notes.md," in pushed.stderr
+        f"files pushed to {REPO} (7): config.json, preprocessor_config.json, model.safetensors, README.md"
+        in pushed.stderr
     )
-    assert f"pushes to {REPO}, 7: config.json, preprocessor_config.json, model.safetensors, README.md" in pushed.stderr
     assert pushed.stdout == f"{hub.url}/{REPO}/commit/{hub.repositories[REPO].branches['main']}\n"
     assert hub.files(REPO) == public_files(run_directory)
 
     loaded = client("-c", LOAD, REPO, str(tmp_path / "logits.pt"))
     assert loaded.returncode == 0, loaded.stderr
-    assert "'score'" in loaded.stdout  # what the card's snippet prints
+    assert "'score'" in loaded.stdout  # printed by the code of the card
     gradient = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 256)  # what LOAD draws
     pixels = make_processor(32)(gradient.expand(3, -1, -1), return_tensors="pt")["pixel_values"]
     model = DeiTForImageClassificationWithTeacher.from_pretrained(run_directory)
     with torch.no_grad():
         expected = model(pixels).logits
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, rtol=0, atol=1e-5)
-    assert len(hub.seen("GET", "^/storage/")) == 1  # the weights come once for AutoModel and the snippet's pipeline
+    assert len(hub.seen("GET", "^/storage/")) == 1  # one download for AutoModel and the pipeline
     assert not [entry for entry in hub.seen("GET", "^/storage/") if entry.has_token or "localhost" not in entry.host]
 
 
@@ -184,12 +185,12 @@ def test_snapshot_is_bit_equal_after_a_download_that_was_cut(
     assert {name: (downloaded / name).read_bytes() for name in public_files(run_directory)} == hub.files(REPO)
     cut, resumed = hub.seen("GET", "^/storage/")
     assert (cut.range, cut.status, resumed.status) == (None, 200, 206)
-    assert resumed.range == f"bytes={LARGE_FILE_BYTES}-"  # it went on instead of starting anew
+    assert resumed.range == f"bytes={LARGE_FILE_BYTES}-"  # the download was resumed
 
     requests = len(hub.requests)
     pinned = client.run(SNAPSHOT, REPO, hub.repositories[REPO].branches["main"])
     assert pinned.stdout == snapshot.stdout
-    assert len(hub.requests) == requests  # a commit that is in the cache needs no request
+    assert len(hub.requests) == requests  # a cached commit needs no request
 
 
 ASK = """
@@ -340,7 +341,9 @@ def test_unreachable_hub_is_one_line(hub: LocalHub, alice: str, client: Client, 
 def test_push_without_a_token_says_how_to_get_one(hub: LocalHub, client: Client, run_directory: Path) -> None:
     failed = client.run(PUSH, str(run_directory), REPO, "{}")
     assert failed.returncode == 3
-    assert "there is no token; log in with `hf auth login`, or set HF_TOKEN; try again with: python" in failed.stderr
+    assert (
+        "no Hub token was found; log in with `hf auth login`, or set HF_TOKEN; try again with: python" in failed.stderr
+    )
     assert hub.requests == []
 
 
@@ -363,7 +366,7 @@ for name, revision in ((sys.argv[1], "v9"), ("alice/nothing", "main")):
 def test_training_pushes_its_run_and_a_hub_that_is_away_costs_nothing(
     hub: LocalHub, alice: str, client: Client, tmp_path: Path
 ) -> None:
-    """Red when a push can fail a training, the printed command does not repeat it, or the pushed model is another."""
+    """Red when a failed push ends a training, the logged command does not repeat it, or the pushed model differs."""
     hub.fail("POST", "^/api/repos/create", status=403)
     away = client(*TRAIN, "--output_dir", str(tmp_path / "run"), token=alice)
     assert away.returncode == 0, away.stderr
@@ -377,14 +380,14 @@ def test_training_pushes_its_run_and_a_hub_that_is_away_costs_nothing(
     assert not [name for name in hub.files(REPO) if name.endswith((".bin", ".pt"))]
     texts = {name: content for name, content in hub.files(REPO).items() if name != "model.safetensors"}
     assert not [name for name, content in texts.items() if str(tmp_path).encode() in content]
-    assert str(tmp_path) in (tmp_path / "run" / "recipe.yaml").read_text()  # it stays here as it is
+    assert str(tmp_path) in (tmp_path / "run" / "recipe.yaml").read_text()  # the local file is unchanged
     loaded = client("-c", LOAD_HERE, REPO, str(tmp_path / "run"), token=alice)
     assert loaded.returncode == 0, loaded.stderr
     assert re.search("v9 .*alice/tiny.*alice/nothing", loaded.stdout, re.DOTALL), loaded.stdout
 
 
 def ask(hub: LocalHub, method: str, url: str, body: bytes, token: str | None = None) -> int:
-    """The status of a request without the client."""
+    """Returns the status of a request that does not use huggingface_hub."""
     request = urllib.request.Request(url, body, {"Authorization": f"Bearer {token}"} if token else {}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as response:

@@ -1,4 +1,4 @@
-"""What a trainer hands to the push."""
+"""The options that a trainer passes to the push."""
 
 import pytest
 from support.trainers import make_args
@@ -24,7 +24,7 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> list:
 
 
 def test_push_goes_where_the_options_say(tmp_path, tiny_student, pushed):
-    """Red when an option is dropped on the way: a private model in a public repository cannot be taken back."""
+    """Red when an option is not passed on: a private model pushed to a public repository cannot be withdrawn."""
     DistillationTrainer(tiny_student, make_args(tmp_path, **OPTIONS)).push_to_hub("first line")
     options = {"private": True, "revision": "branch", "commit_message": "first line", "token": "token-of-args"}
     assert pushed == [("user/model", options)]

@@ -1,4 +1,4 @@
-"""Which files of a directory a push uploads: those that a run writes, and no others, whatever else lies there."""
+"""A push uploads only the files that a run writes, and no other files in the directory."""
 
 import json
 import pickle
@@ -24,7 +24,7 @@ OTHERS = [
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A finished run with averages, and what people have beside it."""
+    """A finished run with averaged weights, and with other files in its directory."""
     for name in (*RUN, *SECRETS, *OTHERS):
         path = tmp_path / "run" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def test_weights_in_parts_go_with_their_index(directory: Path):
 def test_index_that_names_anything_else_is_refused(directory: Path, part: str):
     (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": part}}))
-    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json` is damaged, or names no parts"):
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json` is damaged, or does not name shards"):
         files_to_push(directory)
 
 
@@ -82,7 +82,7 @@ def test_link_that_leads_out_never_goes(directory: Path, tmp_path: Path):
     assert "README.md" not in names
     assert "README.md" in files_to_leave(directory, names)
     replace_by_link(directory / "model.safetensors", tmp_path / "private.md")
-    with pytest.raises(ValueError, match="`model.safetensors` in .* is a link that leads out of it; put a copy there"):
+    with pytest.raises(ValueError, match="`model.safetensors` in .* links to a file outside it; replace the link"):
         files_to_push(directory)
 
 
@@ -107,15 +107,15 @@ def test_further_files_go_only_by_their_names(directory: Path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("*", r"there is no `\*` in .* to include"),
-        ("nothing.txt", "there is no `nothing.txt` in .* to include"),
+        ("*", r"`\*` in `include` does not exist in"),
+        ("nothing.txt", "`nothing.txt` in `include` does not exist in"),
         ("wandb", "`wandb` is a directory; include its files by name"),
         ("../outside.txt", "`../outside.txt` is not in"),
         ("/etc/hosts", "`/etc/hosts` is not in"),
         ("training_args.bin", "`training_args.bin` is a pickle, which is never pushed"),
         ("renamed.txt", "`renamed.txt` is a pickle, which is never pushed"),
         ("checkpoint-5/model.safetensors", "is part of a checkpoint, which is never pushed"),
-        ("link.txt", "`link.txt` in .* is a link that leads out of it"),
+        ("link.txt", "`link.txt` in .* links to a file outside it"),
     ],
 )
 def test_further_files_that_may_not_go_are_refused_by_name(directory: Path, tmp_path: Path, name: str, message: str):

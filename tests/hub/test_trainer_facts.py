@@ -1,4 +1,4 @@
-"""Cards of models that a trainer holds: what was trained and measured is in them, and nothing else."""
+"""Cards of trainers' models describe what was trained and measured, and nothing else."""
 
 import re
 from pathlib import Path
@@ -33,7 +33,7 @@ def card_of(trainer: DistillationTrainer, **facts) -> str:
 
 
 def rows_of(card: str, head: str) -> dict[str, list[str]]:
-    """The rows of the table whose head begins so, by their first cells."""
+    """Returns the rows of the table whose header starts with `head`, by their first cells."""
     lines = re.search(rf"^\| {re.escape(head)} .*\n\|[-|]+\n((?:\|.*\n)+)", card, re.MULTILINE)[1].splitlines()
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     return {first: rest for first, *rest in cells}
@@ -54,11 +54,11 @@ def test_trained_and_evaluated_in_python_the_card_has_both(tmp_path, tiny_studen
     )
     trainer.train()
     metrics = {**trainer.evaluate(), **trainer.evaluate(other_rows, metric_key_prefix="test")}
-    trainer.predict(toy_rows)  # under `test`, too, but no evaluation
+    trainer.predict(toy_rows)  # also has the prefix `test`, but is not an evaluation
     card = card_of(trainer)
-    rows = rows_of(card, "answer")
+    rows = rows_of(card, "output")
     for part, on in (("eval", ""), ("test", ", on test")):
-        for head, words in (("average", "mean of both heads (the model's answer)"), ("cls", "class head")):
+        for head, words in (("average", "mean of both heads (model output)"), ("cls", "class head")):
             names = ("top1", "balanced_accuracy", "macro_f1")
             assert rows[f"{words}{on}"] == [percent(metrics[f"{part}_{name}_{head}"]) for name in names]
     results = {(each.dataset_split, each.metric_name): each.metric_value for each in ModelCard(card).data.eval_results}
@@ -68,7 +68,7 @@ def test_trained_and_evaluated_in_python_the_card_has_both(tmp_path, tiny_studen
     names = {each.dataset_split: each.dataset_name for each in ModelCard(card).data.eval_results}
     assert names == {None: "evaluation split", "test": "data (test)"}
     counts = rows_of(card, "class")
-    assert counts["all"] == ["40", "12", "16"]
+    assert counts["all classes"] == ["40", "12", "16"]
     assert [counts[name] for name in "abc"] == [["8", "3", "8"], ["8", "3", "8"], ["8", "2", "0"]]
     assert "A DeiT with class and distillation token, trained, with a TinyConvNet as its teacher." in card
     assert "Optimizer steps: 2; epochs: 0.4." in card
@@ -89,7 +89,7 @@ def test_evaluation_during_the_training_is_the_cards(tmp_path, tiny_student, toy
     (measured,) = [
         entry for entry in trainer.state.log_history if "eval_all of it_top1_cls" in entry and entry["step"] == 2
     ]
-    assert rows_of(card_of(trainer), "answer")["class head, on all of it"][0] == percent(
+    assert rows_of(card_of(trainer), "output")["class head, on all of it"][0] == percent(
         measured["eval_all of it_top1_cls"]
     )
 
@@ -131,7 +131,7 @@ def test_a_model_that_was_only_evaluated_was_not_trained(tmp_path, tiny_student,
     assert "trained" not in re.sub(r"pretrained|training data", "", card.partition("## Citation")[0])
     assert "## Training" not in card
     assert "distillation" not in ModelCard(card).data.tags
-    assert rows_of(card, "class")["all"] == ["40"]
+    assert rows_of(card, "class")["all classes"] == ["40"]
 
 
 def test_a_finished_run_that_is_loaded_again_keeps_its_facts(tmp_path, tiny_student, toy_rows):
@@ -148,13 +148,13 @@ def test_a_finished_run_that_is_loaded_again_keeps_its_facts(tmp_path, tiny_stud
     assert "token, trained." in card
     assert "seed: 7\n" in card
     assert "Optimizer steps: 2; epochs: 0.4." in card
-    assert rows_of(card, "answer")["class head"][0] == percent(metrics["eval_top1_cls"])
+    assert rows_of(card, "output")["class head"][0] == percent(metrics["eval_top1_cls"])
     other = make_trainer(tmp_path, tiny_student, None, toy_rows)  # another model in the same directory
     assert "seed: 7" not in card_of(other)
     assert "Not measured." in card_of(other)
 
 
-# ---- which model it is ----
+# ---- the kind of model ----
 
 
 def make_student(kind: str, tmp_path: Path):
@@ -196,12 +196,12 @@ def test_distillation_of_the_paper_is_cited_on_any_model(tmp_path, tiny_teacher,
     trainer = make_trainer(tmp_path, make_resnet(), toy_rows, None, tiny_teacher, distillation_type="hard")
     trainer.train()
     card = card_of(trainer, license="mit")
-    assert "The distillation of this model: Touvron et al." in card
+    assert "This model uses the distillation of Touvron et al.," in card
     assert ModelCard(card).data.tags == ["resnet", "distillation", "vision", "arxiv:2012.12877"]
     assert ModelCard(card).data.license == "mit"
 
 
-# ---- names that anybody chose ----
+# ---- arbitrary names ----
 
 HOSTILE = ["a|b", "<script>x</script>", "`tick`", "[x](http://y)", "two\nlines"]
 
@@ -226,7 +226,7 @@ def test_no_name_breaks_the_page_or_the_metadata(tmp_path, tiny_config, toy_rows
     assert comments[0].startswith("<!-- written by deit_hf")
     seen = ["".join(child.content for child in token.children) for token in tokens if token.type == "inline"]
     one_line = [*HOSTILE[:4], "two lines"]
-    start = seen.index("all")
+    start = seen.index("all classes")
     assert seen[start + 3 : start + 18 : 3] == one_line
     assert "<b>|`run` \\*" in seen
     assert "class head, on <i>|`p`[x](y)" in seen
@@ -247,7 +247,9 @@ def test_no_path_of_this_machine_is_in_a_card(tmp_path, tiny_student, toy_rows):
     assert "jane" not in card
     assert "with timm:resnet18@weights.pth as its teacher" in card
     assert 'model="run")' in card
-    assert "/weights.pth" not in card_of(trainer, in_force={"teacher": f"timm:x@{tmp_path}/weights.pth, top-1 50 %"})
+    assert "/weights.pth" not in card_of(
+        trainer, effective_recipe={"teacher": f"timm:x@{tmp_path}/weights.pth, top-1 50 %"}
+    )
     assert ModelCard(card).data.datasets is None
 
 
@@ -266,9 +268,9 @@ def test_a_long_list_of_classes_is_shortened(tmp_path, tiny_config, toy_rows):
     rows = toy_rows.cast_column("label", datasets.ClassLabel(names=[f"kind {i}" for i in range(60)]))
     card = card_of(make_trainer(tmp_path, DeiTForImageClassificationWithTeacher(tiny_config), rows))
     table = rows_of(card, "class")
-    assert [*table] == ["all", "fewest of a class", "most of a class", *(f"kind {i}" for i in range(10))]
+    assert [*table] == ["all classes", "smallest class", "largest class", *(f"kind {i}" for i in range(10))]
     assert [*table.values()][:4] == [["40"], ["0"], ["8"], ["8"]]
-    assert "The table leaves out 50 classes; config.json names all." in card
+    assert "50 more classes are not shown; config.json lists all." in card
 
 
 def test_images_of_a_stream_and_of_several_labels_are_counted_in_all(tmp_path, tiny_student, toy_rows):
@@ -278,4 +280,4 @@ def test_images_of_a_stream_and_of_several_labels_are_counted_in_all(tmp_path, t
     trainer.evaluate()
     card = card_of(trainer)
     assert [*rows_of(card, "class").values()] == [["30", "12"]] + [["–", "–"]] * 5
-    assert rows_of(card, "answer")["class head"] == [percent(trainer.state.log_history[-1]["eval_top1_cls"])]
+    assert rows_of(card, "output")["class head"] == [percent(trainer.state.log_history[-1]["eval_top1_cls"])]

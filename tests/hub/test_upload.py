@@ -1,4 +1,4 @@
-"""A Hub that accepts a connection and does not answer ends a push in time, and costs the run nothing."""
+"""A push to a Hub that accepts a connection but does not answer ends in time, and the run is not affected."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ TOKEN = "hf_" + "A1" * 17
 
 @pytest.fixture
 def silent_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
-    """Accepts and never answers; holds the connections that were made."""
+    """A server that accepts connections and never answers; the list contains the connections."""
     connections: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -63,20 +63,20 @@ def test_silent_hub_is_given_up_and_the_command_that_tries_again_is_said(silent_
     monkeypatch.setattr(push, "SILENT_SECONDS", 0.5)
     (directory / "notes.md").write_text("")
     assert push_or_warn(directory, "alice/x", token=TOKEN, private=True, include=["notes.md"]) is None
-    assert "`alice/x`: the Hub was silent for 0.5 s: " in caplog.text
+    assert "`alice/x`: the Hub did not answer for 0.5 s: " in caplog.text
     command = shlex.split(re.search("try again with: python (.*)", caplog.text)[1])
     expected = ["scripts/push_to_hub.py", str(directory), "--hub_model_id", "alice/x", "--private"]
     assert command == [*expected, "--include", "notes.md"]
     assert TOKEN not in caplog.text
-    assert silent_hub  # it was reached
+    assert silent_hub  # the server was reached
 
 
 def test_whole_push_has_an_end_also_where_the_client_tries_again(directory, monkeypatch):
-    """Red, after a long time, when nothing ends a push whose weights the Hub never takes."""
+    """Red, after a long time, when a push never ends because the Hub does not accept the weights."""
     uploading, ended = threading.Event(), threading.Event()
 
     class Uploading(subprocess.Popen):
-        """Comes as far as the weights before its time begins, however busy the machine."""
+        """Starts the time limit only when the upload has reached the weights, even on a busy machine."""
 
         def wait(self, timeout: float | None = None) -> int:
             assert timeout != 0.5 or uploading.wait(PATIENCE)
@@ -91,7 +91,7 @@ def test_whole_push_has_an_end_also_where_the_client_tries_again(directory, monk
         use(hub.url, monkeypatch)
         hub.fail("PUT", "^/storage/", times=99, hook=never_take_it)
         try:
-            with pytest.raises(HubPushError, match="the Hub did not take everything within 0.5 s; try again with"):
+            with pytest.raises(HubPushError, match="the upload was not complete within 0.5 s; try again with"):
                 push_directory(directory, "alice/x", token=hub.add_user("alice"), time_limit=0.5)
         finally:
             ended.set()
@@ -126,11 +126,11 @@ def test_name_that_no_repository_has_is_refused_before_a_training(tmp_path: Path
 
 
 def test_run_counts_as_finished_before_it_is_pushed(tmp_path: Path, monkeypatch):
-    """Red when a push that hangs or is killed leaves a run that looks unfinished, or writes its files once more."""
+    """Red when a hanging or killed push leaves a run that looks unfinished, or writes its files again."""
     found, found_marker = {}, []
 
     def times() -> dict[str, int]:
-        """Of all files but the lock, which the run keeps until it has pushed."""
+        """Returns the times of all files except the lock, which the run keeps until it has pushed."""
         return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("[!.]*")}
 
     def look() -> None:

@@ -142,9 +142,7 @@ def with_own_code(directory: Path, proof: Path, student) -> str:
 def test_model_with_code_of_its_own_is_refused_and_nobody_is_asked(tmp_path, proof, tiny_student, tiny_config, capsys):
     source = with_own_code(tmp_path / "model", proof, tiny_student)
     for load in (load_classifier, lambda source: Teacher.from_pretrained(source, student_config=tiny_config)):
-        with pytest.raises(
-            ValueError, match="model` brings code of its own, which is never run here; if you trust it"
-        ):
+        with pytest.raises(ValueError, match="model` has its own code, which deit_hf never runs; if you trust it"):
             load(source)
     assert "[y/N]" not in capsys.readouterr().out  # transformers asks, and a tired user says yes
     assert not proof.exists()
@@ -156,7 +154,7 @@ def test_processor_with_code_of_its_own_is_refused(tmp_path, proof, tiny_student
     (directory / "preprocessor_config.json").write_text(json.dumps(settings))
     (directory / "own.py").write_text(f"import os\nos.mkdir({str(proof)!r})\n")
     for load in (load_classifier, lambda source: Teacher.from_pretrained(source, student_config=tiny_config)):
-        with pytest.raises(ValueError, match="model` brings code of its own"):
+        with pytest.raises(ValueError, match="model` has its own code"):
             load(str(directory))
     assert not proof.exists()
 

@@ -1,4 +1,4 @@
-"""The student that options name: a variant from scratch, saved weights, or a model of timm."""
+"""Students built from options: a variant from scratch, saved weights, or a model of timm."""
 
 import copy
 from pathlib import Path
@@ -34,7 +34,7 @@ def build_variant(variant: str, **options) -> tuple[PreTrainedModel, object]:
 
 
 def assert_same(model: PreTrainedModel, other: PreTrainedModel, but: tuple[str, ...] = ()) -> None:
-    """All weights that both have are equal, and only those with a name in `but` are not in both."""
+    """Asserts that shared weights are equal, and that only weights with a name in `but` are not shared."""
     left, right = model.state_dict(), other.state_dict()
     shared = {name for name in left.keys() & right.keys() if not any(part in name for part in but)}
     assert all(torch.equal(left[name], right[name]) for name in shared)
@@ -144,7 +144,7 @@ def test_the_token_can_be_left_out_for_usual_distillation(tmp_path: Path, tiny_c
 def test_models_that_can_have_no_token_refuse_the_option(tmp_path: Path, tiny_config, source: str, wanted: bool):
     if source == "resnet":
         source = save(make_model("resnet", tiny_config), tmp_path / "model")
-    with pytest.raises(ValueError, match="`use_distillation_token` can be set for a DeiT, but `.*; leave it out"):
+    with pytest.raises(ValueError, match="`use_distillation_token` can be set only for a DeiT, but `.*; leave it out"):
         build(model_name_or_path=source, use_distillation_token=wanted)
 
 
@@ -171,7 +171,7 @@ def test_another_number_of_classes_gets_new_heads_and_keeps_the_rest(tmp_path: P
 def test_options_of_a_deit_are_refused_for_another_model(tmp_path: Path, tiny_config: DeiTConfig, options: dict):
     source = save(make_model("resnet", tiny_config), tmp_path / "model")
     with pytest.raises(
-        ValueError, match=f"`{next(iter(options))}` can be set for a DeiT, but `.*model` is of another"
+        ValueError, match=f"`{next(iter(options))}` can be set only for a DeiT, but `.*model` is of another"
     ):
         build(model_name_or_path=source, **options)
 
@@ -210,7 +210,7 @@ def test_timm_file_starts_a_model_with_its_weights(tmp_path: Path, names: list[s
 
 @pytest.fixture(scope="module")
 def timm_deits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.nn.Module]:
-    """Two DeiTs of timm of five classes, by the source that names their saved weights."""
+    """Two timm DeiTs with five classes, keyed by the source name of their saved weights."""
     folder, models = tmp_path_factory.mktemp("timm"), {}
     for name in ("deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224"):
         torch.manual_seed(0)
@@ -236,7 +236,7 @@ def test_deit_of_timm_takes_other_classes_another_size_and_a_token_by_the_rules_
     student, processor = build(["yes", "no"], model_name_or_path=distilled, image_size=64)
     assert student(torch.zeros(1, 3, 64, 64)).distillation_logits.shape == (1, 2)
     assert crop_size(processor) == (64, 64)
-    assert f"`{distilled}` has 5 classes and the data 2: the classifier starts anew" in caplog.text
+    assert f"`{distilled}` has 5 classes and the data 2: the classifier is initialised at random" in caplog.text
     assert torch.equal(student.deit.embeddings.cls_token, timm_deits[distilled].cls_token)
     with_token, _ = build(model_name_or_path=plain, teacher_model_name_or_path="teacher")
     assert type(with_token) is DeiTForImageClassificationWithTeacher
@@ -261,7 +261,7 @@ def test_weights_of_another_deit_are_refused_with_the_command_that_converts_them
 
 def test_file_of_weights_as_a_student_says_how_to_convert_it(timm_deits):
     file = list(timm_deits)[1].partition("@")[2]
-    with pytest.raises(ValueError, match="is a file, .*: python scripts/convert_checkpoint.py .*pth DIR"):
+    with pytest.raises(ValueError, match="is a file, .* with python scripts/convert_checkpoint.py .*pth DIR"):
         build(model_name_or_path=file)
 
 
@@ -275,13 +275,13 @@ def test_file_that_holds_no_weights_is_named(tmp_path: Path, ending: str, conten
 
 
 def test_timm_name_without_a_file_after_the_at_sign_is_refused():
-    with pytest.raises(ValueError, match="`timm:test_resnet@` names no file after `@`"):
+    with pytest.raises(ValueError, match="`timm:test_resnet@` has no file after `@`"):
         build(model_name_or_path="timm:test_resnet@")
 
 
 def test_size_that_a_timm_student_cannot_take_is_refused_with_its_own():
     with pytest.raises(
-        ValueError, match="`image_size` is 33, which `timm:test_vit` cannot take .*its own is 160 x 160"
+        ValueError, match="`image_size` is 33, which `timm:test_vit` does not support .*its own size is 160 x 160"
     ):
         build(model_name_or_path="timm:test_vit", image_size=33)
 
@@ -298,13 +298,13 @@ def test_timm_student_is_saved_for_plain_transformers(tmp_path: Path):
 
 
 def test_stochastic_depth_for_a_timm_student_is_refused_and_not_ignored():
-    with pytest.raises(ValueError, match="`drop_path_rate` can be set for a DeiT, but `timm:test_resnet`"):
+    with pytest.raises(ValueError, match="`drop_path_rate` can be set only for a DeiT, but `timm:test_resnet`"):
         build(model_name_or_path="timm:test_resnet", drop_path_rate=0.1)
 
 
 @pytest.fixture
 def saved(tmp_path: Path, tiny_config):
-    """Saves a model of some kind whose classes are NAMES."""
+    """Saves a model of the given kind with the classes NAMES."""
     return lambda kind: save(make_model(kind, tiny_config), tmp_path / "saved")
 
 
@@ -312,7 +312,7 @@ def saved(tmp_path: Path, tiny_config):
 def test_heads_of_the_same_classes_are_kept_in_their_order(saved, kind: str, caplog):
     source = saved(kind)
     student, _ = build(NAMES[::-1], model_name_or_path=source)
-    assert student.config.id2label == dict(enumerate(NAMES))  # the data's labels are mapped to these by the trainer
+    assert student.config.id2label == dict(enumerate(NAMES))  # the trainer maps the data's labels to these
     assert student.config.label2id["bee"] == 1
     assert_same(student, load_classifier(source)[0])
     assert "matched to those of" in caplog.text
@@ -329,7 +329,7 @@ def test_heads_of_other_classes_start_anew_although_there_are_as_many(saved, kin
     expected = {"distilled": {"cls_classifier", "distillation_classifier"}, "plain": {"classifier"}}
     assert heads == expected.get(kind, {"classifier.1"})
     assert f"`{source}` lacks 2 of the classes of the data (cow, elk)" in caplog.text
-    assert "The classifier starts anew on the classes of the data" in caplog.text
+    assert "The classifier is initialised at random for the classes of the data" in caplog.text
 
 
 def test_heads_without_names_are_kept_and_that_is_said(tmp_path: Path, tiny_student, caplog):

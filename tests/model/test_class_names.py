@@ -1,4 +1,4 @@
-"""The class names of a label column, whether a row has one label or several."""
+"""Class names of a label column, with one label per row or several."""
 
 import datasets
 import pytest

@@ -1,4 +1,4 @@
-"""A compiled model keeps the names of its weights, its answers, and being compiled."""
+"""An unwrapped model has normal weight names and the same logits, and is still compiled."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""DeiTConfig: the published variants, the two model types on disk, and what is refused."""
+"""DeiTConfig: the published variants, the two model types on disk, and invalid values."""
 
 import copy
 import dataclasses
@@ -77,7 +77,7 @@ def test_unknown_variant_is_refused_with_the_names_there_are():
 
 
 def test_overrides_win_over_the_variant():
-    """Red when the table's own values or the default of 1000 classes are written over what the caller gave."""
+    """Red when the values of the table, or the default of 1000 classes, replace the caller's arguments."""
     config = DeiTConfig.from_variant(
         "deit_tiny_patch16_224", num_labels=10, image_size=32, use_distillation_token=True, drop_path_rate=0
     )
@@ -109,7 +109,7 @@ def test_every_argument_of_transformers_is_accepted_with_its_meaning():
 
 
 def test_all_values_have_a_non_default_in_the_tests_above():
-    """Red when a round trip could pass because a field sits at its default."""
+    """Red when a round trip could pass because a field has its default value."""
     defaults = {field.name: field.default for field in dataclasses.fields(transformers.DeiTConfig)}
     assert not [name for name, value in ALL_FIELDS.items() if defaults[name] == value]
 
@@ -130,7 +130,7 @@ def test_saving_and_loading_keeps_every_value(distilled: bool, tmp_path: Path):
     ids=["distilled", "plain"],
 )
 def test_saved_file_is_read_by_plain_transformers(distilled: bool, native_class: type, tmp_path: Path):
-    """Red when the file needs this package: a wrong model type, or values that transformers reads as others."""
+    """Red when the file needs this package: a wrong model type, or values that transformers reads differently."""
     config = DeiTConfig(**ALL_FIELDS, use_distillation_token=distilled, drop_path_rate=0.3, num_labels=7)
     config.save_pretrained(tmp_path)
     native = transformers.AutoConfig.from_pretrained(tmp_path)
@@ -148,7 +148,7 @@ def test_saved_file_is_read_by_plain_transformers(distilled: bool, native_class:
 def test_configuration_of_transformers_is_read_with_its_own_values(
     native: Any, distilled: bool, tmp_path: Path, caplog: Any
 ):
-    """Red when a native file or object is read with this package's defaults, or a `vit` raises a warning."""
+    """Red when a file or object of transformers is read with this package's defaults, or a `vit` causes a warning."""
     original = native(**ALL_FIELDS, num_labels=7)
     original.save_pretrained(tmp_path)
     for config in (DeiTConfig.from_pretrained(tmp_path), DeiTConfig.from_dict(original.to_dict())):
@@ -169,20 +169,20 @@ def test_norm_eps_is_the_papers_for_new_models_and_the_files_for_loaded_ones(tmp
 
 
 def test_file_with_soft_labels_problem_type_warns_and_is_read_as_single_label(tmp_path: Path, caplog: Any):
-    """Red when a file that soft labels spoilt is refused, or kept as it is: a pipeline would apply a sigmoid."""
+    """Red when a file with the problem type of soft labels is refused, or keeps it: a pipeline would use a sigmoid."""
     source = write_config(tmp_path, model_type="deit", problem_type="multi_label_classification")
     with caplog.at_level(logging.WARNING, logger="deit_hf"):
         config = DeiTConfig.from_pretrained(source)
-    assert "'multi_label_classification'; it is read as 'single_label_classification'" in caplog.text
+    assert "'multi_label_classification'; 'single_label_classification' is used instead" in caplog.text
     assert config.problem_type == "single_label_classification"
 
 
 def test_configuration_of_another_model_is_refused(tmp_path: Path):
     """Red when a BERT checkpoint becomes a DeiT with default values."""
     source = write_config(tmp_path, model_type="bert")
-    with pytest.raises(ValueError, match="type `bert`, but DeiT classes read `deit` and `vit`"):
+    with pytest.raises(ValueError, match="type `bert`, but DeiT classes read only `deit` and `vit`"):
         DeiTConfig.from_pretrained(source)
-    with pytest.raises(ValueError, match="type `bert`, but DeiT classes read `deit` and `vit`"):
+    with pytest.raises(ValueError, match="type `bert`, but DeiT classes read only `deit` and `vit`"):
         DeiTConfig.from_dict(transformers.BertConfig().to_dict())
 
 
@@ -191,7 +191,7 @@ def test_configuration_of_another_model_is_refused(tmp_path: Path):
     [
         ({"drop_path_rate": 1.0}, r"`drop_path_rate` is 1.0, but must be in \[0, 1\)"),
         ({"drop_path_rate": -0.1}, "`drop_path_rate` is -0.1"),
-        ({"hidden_size": 100}, "`hidden_size` is 100, which `num_attention_heads` 12 does not divide"),
+        ({"hidden_size": 100}, "`hidden_size` is 100, but must be a multiple of `num_attention_heads` 12"),
         ({"image_size": 8}, "`image_size` 8 is smaller than `patch_size` 16"),
         ({"image_size": (224, 8)}, r"`image_size` \(224, 8\) is smaller"),
         ({"problem_type": "regression"}, "only 'single_label_classification' is supported"),
@@ -199,7 +199,7 @@ def test_configuration_of_another_model_is_refused(tmp_path: Path):
     ],
 )
 def test_values_that_cannot_work_are_refused_at_construction_and_at_load(values: Any, message: str, tmp_path: Path):
-    """Red when a bad value is found only by the first training step, or only on one of the two ways in."""
+    """Red when an invalid value is found only in the first training step, or only by constructor or load."""
     with pytest.raises(ValueError, match=message):
         DeiTConfig(**values)
     DeiTConfig().save_pretrained(tmp_path)
@@ -208,7 +208,7 @@ def test_values_that_cannot_work_are_refused_at_construction_and_at_load(values:
 
 
 def test_values_given_at_load_override_those_of_the_file(tmp_path: Path):
-    """Red when overrides are lost, or when unused arguments do not come back to the caller who asks for them."""
+    """Red when overrides are lost, or when unused arguments are not returned on request."""
     DeiTConfig(num_labels=5).save_pretrained(tmp_path)
     config, unused = DeiTConfig.from_pretrained(
         tmp_path, num_labels=7, drop_path_rate=0.3, other=1, return_unused_kwargs=True
@@ -224,14 +224,14 @@ def test_grid_counts_whole_patches_of_each_axis(pair: type):
 
 
 def test_prefix_tokens_are_class_and_distillation_token():
-    """Red when the plain model keeps room for a token it does not have."""
+    """Red when the plain model counts a token that it does not have."""
     assert DeiTConfig().num_prefix_tokens == 2
     assert DeiTConfig(use_distillation_token=False).num_prefix_tokens == 1
 
 
 @pytest.mark.parametrize("distilled", [True, False], ids=["distilled", "plain"])
 def test_copies_equal_the_original(distilled: bool):
-    """Red when a copy loses the distillation flag, which lives in the model type on disk."""
+    """Red when a copy loses `use_distillation_token`, which is stored as the model type."""
     config = DeiTConfig(**ALL_FIELDS, use_distillation_token=distilled, num_labels=7)
     for duplicate in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), DeiTConfig(**config.to_dict())):
         assert duplicate.to_dict() == config.to_dict()

@@ -1,6 +1,6 @@
-"""One disk format: what is saved here is used by plain transformers where this package cannot be imported, and back.
+"""Models saved here load in plain transformers without this package, and the other way round.
 
-The other process stands for somebody who has only transformers: Auto classes, both pipelines, no remote code.
+The other process has only transformers: Auto classes, both pipelines, no remote code.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ from support.patience import PATIENCE
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel
 from deit_hf.model.image_processing_deit import make_processor
 
-# the three rows of the format: our class, whether it has the token, and the native class on disk
+# the three cases: our class, whether it has the distillation token, and transformers' class on disk
 ROWS: dict[str, tuple[Any, bool, str]] = {
     "distilled": (DeiTForImageClassificationWithTeacher, True, "DeiTForImageClassificationWithTeacher"),
     "one_head": (DeiTForImageClassification, True, "DeiTForImageClassification"),
@@ -33,7 +33,7 @@ sys.modules["deit_hf"] = None  # importing it fails here
 from pathlib import Path
 import torch, transformers
 from PIL import Image
-root, image = Path(sys.argv[1]), Image.open(Path(sys.argv[1], "picture.png"))
+root, image = Path(sys.argv[1]), Image.open(Path(sys.argv[1], "image.png"))
 """
 
 USE = """
@@ -76,7 +76,7 @@ for row, name in eval(sys.argv[3]).items():
 torch.save(logits, root / "native-logits.pt")
 """
 
-pytestmark = pytest.mark.xdist_group("disk_format")  # what they share is made by one process
+pytestmark = pytest.mark.xdist_group("disk_format")  # one process creates the shared files
 
 
 def run_without_package(code: str, *arguments: str) -> None:
@@ -87,11 +87,11 @@ def run_without_package(code: str, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What plain transformers makes of the three rows, beside our own models."""
+    """The outputs of plain transformers for the three cases, with our own models."""
     root = tmp_path_factory.mktemp("disk-format")
     torch.manual_seed(0)
-    picture = Image.effect_noise((50, 70), 120).convert("RGB")
-    picture.save(root / "picture.png")
+    image = Image.effect_noise((50, 70), 120).convert("RGB")
+    image.save(root / "image.png")
     models = {}
     for row, (ours, has_token, _) in ROWS.items():
         model = ours(DeiTConfig(**SIZES, use_distillation_token=has_token)).eval()
@@ -113,7 +113,7 @@ def test_plain_transformers_gives_the_same_logits(answers: dict[str, Any], row: 
     assert theirs["dtypes"] == ["torch.bfloat16"] * 2
     with torch.no_grad():
         torch.testing.assert_close(theirs["logits"], model(theirs["pixel_values"]).logits, rtol=0, atol=1e-5)
-    assert theirs["logits"].std() > 0.1  # random, but no zeros that would be equal anyway
+    assert theirs["logits"].std() > 0.1  # zeros would always be equal
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -133,7 +133,7 @@ def test_checkpoints_of_plain_transformers_load_here_with_the_same_logits(tmp_pa
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(2, 3, 32, 32, generator=generator)
     torch.save(pixels, tmp_path / "pixels.pt")
-    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     run_without_package(SAVE, str(tmp_path), repr(SIZES), repr({row: name for row, (*_, name) in ROWS.items()}))
     expected = torch.load(tmp_path / "native-logits.pt")
     for row, (ours, _, native) in ROWS.items():

@@ -1,4 +1,4 @@
-"""Distilled weights without their token: the plain model that is left, worked out by hand."""
+"""Distilled weights loaded without their token, compared with a plain model built by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,11 @@ def test_what_is_dropped_is_said_in_one_line(weights, caplog: pytest.LogCaptureF
     _, info = DeiTForImageClassification.from_pretrained(
         weights[0], use_distillation_token=False, output_loading_info=True
     )
-    said = [record.getMessage() for record in caplog.records if record.name == "deit_hf.model.distillation_token"]
-    assert len(said) == 1
-    assert f"the distillation token of `{weights[0]}` is dropped, with its row of the position table" in said[0]
+    messages = [record.getMessage() for record in caplog.records if record.name == "deit_hf.model.distillation_token"]
+    assert len(messages) == 1
+    assert f"the distillation token of `{weights[0]}` is dropped, with its row of the position table" in messages[0]
     has_head = any("distillation_classifier" in name for name in weights[1])
-    assert ("its head (`distillation_classifier`)" in said[0]) == has_head
+    assert ("its head (`distillation_classifier`)" in messages[0]) == has_head
     assert info["missing_keys"] == set()
     assert info["unexpected_keys"] == {name for name in weights[1] if "distillation_" in name}
 

@@ -1,4 +1,4 @@
-"""A processor is saved beside every model, and those of the Hub that are known to be wrong for DeiT are said."""
+"""A processor is saved with every model, and processors that are known to be wrong for DeiT cause a warning."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from deit_hf.model.image_processing_deit import (
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-# as earlier revisions of the facebook/deit repositories have them, for a model of 32 pixels
+# like earlier revisions of the facebook/deit repositories, but for a model of 32 pixels
 FAULTY = {
     "plain base": {"size": 32, "do_center_crop": False, **HALF},
     "384": {"size": 36, "do_center_crop": True, "crop_size": 32, **IMAGENET},
@@ -33,7 +33,7 @@ FAULTY = {
     "transformers' default": {**json.loads(DeiTImageProcessor().to_json_string()), "crop_size": 32},
 }
 FAULTY = {name: {"do_resize": True, "do_normalize": True, **settings} for name, settings in FAULTY.items()}
-SQUASHES, HALVES = "squashes pictures to a square", "normalises with 0.5 instead of ImageNet's mean and std"
+SQUASHES, HALVES = "squashes images to a square", "normalises with 0.5 instead of ImageNet's mean and std"
 
 
 @pytest.mark.parametrize("model_class", [DeiTForImageClassificationWithTeacher, DeiTForImageClassification, DeiTModel])
@@ -41,7 +41,7 @@ SQUASHES, HALVES = "squashes pictures to a square", "normalises with 0.5 instead
 def test_every_save_brings_the_papers_processor(
     model_class: Any, size: int, short_side: int, tiny_config: DeiTConfig, tmp_path: Path
 ):
-    """Red when a pipeline would see pictures in another way than the paper evaluates."""
+    """Red when a pipeline prepares images differently from the paper's evaluation."""
     model_class(tiny_config).save_pretrained(tmp_path / "trained")
     model_class.from_pretrained(tmp_path / "trained", image_size=size).save_pretrained(tmp_path / "saved")
     settings = json.loads((tmp_path / "saved" / "preprocessor_config.json").read_text())
@@ -60,15 +60,15 @@ def test_saved_384_model_resizes_to_438_before_the_crop():
 @pytest.mark.parametrize("backend", ["pil", "torchvision"])
 @pytest.mark.parametrize("size", [8, 28, 32])
 def test_picture_of_a_small_size_is_neither_resized_nor_cropped(size: int, backend: str, tmp_path: Path):
-    """Official datasets.py:80: up to 32 pixels `ToTensor` and `Normalize` alone, in a plain pipeline as well."""
+    """Official datasets.py:80: up to 32 pixels only `ToTensor` and `Normalize`; the same in a pipeline."""
     make_processor(size).save_pretrained(tmp_path)
     levels = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
-    picture = Image.fromarray(levels.permute(1, 2, 0).numpy())
+    image = Image.fromarray(levels.permute(1, 2, 0).numpy())
     expected = Normalize(IMAGENET["image_mean"], IMAGENET["image_std"])(levels / 255)
     processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
-    pixels = processor(picture, return_tensors="pt")["pixel_values"][0]
+    pixels = processor(image, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
-    assert processor(picture.resize((50, 90)), return_tensors="pt")["pixel_values"].shape == (1, 3, size, size)
+    assert processor(image.resize((50, 90)), return_tensors="pt")["pixel_values"].shape == (1, 3, size, size)
 
 
 def test_crop_that_is_named_holds_for_small_sizes_too():
@@ -112,11 +112,13 @@ def test_known_wrong_processor_is_said_once_with_what_to_do(saved: Path, faulty:
     )
     with caplog.at_level(logging.WARNING, "deit_hf"):
         load(saved)
-    (said,) = [record.getMessage() for record in caplog.records if "preprocessor_config.json" in record.getMessage()]
-    assert said.startswith(f"preprocessor_config.json of `{saved}` ")
-    assert SQUASHES in said
-    assert (HALVES in said) == (faulty in ("plain base", "transformers' default"))
-    assert "make_processor(32)`, and save it beside them with its `save_pretrained`" in said
+    (message,) = [
+        record.getMessage() for record in caplog.records if "preprocessor_config.json" in record.getMessage()
+    ]
+    assert message.startswith(f"preprocessor_config.json of `{saved}` ")
+    assert SQUASHES in message
+    assert (HALVES in message) == (faulty in ("plain base", "transformers' default"))
+    assert "make_processor(32)`, and save it in the same directory with its `save_pretrained`" in message
 
 
 @pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
@@ -126,17 +128,17 @@ def test_right_processor_is_taken_in_silence(saved: Path, load: Any, caplog):
 
 
 def test_mended_processor_gives_the_pixels_of_the_paper(saved: Path):
-    """Red when the advice of the warning does not help."""
+    """Red when following the advice of the warning does not fix the processor."""
     (saved / "preprocessor_config.json").write_text(json.dumps(FAULTY["plain base"]))
     make_processor(32).save_pretrained(saved)
-    picture = Image.effect_noise((60, 40), 90).convert("RGB")
-    pixels = AutoImageProcessor.from_pretrained(saved)(picture, return_tensors="pt")["pixel_values"]
-    assert torch.equal(pixels, make_processor(32)(picture, return_tensors="pt")["pixel_values"])
+    image = Image.effect_noise((60, 40), 90).convert("RGB")
+    pixels = AutoImageProcessor.from_pretrained(saved)(image, return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels, make_processor(32)(image, return_tensors="pt")["pixel_values"])
 
 
 def test_processor_that_is_no_json_is_named(saved: Path):
     (saved / "preprocessor_config.json").write_text("{")
-    with pytest.raises(ValueError, match="preprocessor_config.json` is no JSON"):
+    with pytest.raises(ValueError, match="preprocessor_config.json` is not valid JSON"):
         DeiTForImageClassificationWithTeacher.from_pretrained(saved)
 
 
@@ -155,7 +157,7 @@ def test_timms_processor_tells_its_statistics_and_is_replaced_by_one_that_can_be
     savable.save_pretrained(tmp_path)
     assert (crop_size(savable), dict(savable.size)) == ((48, 64), {"shortest_edge": 80})  # 64 / 0.8
     assert statistics_of(savable) == statistics_of(processor)
-    assert "resized bicubically, not bilinear as timm's" in caplog.text
+    assert "bicubic interpolation in evaluation, not with timm's bilinear" in caplog.text
     assert not savable_processor(timms_processor(crop_mode="squash", interpolation="bicubic")).do_center_crop
     own = make_processor(32)
     assert savable_processor(own) is own

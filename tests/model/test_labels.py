@@ -1,4 +1,4 @@
-"""Classes of data and models: which are the same, and which are refused."""
+"""Matching of the classes of data and models, and mismatches that are refused."""
 
 import datasets
 import pytest
@@ -28,7 +28,9 @@ def test_number_of_labels_is_for_classes_without_names():
     assert label_config(make_labels([0, 4]), "label", 7) == {"num_labels": 7}
     named = make_labels([0], ClassLabel(names=["yes", "no"]))
     assert label_config(named, "label", 2) == labels(["yes", "no"])
-    with pytest.raises(ValueError, match="`num_labels` is 3, but column `label` has 2 classes with names; leave it"):
+    with pytest.raises(
+        ValueError, match="`num_labels` is 3, but column `label` has 2 named classes; leave `num_labels`"
+    ):
         label_config(named, "label", 3)
 
 
@@ -37,7 +39,7 @@ def test_classes_of_a_stream_are_its_names_or_must_be_said():
     assert label_config(named, "label") == labels(["yes", "no"])
     bare = make_labels([0, 4], Value("int64")).to_iterable_dataset()
     assert label_config(bare, "label", 7) == {"num_labels": 7}
-    with pytest.raises(ValueError, match="how many classes there are is not known .*; set `num_labels`"):
+    with pytest.raises(ValueError, match="the number of classes of a stream is unknown; set `num_labels`"):
         label_config(bare, "label")
 
 
@@ -72,7 +74,7 @@ def test_a_model_without_names_takes_those_of_its_data(tiny_config):
     assert take_names(tiny_config, NAMES)
     assert tiny_config.id2label == dict(enumerate(NAMES))
     assert tiny_config.label2id == {name: index for index, name in enumerate(NAMES)}
-    assert not take_names(tiny_config, ["v", "w", "x", "y", "z"])  # it has names by now
+    assert not take_names(tiny_config, ["v", "w", "x", "y", "z"])  # it already has names
     assert tiny_config.id2label == dict(enumerate(NAMES))
 
 
@@ -81,11 +83,11 @@ def test_a_model_without_names_takes_none_of_other_data(tiny_config):
     assert tiny_config.id2label[0] == "LABEL_0"
 
 
-# ---- how two sides correspond ----
+# ---- matching of two sides ----
 
 
 def match(names: list[str] | None, own: list[str] | None, *, num: int | None = None, **options) -> LabelMatch:
-    """Of data with `names` and a model with `own`; 5 classes of a side without names."""
+    """Matches data with `names` to a model with `own`; a model without names has 5 classes."""
     num_own = 5 if own is None else len(own)
     return match_labels(names, num, own, num_own, side="the data", own_side="the model", **options)
 
@@ -103,8 +105,9 @@ def test_names_in_another_order_are_mapped_and_that_is_said():
     # dog, ant, eel, bee, cat are 3, 0, 4, 1, 2 of ant, bee, cat, dog, eel
     found = match(["dog", "ant", "eel", "bee", "cat"], NAMES, needs_all=True)
     assert found.indices == (3, 0, 4, 1, 2)
-    assert (
-        found.note == "the classes of the data are matched to those of the model by name: 'dog' is 0 there and 3 here"
+    assert found.note == (
+        "the classes of the data are matched to those of the model by name: 'dog' is "
+        "class 0 of the data and class 3 of the model"
     )
 
 
@@ -120,9 +123,9 @@ def test_a_part_of_the_classes_is_mapped_for_evaluation_and_refused_for_training
 
 @pytest.mark.parametrize("needs_all", [True, False])
 def test_a_class_that_the_model_lacks_is_refused_with_the_nearest_name(needs_all: bool):
-    message = r"the model lacks 1 of the classes of the data \(Bees\).*; did you mean 'bee'\?; mend it"
+    message = r"the model lacks 1 of the classes of the data \(Bees\).*; did you mean 'bee'\?; fix it"
     with pytest.raises(ValueError, match=message):
-        match([*NAMES, "Bees"], NAMES, needs_all=needs_all, advice="mend it")
+        match([*NAMES, "Bees"], NAMES, needs_all=needs_all, advice="fix it")
 
 
 def test_names_none_of_which_occur_are_refused():
@@ -153,8 +156,10 @@ def test_classes_named_by_numbers_from_0_are_the_models_indices(names: list[str]
     found = match(names, own, numbers_are_indices=True)
     assert found.indices == expected
     with pytest.raises(ValueError, match="none of the . classes of the data"):
-        match(names, own)  # a training's classes, or a teacher's, are others than those of the model
-    assert found.note == "the classes of the data are numbers: they are used as class indices of the model (0 is 'a')"
+        match(names, own)  # in training, and for a teacher, numbers are not indices
+    assert found.note == (
+        "the class names of the data are numbers; they are used as class indices of the model (0 is 'a')"
+    )
 
 
 @pytest.mark.parametrize("names", [["1", "2", "3"], ["0", "5"], ["0", "x"], ["0", "00"], ["00", "1"]], ids="-".join)
@@ -171,7 +176,7 @@ def test_wordnet_ids_are_imagenets_descriptions_both_ways():
     info = ImageNetInfo("imagenet-1k")
     ids, descriptions = info.label_names(), [text.replace(" ", "_") for text in info.label_descriptions()]
     assert match(["n01443537", "n01440764"], descriptions).indices == (1, 0)  # goldfish, tench
-    assert match(["n03126707"], descriptions).indices == (517,)  # one of two that are described as crane
+    assert match(["n03126707"], descriptions).indices == (517,)  # one of two classes described as crane
     assert match(ids[::-1], descriptions, needs_all=True).indices == tuple(range(999, -1, -1))
     assert match(descriptions, ids) == LabelMatch(None, None)
     with pytest.raises(ValueError, match="none of the 1 classes"):
@@ -186,9 +191,9 @@ def test_wordnet_ids_are_imagenets_descriptions_both_ways():
             None,
             NAMES,
             None,
-            "the data has no class names: the class indices of the data and of the model are taken to",
+            "the data has no class names: the class indices of the data and of the model are assumed to",
         ),
-        (NAMES, None, None, "the model has no class names: the class indices of the data and of the model are taken"),
+        (NAMES, None, None, "the model has no class names: the class indices of the data and of the model are assu"),
         (None, None, 5, "the data and the model have no class names: the class indices of"),
     ],
 )
@@ -204,14 +209,15 @@ def test_a_side_without_names_has_as_many_classes_in_the_same_order(names, own, 
 )
 def test_a_side_without_names_and_with_another_number_is_refused(names, own, num):
     with pytest.raises(
-        ValueError, match=r"the data has . classes.* but the model has 5.* as .* no class names; mend it"
+        ValueError, match=r"the data has . classes.* but the model has 5.* because .* no class names; fix it"
     ):
-        match(names, own, num=num, advice="mend it")
+        match(names, own, num=num, advice="fix it")
 
 
 def test_labels_that_may_count_from_1_are_said(caplog):
     assert label_config(make_labels([1, 2, 3], Value("int64")), "label") == {"num_labels": 4}
-    assert "no label below 1: classes 0 to 0 have no images; if the labels count from 1, subtract 1" in caplog.text
+    message = "its smallest label is 1: classes 0 to 0 have no images; if the labels start at 1, subtract 1"
+    assert message in caplog.text
     caplog.clear()
     label_config(make_labels([0, 2], Value("int64")), "label")
     assert caplog.text == ""

@@ -1,6 +1,6 @@
-"""The model: equal to transformers' own in every number and on disk, resizable, and made to be trained.
+"""The model: equal outputs and files as in transformers, resizing, losses and training behaviour.
 
-The oracle is transformers' native classes with the same random weights (no tensor at a special value); timm is the
+The oracle is transformers' own classes with the same random weights (no tensor at a special value); timm is the
 oracle of test_conversion.py.
 """
 
@@ -41,7 +41,7 @@ SIZES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A class here, with or without distillation token, and the class transformers reads its files with."""
+    """One of our classes, with or without distillation token, and the transformers class that reads its files."""
 
     ours: Any
     native: Any
@@ -66,7 +66,7 @@ both_designs = pytest.mark.parametrize(
 
 
 def randomise(model: Any) -> Any:
-    """Every parameter at random, so that no zero or one hides a mistake; in eval mode."""
+    """Sets every parameter to random values, so that no zero or one hides a mistake; sets eval mode."""
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.3, generator=generator)
@@ -83,7 +83,7 @@ def build_native(kind: Kind, **overrides: Any) -> Any:
 
 @torch.no_grad()
 def assert_same_answers(ours: Any, native: Any, images: Tensor) -> None:
-    """Equal logits of each head, features, hidden states and attentions; by the short path of inference too."""
+    """Asserts equal logits, features, hidden states and attentions, also when only prefix tokens are computed."""
     expected = native(images, output_hidden_states=True, output_attentions=True)
     complete = ours(images, output_hidden_states=True, output_attentions=True)
     short = ours(images)
@@ -99,7 +99,7 @@ def assert_no_key_is_left_over(info: dict[str, Any]) -> None:
     assert not info["mismatched_keys"]
 
 
-# --- One format on disk, that of plain transformers ---
+# --- The files are those of plain transformers ---
 
 
 @every_class
@@ -118,7 +118,7 @@ def test_saved_model_loads_in_plain_transformers_with_equal_answers(kind: Kind, 
 def test_model_saved_by_plain_transformers_loads_here_with_equal_answers(
     kind: Kind, tmp_path: Path, toy_images: Tensor
 ):
-    """Red when a Hub checkpoint would load with random parts, or with other norms than it was trained with."""
+    """Red when a Hub checkpoint loads with random parts, or with another norm epsilon than in its training."""
     native = build_native(kind, layer_norm_eps=1e-3, attn_implementation="eager")
     native.save_pretrained(tmp_path)
     ours, info = kind.ours.from_pretrained(tmp_path, output_loading_info=True)
@@ -139,7 +139,7 @@ def test_config_on_disk_names_the_native_class(kind: Kind, tmp_path: Path):
 
 @every_class
 def test_names_on_disk_are_the_hubs_and_those_of_the_modules(kind: Kind, tmp_path: Path):
-    """Red when a rename on save or load comes in, which makes a resumed run start from random weights."""
+    """Red when names change on save or load: a resumed run would start from random weights."""
     ours = build(kind)
     ours.save_pretrained(tmp_path / "ours")
     build_native(kind).save_pretrained(tmp_path / "native")
@@ -209,7 +209,7 @@ def test_new_number_of_classes_replaces_the_heads_and_nothing_else(tmp_path: Pat
 
 @pytest.mark.parametrize("native_config", [transformers.DeiTConfig, transformers.ViTConfig])
 def test_native_configuration_is_refused_by_the_constructor(native_config: Any):
-    """Red when transformers' own configuration, which lacks our fields, fails with an AttributeError deep inside."""
+    """Red when a configuration of transformers, which lacks our fields, causes an AttributeError later."""
     with pytest.raises(TypeError, match=r"transformers.*must be a `deit_hf.DeiTConfig`"):
         DeiTForImageClassification(native_config(**SIZES))
 
@@ -219,17 +219,17 @@ def test_native_configuration_is_refused_by_the_constructor(native_config: Any):
 
 @pytest.fixture
 def plain_checkpoint(tmp_path: Path) -> Path:
-    """A plain DeiT as it lies on the Hub: a `vit`."""
+    """A plain DeiT as stored on the Hub: a `vit`."""
     build_native(KINDS["plain"]).save_pretrained(tmp_path / "plain")
     return tmp_path / "plain"
 
 
 def test_student_starts_with_all_weights_of_a_plain_checkpoint(plain_checkpoint: Path, caplog: Any):
-    """Red when the class path is lost, or when what is fresh starts at zero: both tokens would stay equal."""
+    """Red when plain weights are lost, or when new parameters are zero: both tokens would stay equal."""
     plain = build_native(KINDS["plain"])
     with caplog.at_level(logging.WARNING, logger="deit_hf"):
         student = DeiTForImageClassificationWithTeacher.from_pretrained(plain_checkpoint)
-    assert "no distillation token: the token, its position and its head start at random" in caplog.text
+    assert "no distillation token: the token, its position and its head are initialised at random" in caplog.text
     kept = safetensors.torch.load_file(plain_checkpoint / "model.safetensors")
     state = student.state_dict()
     positions = state["deit.embeddings.position_embeddings"]
@@ -248,14 +248,14 @@ def test_student_starts_with_all_weights_of_a_plain_checkpoint(plain_checkpoint:
 
 
 def test_loading_info_of_such_a_student_names_what_is_fresh(plain_checkpoint: Path):
-    """Red when a caller who checks for missing keys is told that nothing is random."""
+    """Red when the missing keys do not list the parameters that are random."""
     _, info = DeiTForImageClassificationWithTeacher.from_pretrained(plain_checkpoint, output_loading_info=True)
     head = {"distillation_classifier.weight", "distillation_classifier.bias"}
     assert info["missing_keys"] == {"deit.embeddings.distillation_token", *head}
 
 
 def test_such_a_student_takes_new_classes_and_another_size(plain_checkpoint: Path):
-    """Red when the options of `from_pretrained` are lost on the way through the plain model."""
+    """Red when options of `from_pretrained` are lost because the plain model is loaded first."""
     student = DeiTForImageClassificationWithTeacher.from_pretrained(
         plain_checkpoint, num_labels=7, ignore_mismatched_sizes=True, image_size=48, dtype=torch.bfloat16
     )
@@ -269,7 +269,7 @@ def test_such_a_student_takes_new_classes_and_another_size(plain_checkpoint: Pat
 
 @pytest.mark.parametrize("config_class", [DeiTConfig, transformers.ViTConfig])
 def test_such_a_student_takes_a_given_configuration(config_class: Any, plain_checkpoint: Path):
-    """Red when the given object is changed, or its fields are lost."""
+    """Red when the given configuration is changed, or its fields are lost."""
     config = config_class(**{**SIZES, "image_size": 48}, hidden_dropout_prob=0.2)
     before = config.to_dict()
     student = DeiTForImageClassificationWithTeacher.from_pretrained(plain_checkpoint, config=config)
@@ -280,7 +280,7 @@ def test_such_a_student_takes_a_given_configuration(config_class: Any, plain_che
 
 
 def test_such_a_student_is_saved_as_a_distilled_model(plain_checkpoint: Path, tmp_path: Path, toy_images: Tensor):
-    """Red when the student is still written as the `vit` it came from."""
+    """Red when the student is still saved as a `vit`."""
     student = DeiTForImageClassificationWithTeacher.from_pretrained(plain_checkpoint)
     student.save_pretrained(tmp_path / "student")
     native = transformers.AutoModelForImageClassification.from_pretrained(
@@ -291,7 +291,7 @@ def test_such_a_student_is_saved_as_a_distilled_model(plain_checkpoint: Path, tm
 
 
 def test_training_such_a_student_leaves_the_plain_model_alone():
-    """Red when both share memory, or the plain model's configuration turns distilled."""
+    """Red when both models share memory, or the plain model's configuration gets the distillation token."""
     plain = build(KINDS["plain"])
     before = copy.deepcopy(plain.state_dict())
     student = DeiTForImageClassificationWithTeacher.from_plain(plain)
@@ -311,7 +311,7 @@ def test_student_without_distillation_token_is_refused():
 
 
 def cubic_weights(old: int, new: int) -> Tensor:
-    """Cubic convolution with a = -0.75, pixel centres aligned, borders repeated: (new, old)."""
+    """Weights (new, old) of cubic convolution with a = -0.75, aligned pixel centres and repeated borders."""
     weights = torch.zeros(new, old, dtype=torch.float64)
     for i in range(new):
         centre = (i + 0.5) * old / new - 0.5
@@ -337,7 +337,7 @@ def bicubic(patches: Tensor, grid_size: tuple[int, int], new_grid_size: tuple[in
 def test_position_table_is_resized_bicubically_at_load(
     kind: Kind, image_size: Any, new_grid_size: tuple[int, int], tmp_path: Path
 ):
-    """Red for bilinear, aligned corners, swapped axes, or a prefix token taken for a patch."""
+    """Red for bilinear resizing, aligned corners, swapped axes, or a prefix token treated as a patch."""
     ours = build(kind)
     ours.save_pretrained(tmp_path)
     loaded = kind.ours.from_pretrained(tmp_path, image_size=image_size)
@@ -360,7 +360,7 @@ def test_non_square_table_is_resized_along_the_right_axes():
 
 @both_designs
 def test_model_resized_from_224_to_384_is_read_at_384_by_plain_transformers(kind: Kind, tmp_path: Path):
-    """Red when the old table or the old size is saved: the pipeline cannot ask for interpolation."""
+    """Red when the old table or the old size is saved: a pipeline does not pass `interpolate_pos_encoding`."""
     build(kind, image_size=224, patch_size=16, num_hidden_layers=1).save_pretrained(tmp_path / "224")
     resized = kind.ours.from_pretrained(tmp_path / "224", image_size=384)
     resized.save_pretrained(tmp_path / "384")
@@ -373,7 +373,7 @@ def test_model_resized_from_224_to_384_is_read_at_384_by_plain_transformers(kind
 
 @pytest.mark.parametrize("config_class", [DeiTConfig, transformers.DeiTConfig])
 def test_given_configuration_decides_the_size(config_class: Any, tmp_path: Path):
-    """Red when a table of the stored size is put into a model of the given one, or the given object is changed."""
+    """Red when a table of the stored size is loaded into a model of the given size, or the given config is changed."""
     ours = build(KINDS["distilled"])
     ours.save_pretrained(tmp_path)
     config = config_class(**{**SIZES, "image_size": (48, 32)}, hidden_dropout_prob=0.2)
@@ -400,7 +400,7 @@ def test_resizing_below_one_patch_is_refused_and_changes_nothing():
 
 @both_designs
 def test_interpolation_in_forward_equals_plain_transformers_and_the_resized_model(kind: Kind, tmp_path: Path):
-    """Red when one call at another size and a model loaded at that size answer differently."""
+    """Red when interpolation in `forward` and a model loaded at that size give different outputs."""
     ours = build(kind)
     ours.save_pretrained(tmp_path)
     square, wide = torch.randn(2, 3, 48, 48), torch.randn(2, 3, 40, 64)
@@ -471,13 +471,13 @@ def test_weights_start_as_in_the_official_code(make: Any):
 
 
 def test_class_and_distillation_features_differ_from_the_start(tiny_config: DeiTConfig, toy_images: Tensor):
-    """Red when both tokens start alike: they would get equal features, and differ only by their heads."""
+    """Red when both tokens have equal initial values: their features would be equal, too."""
     features = DeiTModel(tiny_config).eval()(toy_images)
     assert (features.cls_features - features.distillation_features).abs().mean() > 0.1
 
 
 def test_norm_eps_of_the_configuration_reaches_every_norm(tmp_path: Path):
-    """Red when a norm keeps torch's 1e-5 (logits hardly tell), or a loaded file's value is replaced."""
+    """Red when a norm keeps torch's 1e-5 (the logits hardly change), or the value of a loaded file is replaced."""
     assert {module.eps for module in build(KINDS["distilled"]).modules() if isinstance(module, nn.LayerNorm)} == {1e-6}
     build_native(KINDS["distilled"]).save_pretrained(tmp_path)
     loaded = DeiTForImageClassificationWithTeacher.from_pretrained(tmp_path)
@@ -524,14 +524,14 @@ def test_each_head_reads_its_own_token_and_the_answer_is_their_mean(tiny_student
 
 
 def test_model_without_classes_answers_with_features(toy_images: Tensor):
-    """Red when zero classes give an empty head in place of none."""
+    """Red when a model with zero classes has an empty head instead of no head."""
     ours = build(KINDS["plain"], num_labels=0)
     torch.testing.assert_close(ours(toy_images).logits, ours.vit(toy_images).cls_features, rtol=0, atol=1e-5)
 
 
 @every_classifier
 def test_loss_is_the_mean_cross_entropy_over_heads_and_images(kind: Kind, toy_images: Tensor):
-    """Red when a head is left out, the loss is a sum, or labels turn the problem type (a sigmoid later)."""
+    """Red when a head is left out, the loss is a sum, or labels change the problem type (a sigmoid later)."""
     ours, labels = build(kind).double().requires_grad_(False), torch.tensor([0, 4, 2, 2])
     output = ours(toy_images, labels=labels)
     heads = [output.cls_logits, output.distillation_logits] if "cls_logits" in output else [output.logits]
@@ -564,7 +564,7 @@ def test_every_parameter_gets_a_gradient(kind: Kind, toy_images: Tensor):
     ours(toy_images, labels=torch.tensor([0, 1, 2, 3])).loss.backward()
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None, name
-        assert parameter.grad.any() or name.endswith("key.bias"), name  # softmax does not see a shift of all keys
+        assert parameter.grad.any() or name.endswith("key.bias"), name  # softmax is invariant to a shift of all keys
 
 
 @every_class
@@ -586,7 +586,7 @@ def test_tuple_holds_the_fields_of_the_dataclass_in_order(kind: Kind, toy_images
 
 @both_designs
 def test_configuration_can_ask_for_hidden_states_and_attentions(kind: Kind, toy_images: Tensor):
-    """Red when only the arguments of `forward` are read."""
+    """Red when `forward` ignores the defaults of the configuration."""
     asked = build(kind, output_hidden_states=True, output_attentions=True)(toy_images)
     expected = build(kind)(toy_images, output_hidden_states=True, output_attentions=True)
     torch.testing.assert_close(asked.hidden_states, expected.hidden_states, rtol=0, atol=0)
@@ -595,7 +595,7 @@ def test_configuration_can_ask_for_hidden_states_and_attentions(kind: Kind, toy_
 
 @every_class
 def test_hidden_states_run_from_the_embeddings_to_before_the_last_norm(kind: Kind, toy_images: Tensor):
-    """Red when a layer's output is missing, doubled, or already normed."""
+    """Red when a layer's output is missing, repeated, or already normalised."""
     ours = build(kind)
     output = ours(toy_images, output_hidden_states=True, output_attentions=True)
     num_tokens = 16 + (2 if kind.distilled else 1)
@@ -611,7 +611,7 @@ def test_hidden_states_run_from_the_embeddings_to_before_the_last_norm(kind: Kin
 
 
 def test_attentions_are_distributions_and_both_implementations_agree(toy_images: Tensor):
-    """Red when the fused kernel scales or masks otherwise than the written-out attention."""
+    """Red when the fused kernel scales or masks differently from the eager attention."""
     fused = build(KINDS["distilled"], attn_implementation="sdpa")
     written_out = build(KINDS["distilled"], attn_implementation="eager")
     for attentions in fused(toy_images, output_attentions=True).attentions:
@@ -621,7 +621,7 @@ def test_attentions_are_distributions_and_both_implementations_agree(toy_images:
 
 
 def test_gradients_reach_hidden_states_and_attentions(tiny_student: Any, toy_images: Tensor):
-    """Red when attribution methods, which need them, get detached tensors."""
+    """Red when hidden states or attentions are detached: attribution methods need their gradients."""
     output = tiny_student.eval()(toy_images, output_hidden_states=True, output_attentions=True)
     watched = [*output.hidden_states, *output.attentions]
     for tensor in watched:
@@ -632,7 +632,7 @@ def test_gradients_reach_hidden_states_and_attentions(tiny_student: Any, toy_ima
 
 @every_classifier
 def test_evaluation_by_the_trainer_keeps_the_logits_alone(kind: Kind, toy_images: Tensor):
-    """Red when a new output field would be gathered over the whole evaluation set, or metrics get a tuple."""
+    """Red when a new output field is gathered over the evaluation set, or when metrics get a tuple."""
     ours = build(kind)
     output = ours(toy_images, labels=torch.tensor([0, 1, 2, 3]), output_hidden_states=True, output_attentions=True)
     assert set(output) - set(ours.config.keys_to_ignore_at_inference) == {"loss", "logits"}
@@ -640,7 +640,7 @@ def test_evaluation_by_the_trainer_keeps_the_logits_alone(kind: Kind, toy_images
 
 @every_classifier
 def test_trainer_finds_the_labels_and_divides_the_loss_itself(kind: Kind):
-    """Red when the Trainer, which reads the signature, drops `labels`, or accumulation multiplies the gradient."""
+    """Red when `Trainer`, which reads the signature, drops `labels`, or accumulation multiplies the gradient."""
     parameters = inspect.signature(kind.ours.forward).parameters
     assert list(parameters)[:3] == ["self", "pixel_values", "labels"]
     assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -648,7 +648,7 @@ def test_trainer_finds_the_labels_and_divides_the_loss_itself(kind: Kind):
 
 
 def test_half_precision_model_takes_a_processors_images_and_has_a_float32_loss(tiny_student: Any, toy_images: Tensor):
-    """Red when images must be cast by hand, or the loss is computed in 8 bits of mantissa."""
+    """Red when the caller must cast images, or the loss is computed in bfloat16."""
     labels = torch.tensor([0, 1, 2, 3])
     expected = randomise(tiny_student)(toy_images, labels=labels)
     output = tiny_student.to(torch.bfloat16)(toy_images, labels=labels)
@@ -660,13 +660,13 @@ def test_half_precision_model_takes_a_processors_images_and_has_a_float32_loss(t
 
 
 def test_stochastic_depth_rises_linearly_with_depth():
-    """Red when all layers share one rate, or the last does not reach it."""
+    """Red when all layers have the same rate, or the last layer does not have the configured one."""
     layers = build(KINDS["distilled"], num_hidden_layers=4, drop_path_rate=0.3).deit.encoder.layer
     assert [layer.drop_path.p for layer in layers] == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
 def test_stochastic_depth_drops_per_image():
-    """Red when a whole batch is dropped at once: with equal images all answers would be equal."""
+    """Red when a whole batch is dropped at once: for equal images, all outputs would be equal."""
     ours = build(KINDS["distilled"], drop_path_rate=0.5).train()
     logits = ours(torch.randn(1, 3, 32, 32).expand(32, -1, -1, -1)).logits
     assert len({round(value, 4) for value in logits[:, 0].tolist()}) > 4
@@ -683,7 +683,7 @@ def test_stochastic_depth_drops_per_image():
     ids=["stochastic depth", "dropout", "attention dropout", "attention dropout written out"],
 )
 def test_regularisation_acts_in_training_and_never_in_evaluation(rates: dict[str, Any], toy_images: Tensor):
-    """Red when a rate is ignored in training, or still at work in evaluation."""
+    """Red when a dropout rate is ignored in training, or applied in evaluation."""
     ours = build(KINDS["distilled"], **{"drop_path_rate": 0.0, **rates})
     expected = build(KINDS["distilled"], drop_path_rate=0.0)(toy_images).logits
     torch.testing.assert_close(ours(toy_images).logits, expected, rtol=0, atol=1e-5)
@@ -703,7 +703,7 @@ def gradients(model: Any, images: Tensor, **arguments: Any) -> dict[str, Tensor]
 def test_last_layer_without_patches_gives_the_same_logits_and_gradients(
     kind: Kind, training: bool, toy_images: Tensor
 ):
-    """Red when the short last layer drops a token that matters; asking for hidden states takes the long way."""
+    """Red when computing only prefix tokens in the last layer changes the logits; hidden states need all tokens."""
     ours, images = build(kind, drop_path_rate=0.0).double().train(training), toy_images.double()
     for name, value in ours(images, output_hidden_states=True).items():
         if name.endswith("logits"):
@@ -714,7 +714,7 @@ def test_last_layer_without_patches_gives_the_same_logits_and_gradients(
 
 
 def test_last_layer_without_patches_saves_seven_percent_of_all_operations():
-    """Red when the last layer computes what no head reads; the saving is counted by hand below."""
+    """Red when the last layer computes outputs that no head reads; the saving is counted by hand below."""
     width, tokens, patches = 192, 198, 196
     config = DeiTConfig.from_variant("deit_tiny_distilled_patch16_224", attn_implementation="eager")
     with torch.device("meta"):
@@ -730,7 +730,7 @@ def test_last_layer_without_patches_saves_seven_percent_of_all_operations():
 
 
 def test_features_of_prefix_tokens_alone_equal_those_of_the_whole_model(tiny_config: DeiTConfig, toy_images: Tensor):
-    """Red when the option changes values, or overrules a caller who asks for hidden states."""
+    """Red when the option changes values, or overrides `output_hidden_states`."""
     ours = randomise(DeiTModel(tiny_config))
     expected = ours(toy_images)
     short = ours(toy_images, prefix_tokens_only=True)
@@ -741,7 +741,7 @@ def test_features_of_prefix_tokens_alone_equal_those_of_the_whole_model(tiny_con
 
 
 def test_inference_frees_each_layers_output(toy_images: Tensor):
-    """Red when hidden states or attentions are kept that nobody asked for: 13 times the activations of a batch."""
+    """Red when hidden states or attentions are kept without request: 13 times the activations of a batch."""
     ours = build(KINDS["distilled"], attn_implementation="eager")
     first, _, last = ours.deit.encoder.layer
     outputs: list[weakref.ref] = []
@@ -756,7 +756,7 @@ def test_inference_frees_each_layers_output(toy_images: Tensor):
 
 
 def test_gradient_checkpointing_recomputes_layers_and_gives_the_same_gradients(toy_images: Tensor):
-    """Red when checkpointing is ignored, or draws another stochastic depth in the second pass."""
+    """Red when gradient checkpointing is ignored, or the second pass draws another stochastic depth."""
     ours = build(KINDS["distilled"], drop_path_rate=0.5).train()
     passes: list[int] = []
     ours.deit.encoder.layer[0].intermediate.register_forward_hook(lambda module, inputs, output: passes.append(1))
@@ -770,7 +770,7 @@ def test_gradient_checkpointing_recomputes_layers_and_gives_the_same_gradients(t
 
 
 def test_answers_do_not_depend_on_the_rest_of_the_batch(toy_images: Tensor):
-    """Red when a batch statistic or state slips into evaluation."""
+    """Red when outputs in evaluation depend on batch statistics or on state."""
     ours = build(KINDS["distilled"])
     together = ours(toy_images).logits
     for image, logits in zip(toy_images, together, strict=True):
@@ -778,7 +778,7 @@ def test_answers_do_not_depend_on_the_rest_of_the_batch(toy_images: Tensor):
     torch.testing.assert_close(ours(toy_images).logits, together, rtol=0, atol=0)
 
 
-# --- What other libraries do to models ---
+# --- Use by other libraries ---
 
 
 @every_class
@@ -792,7 +792,7 @@ def test_copies_answer_equally(kind: Kind, toy_images: Tensor):
 
 @every_class
 def test_input_embeddings_can_be_read_and_replaced(kind: Kind, toy_images: Tensor):
-    """Red when adapters cannot replace the patch projection, or cannot let gradients in below a frozen model."""
+    """Red when adapters cannot replace the patch projection, or cannot enable gradients at a frozen model's input."""
     ours = build(kind)
     other = randomise(DeiTPatchEmbeddings(ours.config))
     before = ours(toy_images)[0]
@@ -807,7 +807,7 @@ def test_input_embeddings_can_be_read_and_replaced(kind: Kind, toy_images: Tenso
 
 @every_class
 def test_whole_model_moves_to_another_device(kind: Kind):
-    """Red when a tensor is neither a parameter nor a buffer and stays behind."""
+    """Red when a tensor is neither a parameter nor a buffer, so `.to()` does not move it."""
     ours = build(kind).to("meta")
     assert ours(torch.empty(2, 3, 32, 32, device="meta"))[0].device.type == "meta"
 
@@ -831,7 +831,7 @@ def test_exported_program_answers_for_any_batch_size(kind: Kind, strict: bool, t
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @both_designs
 def test_compiled_model_is_one_graph_and_answers_equally(kind: Kind, backend: str, toy_images: Tensor):
-    """Red when a graph break comes in, with labels and stochastic depth too."""
+    """Red when the graph breaks, also with labels and stochastic depth."""
     ours = build(kind, num_hidden_layers=2)
     torch._dynamo.reset()
     compiled = torch.compile(ours, fullgraph=True, backend=backend)

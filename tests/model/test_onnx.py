@@ -1,4 +1,4 @@
-"""A model as ONNX, by torch's own exporter as the README says it, answers in onnxruntime as it does here."""
+"""A model exported to ONNX as in the README gives the same logits in onnxruntime."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassifi
 def test_onnx_model_answers_for_any_batch_size(
     model_class: Any, outputs: list[str], tiny_config: DeiTConfig, tmp_path: Path
 ):
-    """Red when the batch becomes fixed, an operation is not exported, or outputs change places."""
+    """Red when the batch size becomes fixed, an operation is not exported, or outputs are swapped."""
     tiny_config.use_distillation_token = len(outputs) > 1
     tiny_config.initializer_range = 0.3
     model_class(tiny_config).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be right are refused by the name of the file or id, and nothing in them is run."""
+"""Damaged or unsuitable checkpoints are refused with the name of the file or id, and no code in them is run."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_pickle_that_carries_code_is_refused_and_the_code_is_not_run(saved: Path
     (saved / "model.safetensors").unlink()
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         (saved / "pytorch_model.bin").write_bytes(pickle.dumps({"deit.layernorm.weight": MakeDirectory()}, protocol))
-        with pytest.raises(ValueError, match="saved` (holds `.*could run code|is damaged, or no checkpoint)"):
+        with pytest.raises(ValueError, match="saved` (holds `.*could run code|is damaged, or not a checkpoint)"):
             load(saved)
     torch.save({"deit.layernorm.weight": MakeDirectory()}, saved / "pytorch_model.bin")
     with pytest.raises(ValueError, match="saved` holds `posix.mkdir`.*could run code, so it was not opened"):
@@ -86,7 +86,7 @@ def test_pickle_that_carries_code_is_refused_and_the_code_is_not_run(saved: Path
 )
 @every_loader
 def test_configuration_of_other_sizes_than_the_weights_is_refused(saved: Path, load, values: dict, message: str):
-    """Red when a model with random layers, or without some of its own, would be taken for a trained one."""
+    """Red when a model with random layers, or with unused weights of layers, loads like a trained one."""
     edit_config(saved, **values)
     with pytest.raises(ValueError, match=f"the weights of `.*saved` do not fit .*{message}"):
         load(saved)

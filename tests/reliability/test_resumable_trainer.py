@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
+from deit_hf.data import decoding
 from deit_hf.reliability import checkpoints
 from deit_hf.reliability.checkpoints import (
     MANIFEST,
@@ -330,9 +331,9 @@ def test_resume_decodes_no_image_that_it_skips(tmp_path, tiny_config, toy_rows, 
     make_trainer(tmp_path / "run", tiny_config, toy_rows, **options).train()
     shutil.rmtree(tmp_path / "run" / "checkpoint-4")
     resumed = make_trainer(tmp_path / "run", tiny_config, toy_rows, **options)
-    images, decoded = resumed.train_dataset.images, []
-    decode = images.image
-    monkeypatch.setattr(images, "image", lambda index: decoded.append(index) or decode(index))
+    decoded = []
+    decode = decoding.decode_image
+    monkeypatch.setattr(decoding, "decode_image", lambda *args: decoded.append(args) or decode(*args))
     resumed.train(resume_from_checkpoint=True)
     assert 8 <= len(decoded) <= 16  # the last step and what the loader reads ahead; an epoch has 40
 

@@ -39,7 +39,7 @@ def test_best_metric_that_is_named_late_is_better_when_it_is_greater(tmp_path, m
     replaced = dataclasses.replace(
         make_args(tmp_path, max_steps=2, **BEST, load_best_model_at_end=True), metric_for_best_model="top1_average"
     )
-    with pytest.raises(ValueError, match="`greater_is_better` is False, but of .* the greatest value is the best"):
+    with pytest.raises(ValueError, match="`greater_is_better` is False, but the best value of .* is the greatest"):
         DistillationTrainer(make_student(), replaced, **rows)
 
 
@@ -134,7 +134,7 @@ def test_trainer_has_a_model_after_a_search_that_claims_no_training(tmp_path, ma
     trainer.save_model()
     trainer.create_model_card()
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "with weights that were not trained here" in card
+    assert "with weights that deit_hf did not train" in card
     assert "Optimizer steps" not in card
 
 

@@ -403,7 +403,7 @@ def test_card_of_a_run_without_averages_says_nothing_of_them():
     facts = ModelFacts("run", (32, 32), 5, two_heads=False, metrics={"eval_top1": 0.5, "eval_top5": 1.0})
     assert "verage" not in render_model_card(facts)
     with_averages = ModelFacts("run", (32, 32), 5, two_heads=False, metrics={**facts.metrics, "eval_ema_top1": 0.625})
-    assert "| class head (the model's answer), averaged weights | 62.50 |" in render_model_card(with_averages)
+    assert "| class head (model output), averaged weights | 62.50 |" in render_model_card(with_averages)
 
 
 @pytest.mark.slow

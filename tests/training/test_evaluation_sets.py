@@ -64,7 +64,7 @@ def test_each_set_has_its_metrics_with_averages_a_teacher_a_best_checkpoint_a_ca
     card = (tmp_path / "run" / "README.md").read_text()
     for part in parts:
         top1 = f"{100 * metrics[accuracy_name('top1', part=part, head='average', averaged=True)]:.2f}"
-        assert f"| mean of both heads (the model's answer), averaged weights, on {part} | {top1} |" in card
+        assert f"| mean of both heads (model output), averaged weights, on {part} | {top1} |" in card
         assert f"name: 'evaluation split: {part}'" in card.partition("\n---\n")[0]
     assert 'subfolder="ema"' in card
     lines = comparison_table([tmp_path / "run"]).splitlines()
@@ -93,7 +93,7 @@ def test_sets_can_be_given_to_one_evaluation_alone(tmp_path, tiny_student, toy_r
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ema", "a part named 'ema', which the names of the averaged weights' .*; give it another name"),
+        ("ema", "a part named 'ema', which is reserved for metrics of averaged weights .*; give it another name"),
         ("ema_2024", "a part named 'ema_2024', which"),
         ("", "a part named '', but a name must be one line and not empty"),
         ("a\nb", r"a part named 'a\\nb', but a name must be one line"),
@@ -114,7 +114,7 @@ def test_a_name_that_is_not_a_text_is_refused(tmp_path, tiny_student, toy_rows, 
 
 
 def test_an_empty_dict_is_refused(tmp_path, tiny_student, toy_rows):
-    with pytest.raises(ValueError, match="`eval_dataset` is a dict without parts"):
+    with pytest.raises(ValueError, match="`eval_dataset` is an empty dict"):
         make_trainer(tmp_path, tiny_student, toy_rows, {})
 
 
@@ -160,7 +160,7 @@ def test_plain_rows_assigned_to_the_trainer_are_evaluated(tmp_path, tiny_student
 def test_a_card_and_curves_take_any_name(tmp_path):
     metrics = {"eval_a|b $x_{_top1": 0.5}
     facts = ModelFacts("tiny", (32, 32), 5, two_heads=False, metrics=metrics)
-    assert r"| class head (the model's answer), on a\|b \$x\_{ | 50.00 |" in render_model_card(facts)
+    assert r"| class head (model output), on a\|b \$x\_{ | 50.00 |" in render_model_card(facts)
     plot_training_curves([{"step": 1, **metrics}, {"step": 2, **metrics}], tmp_path / "curves.png")
 
 
@@ -193,6 +193,6 @@ def test_sets_that_do_not_exist_and_several_at_once_are_refused_by_name(tmp_path
 def test_damaged_results_of_a_run_are_named_by_the_table(tmp_path, content: str):
     (tmp_path / "eval_results.json").write_text(content)
     with pytest.raises(
-        ValueError, match="eval_results.json` (is not JSON: .*|holds no accuracy .*); evaluate the run aga"
+        ValueError, match="eval_results.json` (is not valid JSON: .*|holds no accuracy .*); evaluate the run aga"
     ):
         comparison_table([tmp_path])

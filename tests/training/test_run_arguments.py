@@ -18,22 +18,25 @@ from deit_hf.model.arguments import ModelArguments
         ({"model_name_or_path": "x", "variant": "deit_tiny_patch16_224"}, "`model_name_or_path` is x and `variant`"),
         (
             {"model_name_or_path": "x", "config_overrides": {"hidden_size": 96}},
-            "`config_overrides` changes a `variant`",
+            "`config_overrides` needs a `variant`",
         ),
-        ({"variant": "v", "config_overrides": "{hidden_size: 96}"}, r"'\{hidden_size: 96\}', which is no JSON"),
-        ({"variant": "v", "config_overrides": "[1]"}, r'is \[1\], but must be like \{"hidden_size": 96\}'),
+        ({"variant": "v", "config_overrides": "{hidden_size: 96}"}, r"'\{hidden_size: 96\}', which is not valid JSON"),
+        (
+            {"variant": "v", "config_overrides": "[1]"},
+            r'is \[1\], but must be a JSON object such as \{"hidden_size": 96\}',
+        ),
         (
             {"variant": "v", "config_overrides": {"hiden_size": 96}},
-            "no field of DeiTConfig; did you mean `hidden_size`",
+            "not a field of DeiTConfig; did you mean `hidden_size`",
         ),
-        ({"variant": "v", "config_overrides": {"zzz": 96}}, "`zzz`, which is no field of DeiTConfig$"),
+        ({"variant": "v", "config_overrides": {"zzz": 96}}, "`zzz`, which is not a field of DeiTConfig$"),
         ({"variant": "v", "use_distillation_token": False}, "is for loaded weights, but `variant` is v"),
         ({"variant": "v", "eval_crop": "top"}, "`eval_crop` is 'top', but must be one of center, squash"),
         ({"variant": "v", "eval_crop_ratio": 1.5}, r"`eval_crop_ratio` is 1.5, but must be in \(0, 1\]"),
         ({"variant": "v", "eval_crop_ratio": 0}, r"`eval_crop_ratio` is 0, but must be in \(0, 1\]"),
         (
             {"variant": "v", "eval_crop": "squash", "eval_crop_ratio": 1.0},
-            "`eval_crop_ratio` is 1.0, but `eval_crop` squash crops nothing; give only one",
+            "`eval_crop_ratio` is 1.0, but `eval_crop` squash does not crop; set only one",
         ),
     ],
 )
@@ -79,7 +82,7 @@ def test_data_that_cannot_be_is_refused(options: dict, message: str):
         ({"fusion": "softmax"}, "`fusion` is 'softmax', but must be one of logit_mean, softmax_sum"),
         ({"eval_crop": "top"}, "`eval_crop` is 'top', but must be one of center, squash"),
         ({"crop_ratio": 0.0}, r"`crop_ratio` is 0.0, but must be in \(0, 1\]"),
-        ({"crop_ratio": 1.0, "eval_crop": "squash"}, "`crop_ratio` is 1.0, but `eval_crop` squash crops nothing"),
+        ({"crop_ratio": 1.0, "eval_crop": "squash"}, "`crop_ratio` is 1.0, but `eval_crop` squash does not crop"),
         ({"batch_size": 0}, "`batch_size` is 0, but must be 1 or more"),
         ({"num_workers": -1}, "`num_workers` is -1, but must be 0 or more"),
     ],
@@ -92,7 +95,7 @@ def test_evaluation_that_cannot_be_is_refused(options: dict, message: str):
 @pytest.mark.parametrize("name", ["output_file", "per_class_file"])
 def test_file_to_write_needs_its_folder_before_the_evaluation(tmp_path: Path, name: str):
     EvaluationArguments("model", **{name: str(tmp_path / "x.json")})
-    with pytest.raises(FileNotFoundError, match=f"`{name}` is .*, but there is no folder `.*none`"):
+    with pytest.raises(FileNotFoundError, match=f"`{name}` is .*, but the folder `.*none` does not exist"):
         EvaluationArguments("model", **{name: str(tmp_path / "none" / "x.json")})
 
 

@@ -1,4 +1,4 @@
-"""What is in force is said before the first step, is right, and stays with the run."""
+"""The effective recipe is logged before the first step, is right, and stays with the run."""
 
 import logging
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_block_says_what_follows_from_options_data_and_machine(trainer: Distilla
     assert said["precision"] == "float32"
     assert said["averaged weights"] == "decay 0.9 with warm-up"
     assert said["evaluation"] == ("short side resized to 32 pixels (bicubic), centre crop of 32x32; fusion logit_mean")
-    (block,) = [record.getMessage() for record in caplog.records if "recipe in force" in record.getMessage()]
+    (block,) = [record.getMessage() for record in caplog.records if "effective recipe" in record.getMessage()]
     assert all(value in block for name, value in said.items() if name != "rates reached")  # known at the end
 
 

@@ -475,7 +475,7 @@ class TestRefusedAtConstruction:
 
     def test_teacher_told_of_other_pixels(self, tmp_path, tiny_config, tiny_teacher, toy_rows):
         teacher = Teacher(tiny_teacher.module, mean=(0.5,) * 3, std=(0.5,) * 3, student_mean=(0.5,) * 3, image_size=32)
-        with pytest.raises(ValueError, match="but the teacher was told"):
+        with pytest.raises(ValueError, match="but the teacher was created for"):
             make_trainer(tmp_path, tiny_config, toy_rows, teacher, distillation_type="hard")
 
     def test_labels_beyond_the_students_classes(self, tmp_path, tiny_config, toy_rows):
@@ -493,7 +493,7 @@ class TestRefusedAtConstruction:
 
     def test_model_that_does_not_say_its_size(self, tmp_path, toy_rows):
         config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=5)
-        with pytest.raises(ValueError, match="ResNetForImageClassification does not say its image size"):
+        with pytest.raises(ValueError, match="configuration of the ResNetForImageClassification has no `image_size`"):
             DistillationTrainer(ResNetForImageClassification(config), make_args(tmp_path), train_dataset=toy_rows)
 
     def test_layer_decay_of_a_model_without_known_layers(self, tmp_path, toy_rows):

@@ -82,7 +82,8 @@ def test_a_model_in_another_order_learns_and_answers_by_name(tmp_path, caplog):
     parts = {"train_dataset": make_rows(CLASSES), "eval_dataset": make_rows(CLASSES, 16, seed=1)}
     trainer = make_trainer(tmp_path, order, make_teacher(["emu", "fox", "cat", "dog"]), **parts)
     assert (
-        "the classes of the training data are matched to those of the model by name: 'cat' is 0 there" in caplog.text
+        "the classes of the training data are matched to those of the model by name: "
+        "'cat' is class 0 of the training data" in caplog.text
     )
     trainer.train()
     assert trainer.evaluate_teacher()["top1"] == 1
