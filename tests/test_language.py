@@ -18,6 +18,8 @@ CHECKED = (
     "deit_hf/*.py",
     "deit_hf/commands/**/*.py",
     "deit_hf/recipes/**/*.yaml",
+    "deit_hf/reliability/**/*.py",
+    "tests/reliability/**/*.py",
     "scripts/**/*.py",
     "scripts/**/*.sh",
     "scripts/**/*.yaml",

@@ -1,4 +1,7 @@
-"""Checkpoint directories that are complete or absent: written aside, synced, renamed, and checked by a manifest."""
+"""Checkpoint directories that are complete or absent.
+
+A checkpoint is written to a temporary folder, synced and renamed. A manifest lists its files for later checks.
+"""
 
 import logging
 import os
@@ -17,7 +20,7 @@ from .verification import agreed, unreadable_file
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED_RUN = ".unfinished-run"  # stands in the directory of a run until all its files are there
+UNFINISHED_RUN = ".unfinished-run"  # a file in the directory of a run until all files of the run are written
 ASIDE = ".unfinished-checkpoint"
 
 
@@ -25,14 +28,14 @@ ASIDE = ".unfinished-checkpoint"
 
 
 def find_checkpoint(args: TrainingArguments) -> str | None:
-    """The checkpoint that a run goes on from: `resume_from_checkpoint`, else the last complete one in `output_dir`.
+    """The checkpoint to resume from: `resume_from_checkpoint`, or else the last complete one in `output_dir`.
 
     Returns:
-        None to begin at step 0, as `overwrite_output_dir` always does.
+        None to start at step 0, always so with `overwrite_output_dir`.
 
     Raises:
-        FileExistsError: `output_dir` holds something else than an unfinished run.
-        ValueError: the checkpoint that `resume_from_checkpoint` names is not complete, or is damaged.
+        FileExistsError: `output_dir` holds something other than an unfinished run.
+        ValueError: the checkpoint that `resume_from_checkpoint` names is incomplete or damaged.
     """
     if args.overwrite_output_dir:
         return None
@@ -41,23 +44,23 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
     output_dir = Path(args.output_dir)
     last = last_sound_checkpoint(args)
     if is_finished(output_dir):
-        return None if last is None else str(last)  # whether it continues is known once it is compared
+        return None if last is None else str(last)  # the caller compares the runs before it decides to continue
     if last is not None:
-        logger.warning("going on from %s; start anew with --overwrite_output_dir", last)
+        logger.warning("resuming from %s; to start again from step 0, pass --overwrite_output_dir", last)
     elif (output_dir / UNFINISHED_RUN).exists() and not _checkpoints(output_dir):
-        logger.warning("%s holds a run that stopped before its first checkpoint; it starts again", output_dir)
+        logger.warning("%s holds a run that stopped before its first checkpoint; starting at step 0", output_dir)
     elif output_dir.is_dir() and {path.name for path in output_dir.iterdir()} - {LOCK, HOLDER}:
         raise FileExistsError(
-            f"`output_dir` {output_dir} is not empty and holds no checkpoint to go on from; name another one, or pass "
-            "--overwrite_output_dir"
+            f"`output_dir` {output_dir} is not empty and holds no checkpoint to resume from; name another directory, "
+            "or pass --overwrite_output_dir"
         )
     return None if last is None else str(last)
 
 
 def begin_run(args: TrainingArguments) -> None:
-    """Marks `output_dir` as that of an unfinished run; with `overwrite_output_dir` deletes the checkpoints there."""
+    """Marks the run in `output_dir` as unfinished; with `overwrite_output_dir`, deletes the checkpoints there."""
     output_dir = Path(args.output_dir)
-    args.distributed_state.wait_for_everyone()  # all have looked before anything changes
+    args.distributed_state.wait_for_everyone()  # all processes have read the directory before it changes
     if args.should_save:
         if args.overwrite_output_dir:
             delete_checkpoints(output_dir)
@@ -68,18 +71,18 @@ def begin_run(args: TrainingArguments) -> None:
 
 
 def delete_checkpoints(output_dir: str | Path) -> None:
-    """Deletes the checkpoints of an earlier run, as `overwrite_output_dir` asks for."""
+    """Deletes the checkpoints of an earlier run, for `overwrite_output_dir`."""
     for each in _checkpoints(Path(output_dir)):
         shutil.rmtree(each)
 
 
 def is_finished(output_dir: str | Path) -> bool:
-    """Whether a directory holds a run whose files are all there."""
+    """Whether a directory holds a run that has written all its files."""
     return (Path(output_dir) / RUN_IDENTITY).is_file() and not (Path(output_dir) / UNFINISHED_RUN).exists()
 
 
 def remembered_places(args: TrainingArguments, checkpoint: str | None) -> list[Path]:
-    """Where records are that a run must agree with: its checkpoint, and `output_dir` if it holds another's files."""
+    """Directories whose run records must match: the checkpoint, and `output_dir` if it can hold another run."""
     output_dir = Path(args.output_dir)
     if args.overwrite_output_dir:
         return []
@@ -91,55 +94,57 @@ def remembered_places(args: TrainingArguments, checkpoint: str | None) -> list[P
 
 
 def end_run(args: TrainingArguments) -> None:
-    """Says that all files of the run are there."""
+    """Marks the run in `output_dir` as finished: all its files are written."""
     if args.should_save:
         (Path(args.output_dir) / UNFINISHED_RUN).unlink(missing_ok=True)
 
 
 def last_sound_checkpoint(args: TrainingArguments) -> Path | None:
-    """The checkpoint of the highest step in `output_dir` whose files are those that were written.
+    """The checkpoint of the highest step in `output_dir` whose files are undamaged; None if there is none.
 
-    What is wrong with later ones is said. All processes get the same answer; one of them reads.
+    Logs what is wrong with later checkpoints. One process reads the files; all processes get the same answer.
     """
     names = agreed(args, lambda: [each.name for each in _checkpoints(Path(args.output_dir))]) or []
     for checkpoint in (Path(args.output_dir) / name for name in reversed(names)):
         fault = agreed(args, partial(fault_of, checkpoint, compares_hashes=True))
         if fault is None:
-            _say_if_unhashed(checkpoint, args)
+            _warn_if_unhashed(checkpoint, args)
             return checkpoint
         if args.should_log:
-            logger.warning("%s is left out: %s", checkpoint, fault)
+            logger.warning("%s is skipped: %s", checkpoint, fault)
     return None
 
 
 def checked_checkpoint(checkpoint: str | Path, args: TrainingArguments) -> Path:
-    """The checkpoint, if a training can go on from it. All processes get the same answer; one of them reads.
+    """The checkpoint, if a training can resume from it.
+
+    One process reads the files; all processes get the same answer.
 
     Raises:
-        ValueError: it is not complete, or is damaged; names the file.
+        ValueError: the checkpoint is incomplete or damaged; names the file.
     """
     fault = agreed(args, partial(fault_of, Path(checkpoint), compares_hashes=True))
     if fault is not None:
         raise ValueError(
-            f"no training can go on from `{checkpoint}`: {fault}; name a complete checkpoint, or start a new run from "
-            "its weights with `model_name_or_path`"
+            f"cannot resume from `{checkpoint}`: {fault}; name a complete checkpoint, or start a new run from its "
+            "weights with `model_name_or_path`"
         )
-    _say_if_unhashed(Path(checkpoint), args)
+    _warn_if_unhashed(Path(checkpoint), args)
     return Path(checkpoint)
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The checkpoint of the highest step that has all its files, by their sizes alone."""
+    """The checkpoint of the highest step that has all its files in the right sizes; does not read their content."""
     complete = (each for each in reversed(_checkpoints(Path(output_dir))) if fault_of(each) is None)
     return next(complete, None)
 
 
 def fault_of(checkpoint: Path, *, compares_hashes: bool = False) -> str | None:
-    """Why no training can go on from a checkpoint, or None if one can.
+    """Why a training cannot resume from a checkpoint, or None if it can.
 
     Args:
         checkpoint: its directory.
-        compares_hashes: reads all its files; otherwise only names and sizes are compared.
+        compares_hashes: whether to read all files; otherwise only names and sizes are compared.
     """
     fault = damage_of(checkpoint, compares_hashes=compares_hashes)
     if fault is None and not running_state_files(checkpoint):
@@ -147,33 +152,33 @@ def fault_of(checkpoint: Path, *, compares_hashes: bool = False) -> str | None:
     return unreadable_file(checkpoint) if fault is None and compares_hashes else fault
 
 
-def _say_if_unhashed(checkpoint: Path, args: TrainingArguments) -> None:
+def _warn_if_unhashed(checkpoint: Path, args: TrainingArguments) -> None:
     if args.should_log and not has_hashes(checkpoint):
         logger.warning(
-            "%s is of an earlier version, which recorded no hashes: sizes are right and files open, but a damaged "
-            "number in them would not be noticed",
+            "%s was written by an earlier version, which recorded no hashes: its files have the right sizes and can "
+            "be opened, but a damaged number in them would not be noticed",
             checkpoint,
         )
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:
-    """Directories `checkpoint-N`, complete or not, by step."""
+    """Directories `checkpoint-N`, complete or not, sorted by step."""
     name = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
     numbered = [(int(match[1]), path) for path in output_dir.glob("*") if (match := name.fullmatch(path.name))]
     return [path for _, path in sorted(numbered) if path.is_dir()]
 
 
 def running_state_files(checkpoint: Path) -> list[Path]:
-    """By number of the process."""
+    """The running_state files of a checkpoint, sorted by process index."""
     return sorted(checkpoint.glob("running_state_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
 
 
 def move_into_place(aside: Path, checkpoint: Path) -> None:
-    """Completes what was written aside with its manifest, and moves it to its place once the disk has it."""
+    """Adds the manifest to a checkpoint in its temporary folder, syncs it to disk, and renames it."""
     files = write_manifest(aside)
     for path in [*files, aside / MANIFEST, *(each for each in aside.rglob("*") if each.is_dir()), aside]:
         _sync(path)
-    if checkpoint.exists():  # a damaged one, or one that the run came to on another way
+    if checkpoint.exists():  # it is damaged, or the run was resumed from an earlier step
         os.replace(checkpoint, aside.with_name("replaced"))
     os.replace(aside, checkpoint)
     _sync(checkpoint.parent)
@@ -188,9 +193,9 @@ def _sync(path: Path) -> None:
 
 
 def rotate(output_dir: Path, *, limit: int | None, keep: set[str]) -> None:
-    """Deletes all but the last `limit` checkpoints, and none that `keep` names.
+    """Deletes all but the last `limit` checkpoints, but never those named in `keep`.
 
-    Damaged ones neither count nor go, so that the only good one always stays.
+    Damaged checkpoints are neither counted nor deleted, so the only undamaged one is always kept.
     """
     if not limit or limit < 0:
         return
@@ -199,5 +204,5 @@ def rotate(output_dir: Path, *, limit: int | None, keep: set[str]) -> None:
     for checkpoint in complete:
         if checkpoint not in kept:
             (output_dir / ASIDE).mkdir(exist_ok=True)
-            os.replace(checkpoint, output_dir / ASIDE / checkpoint.name)  # half of it is never found
+            os.replace(checkpoint, output_dir / ASIDE / checkpoint.name)  # so that no half-deleted one is ever found
             shutil.rmtree(output_dir / ASIDE)

@@ -1,4 +1,4 @@
-"""Why a file could not be written, and what to do: a full disk is not one that may not be written to."""
+"""Why a file could not be written, and what to do: a full disk and a missing permission need different advice."""
 
 import contextlib
 import errno
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from safetensors import SafetensorError
 
 _ADVICE = {
-    errno.ENOSPC: "Make room, or lower `save_total_limit`",
-    errno.EDQUOT: "Make room within your quota, or lower `save_total_limit`",
+    errno.ENOSPC: "Free disk space, or lower `save_total_limit`",
+    errno.EDQUOT: "Free disk space within your quota, or lower `save_total_limit`",
     errno.EROFS: "The file system is read-only: mount it for writing",
-    errno.EACCES: "You may not write there: change the permissions",
-    errno.EPERM: "You may not write there: change the permissions",
+    errno.EACCES: "You have no permission to write there: change the permissions",
+    errno.EPERM: "You have no permission to write there: change the permissions",
 }
 
 
 def advice_of(error: BaseException, directory: str | os.PathLike) -> str:
-    """What to do about an error of writing, by the cause that it or one below it names.
+    """What to do about a write error, from the system error that it or one of its causes names.
 
     Args:
-        error: of Python, torch or safetensors; the last two give the system's reason as text alone, or not at all.
-        directory: where it was written to.
+        error: from Python, torch or safetensors; the last two give the system error only as text, or not at all.
+        directory: the directory of the file.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -35,10 +35,10 @@ def advice_of(error: BaseException, directory: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def says_what_to_mend(what: str, directory: str | os.PathLike) -> Iterator[None]:
-    """Gives an error of writing its reason, and what to do.
+    """Adds to a write error in the block what was written, where, and what to do.
 
     Raises:
-        OSError: instead of what Python, torch or safetensors raise.
+        OSError: instead of the error of Python, torch or safetensors.
     """
     try:
         yield
@@ -50,16 +50,16 @@ def says_what_to_mend(what: str, directory: str | os.PathLike) -> Iterator[None]
 
 
 def check_writable(output_dir: str | os.PathLike) -> None:
-    """Makes the directory of a run.
+    """Creates the directory of a run.
 
     Raises:
-        OSError: it cannot be made; names the option and the reason.
+        OSError: it cannot be created; names the option and the reason.
     """
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:
-        reason = "there is a file of this name" if isinstance(error, FileExistsError) else error.strerror
+        reason = "a file has this name" if isinstance(error, FileExistsError) else error.strerror
         advice = {errno.EROFS: "; it is on a read-only file system"}.get(error.errno or 0, "")
         raise type(error)(
-            f"`output_dir` {os.fspath(output_dir)} cannot be made: {reason}{advice}; name another one"
+            f"`output_dir` {os.fspath(output_dir)} cannot be created: {reason}{advice}; name another one"
         ) from error

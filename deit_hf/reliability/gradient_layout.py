@@ -10,14 +10,15 @@ from transformers import TrainerCallback
 
 
 def settle_gradient_layout(model: DistributedDataParallel, inputs: dict[str, Tensor]) -> None:
-    """One backward pass that changes nothing, after which DDP lays out the gradients as it does for all later ones.
+    """Runs one backward pass that changes no weight, after which DDP has its final bucket layout.
 
-    It lays them out anew after its first backward pass, and where in a bucket a number lies decides in which order
-    three or more processes sum it. So the first step after a restart would not be that of a run that went on.
+    DDP changes the layout once, after its first backward pass. The position of a number in a bucket decides in which
+    order three or more processes sum it. Without this pass, the first step after a resume would sum in another order
+    than the same step of an uninterrupted run.
 
     Args:
-        model: not trained yet.
-        inputs: of its forward.
+        model: before its first step.
+        inputs: arguments of its forward.
     """
     model.eval()  # no random numbers, no batch statistics
     outputs = model(**inputs)
@@ -29,7 +30,7 @@ class SettleGradientLayout(TrainerCallback):
     """Runs one dummy backward pass so that DDP fixes its bucket layout before step 1.
 
     Args:
-        wrapped_model: returns the model of the training in progress, as it is wrapped.
+        wrapped_model: returns the model of the training in progress with its wrapper, such as DDP.
         image_size: (height, width) of its images.
     """
 
@@ -39,6 +40,6 @@ class SettleGradientLayout(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         model = self.wrapped_model()
         if isinstance(model, DistributedDataParallel):
-            # two images: of one, DDP would warn that the tokens' gradients have other strides
+            # two images, because with one DDP warns about the strides of the tokens' gradients
             inputs = {"pixel_values": torch.zeros(2, 3, *self.image_size, device=args.device)}
             settle_gradient_layout(model, inputs)

@@ -1,6 +1,7 @@
-"""Refuses a run on other processes than its launch asked for: it would train on another global batch, or many times.
+"""Refuses a run whose processes differ from those that the launch asked for.
 
-Accelerate and torch start the processes and join them; here is only what they pass over in silence.
+Such a run would use another global batch, or each process would train on its own. Accelerate and torch start and
+connect the processes; this module checks only what they accept without an error.
 """
 
 import os
@@ -9,16 +10,16 @@ import sys
 from accelerate.utils import DistributedType
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun and of MPIs
-# Without (enough) GPUs Accelerate starts one process: with this variable, and MASTER_ADDR if it was asked for more.
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun, MPIs
+# Without enough GPUs, Accelerate starts one process. It sets this variable, and MASTER_ADDR if several were asked for.
 LAUNCHES_ONE = "ACCELERATE_USE_CPU"
 
 
 def check_ranks() -> None:
-    """Refuses a number of processes without their ranks: each would take itself for the first, and wait forever.
+    """Refuses a world size without a rank: each process would act as the first one and wait forever.
 
     Raises:
-        ValueError: names the variable, and the commands that set all of them.
+        ValueError: RANK is missing; names the commands that set it.
     """
     asked = int(os.environ.get("WORLD_SIZE") or 1)
     if asked > 1 and "RANK" not in os.environ:
@@ -28,16 +29,16 @@ def check_ranks() -> None:
 def check_launch(
     *, num_processes: int, num_devices: int, distributed_type: DistributedType, asks_for_fsdp: bool
 ) -> None:
-    """Refuses a launch that is not what was asked for.
+    """Refuses processes that differ from those that the launch asked for.
 
     Args:
-        num_processes: that train together.
-        num_devices: GPUs that transformers would use in this process, by `nn.DataParallel`.
-        distributed_type: how the processes were joined.
-        asks_for_fsdp: whether the options do; Accelerate's configuration may, too.
+        num_processes: number of processes that train together.
+        num_devices: GPUs that transformers would use in this process, with `nn.DataParallel`.
+        distributed_type: how the processes are connected.
+        asks_for_fsdp: whether the options ask for FSDP; the configuration of Accelerate can ask for it, too.
 
     Raises:
-        ValueError: names what was asked for, what was found, and the commands that start it.
+        ValueError: they differ; names what was asked for, what was found, and the commands to start.
     """
     asked, source = _asked_by_environment()
     if asked is not None and asked != num_processes:
@@ -51,43 +52,43 @@ def check_launch(
         )
     if num_devices > 1:
         raise ValueError(
-            f"{num_devices} GPUs are visible to one process, which would cut each batch by `nn.DataParallel`; "
-            f"{_commands(num_devices)}, or for one GPU CUDA_VISIBLE_DEVICES=0 python {sys.argv[0]} ..."
+            f"{num_devices} GPUs are visible to one process, which would split each batch with `nn.DataParallel`; "
+            f"{_commands(num_devices)}, or use one GPU: CUDA_VISIBLE_DEVICES=0 python {sys.argv[0]} ..."
         )
 
     asks_for_fsdp |= os.environ.get("ACCELERATE_USE_FSDP") == "true"
     if asks_for_fsdp and distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):
         raise ValueError(
-            f"FSDP was asked for, but Accelerate shares out weights only over several GPUs, and this is "
-            f"{distributed_type.value}; {_commands(num_processes)}, without FSDP"
+            f"FSDP was asked for, but Accelerate shards weights only over several GPUs, and its distributed type here "
+            f"is `{distributed_type.value}`; {_commands(num_processes)}, without FSDP"
         )
 
 
 def check_accelerator_config(config: AcceleratorConfig) -> None:
-    """Refuses options of Accelerate's loaders that change which views are a step, or that evaluation waits for.
+    """Refuses options of Accelerate's loaders that change the views of a step or let an evaluation wait forever.
 
     Raises:
-        ValueError: names the option.
+        ValueError: such an option is set; names it.
     """
     if config.split_batches:
         raise ValueError(
-            "`accelerator_config` has `split_batches`, which would cut the batch of a device by the number of "
+            "`accelerator_config` has `split_batches`, which would divide the batch of a device by the number of "
             "processes; leave it out, and lower `per_device_train_batch_size` for a smaller global batch"
         )
     if config.dispatch_batches:
         raise ValueError(
-            "`accelerator_config` has `dispatch_batches`, with which a resume goes on at other views; "
-            "leave it out: each process reads its own views"
+            "`accelerator_config` has `dispatch_batches`, with which a resumed run would see other views; leave it "
+            "out: each process reads its own views"
         )
     if not config.even_batches:
         raise ValueError(
-            "`accelerator_config` has `even_batches` false, with which processes wait for each other forever where "
-            "the images of an evaluation do not divide; leave it out: repeated images do not count"
+            "`accelerator_config` has `even_batches` false, with which processes wait for each other forever if the "
+            "images of an evaluation cannot be divided evenly; leave it out: repeated images are not counted"
         )
     if "num_steps" in (config.gradient_accumulation_kwargs or {}):
         raise ValueError(
-            "`accelerator_config` has `num_steps` for the accumulation, which learning rate and views would not know "
-            "of; use `gradient_accumulation_steps`"
+            "`accelerator_config` has `num_steps` for the accumulation, which the learning rate and the views would "
+            "ignore; use `gradient_accumulation_steps`"
         )
 
 
@@ -95,7 +96,7 @@ def _commands(num_processes: int | str) -> str:
     script = sys.argv[0]
     return (
         f"start them with: torchrun --nproc_per_node {num_processes} {script} ..., or: accelerate launch --multi_gpu "
-        f"--num_processes {num_processes} {script} ... (on CPUs, too)"
+        f"--num_processes {num_processes} {script} ... (also on CPUs)"
     )
 
 

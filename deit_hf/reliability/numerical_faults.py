@@ -29,33 +29,33 @@ class NonFiniteLossError(ArithmeticError):
 class NumericalFaults(TrainerCallback):
     """Finds the optimizer steps whose loss or gradient norm is infinite or NaN.
 
-    Each step leaves two flags on the device. They are read, all at once, when the training logs, evaluates, saves or
-    ends, and at the latest after `logging_steps` steps. So no checkpoint is written after a bad step, and no step
-    waits for the device. All processes stop together, whichever of them met the fault.
+    Each step leaves two flags on the device. They are read together when the training logs, evaluates, saves or ends,
+    and at the latest after `logging_steps` steps. So no checkpoint is written after a bad step, and no step waits for
+    the device. All processes stop together, even if only one of them has a bad step.
 
     With `max_bad_steps` above 0, the flags of each step are read before the optimizer steps, which waits for the
     device once per step. A bad step is then skipped: weights, batch statistics, optimizer moments and averages keep
-    their values; its number, its images and its place in the schedule are used up. One more than `max_bad_steps`
-    ends the training.
+    their values. The step still counts for the step number, the images and the schedule. One bad step more than
+    `max_bad_steps` ends the training.
 
-    In float16 the gradient scaler handles infinite gradients, so only the loss is checked. DeepSpeed keeps the
-    gradient to itself, so there, too, only the loss is checked.
+    In float16 the gradient scaler handles infinite gradients, so only the loss is checked. DeepSpeed does not expose
+    the gradient, so there, too, only the loss is checked.
 
     Args:
-        outcome: of the step in progress; this class decides it.
-        max_bad_steps: of the options.
+        outcome: outcome of the step in progress; this class sets it.
+        max_bad_steps: the option of that name.
         checks_gradient: False if a gradient scaler handles infinite gradients.
-        steps_itself: whether the model steps on its own, as under DeepSpeed.
+        steps_itself: whether the model calls the optimizer itself, as under DeepSpeed.
 
     Raises:
-        ValueError: `max_bad_steps` is not possible under DeepSpeed.
+        ValueError: `max_bad_steps` is above 0 under DeepSpeed.
     """
 
     def __init__(self, outcome: StepOutcome, *, max_bad_steps: int, checks_gradient: bool, steps_itself: bool):
         if max_bad_steps and steps_itself:
             raise ValueError(
-                f"`max_bad_steps` is {max_bad_steps}, but DeepSpeed steps on its own, so no step can be skipped; set "
-                "it to 0, or train with DDP or FSDP"
+                f"`max_bad_steps` is {max_bad_steps}, but DeepSpeed calls the optimizer itself, so no step can be "
+                "skipped; set it to 0, or train with DDP or FSDP"
             )
         self.outcome, self.checks_gradient = outcome, checks_gradient
         self._args: TrainingArguments | None = None  # of the training in progress, for errors
@@ -69,10 +69,10 @@ class NumericalFaults(TrainerCallback):
         self._losses.append(loss.detach())
 
     def check(self) -> None:
-        """Waits for the steps since the last check, on all processes together.
+        """Reads the flags of the steps since the last check, which waits for the device; all processes call it.
 
         Raises:
-            NonFiniteLossError: one of them was bad.
+            NonFiniteLossError: one of these steps was bad.
         """
         bad = self._read()
         if bad:
@@ -82,7 +82,7 @@ class NumericalFaults(TrainerCallback):
         """Like `check`, and also checks the weights: a finite gradient may have made them infinite.
 
         Args:
-            model: to be saved.
+            model: the model to save.
             step: number of its last optimizer step.
 
         Raises:
@@ -95,7 +95,7 @@ class NumericalFaults(TrainerCallback):
             raise self._error(f"weights after step {step}")
 
     def _flag(self, step: int, model: nn.Module) -> None:
-        """Keeps whether loss and gradient of a step are bad, without waiting for the device."""
+        """Records whether loss and gradient of a step are bad, without waiting for the device."""
         bad_loss = ~torch.stack(self._losses).isfinite().all()
         bad_gradient = torch.zeros_like(bad_loss)
         if self.checks_gradient:
@@ -109,7 +109,7 @@ class NumericalFaults(TrainerCallback):
         """The bad steps since the last check, and what is not finite in each."""
         if not self._steps:
             return {}
-        flags = reduce(torch.stack(self._flags).int(), "sum").tolist()  # (steps, 2): processes that met it
+        flags = reduce(torch.stack(self._flags).int(), "sum").tolist()  # (steps, 2): number of processes
         found = {
             step: [kind for kind, is_bad in zip(KINDS, row, strict=True) if is_bad]
             for step, row in zip(self._steps, flags, strict=True)
@@ -132,7 +132,7 @@ class NumericalFaults(TrainerCallback):
 
     def _skip(self, step: int, model: nn.Module) -> None:
         """Makes the optimizer step in progress change nothing."""
-        model.zero_grad(set_to_none=True)  # optimizers leave out parameters without a gradient: no moment, no decay
+        model.zero_grad(set_to_none=True)  # optimizers skip parameters without a gradient: no moment, no decay
         with torch.no_grad():
             for buffer, before in zip(model.buffers(), self._buffers, strict=True):
                 buffer.copy_(before)
@@ -177,19 +177,19 @@ class NumericalFaults(TrainerCallback):
 
 
 def _norm(tensors: Iterable[Tensor], *, order: float) -> Tensor:
-    """Norm of this process's part of all tensors together, a scalar; does not wait for the device."""
+    """Norm over this process's part of all tensors, a scalar; does not wait for the device."""
     parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
     return get_total_norm([part.detach() for part in parts if part.numel()], norm_type=order)
 
 
 def _in_words(bad: dict[int, list[str]]) -> str:
-    """Such as `loss at steps 3, 5-8, gradient at steps 3, 5-8`."""
+    """Describes bad steps, such as `loss at steps 3, 5-8, gradient at steps 3, 5-8`."""
     by_kind = {kind: [step for step, kinds in bad.items() if kind in kinds] for kind in KINDS}
     return ", ".join(f"{kind} at steps {_ranges(steps)}" for kind, steps in by_kind.items() if steps)
 
 
 def _ranges(steps: Sequence[int]) -> str:
-    """Rising numbers, such as `3, 5-8`."""
+    """Formats rising numbers, such as `3, 5-8`."""
     breaks = [i for i, (step, following) in enumerate(pairwise(steps), 1) if following != step + 1]
     runs = [steps[start:stop] for start, stop in pairwise([0, *breaks, len(steps)])]
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

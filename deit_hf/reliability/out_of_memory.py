@@ -1,4 +1,4 @@
-"""Turns an out-of-memory error into one line with the options to change, and values that keep the global batch."""
+"""Turns an out-of-memory error into one line with the options to lower, and values that keep the global batch."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ def explained_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
     """Adds advice to an out-of-memory error in the block.
 
     Args:
-        advice: returns `training_advice` or `evaluation_advice` with the values at the time of the error.
+        advice: returns `training_advice` or `evaluation_advice`; called when the error occurs.
 
     Raises:
         BatchOutOfMemoryError: instead of torch's error.
@@ -40,14 +40,14 @@ def training_advice(batch_size: int, accumulation_steps: int, *, num_processes: 
     Args:
         batch_size: `per_device_train_batch_size`.
         accumulation_steps: `gradient_accumulation_steps`.
-        num_processes: that train together.
+        num_processes: number of processes that train together.
         even: whether a batch must be even, because mixup and cutmix mix pairs.
     """
     in_one_step = batch_size * accumulation_steps
     smaller = smaller_batch(in_one_step, below=batch_size, even=even)
     found = f"`per_device_train_batch_size` is {batch_size} and `gradient_accumulation_steps` {accumulation_steps}"
     if smaller is None:
-        return f"{found}, which cannot be less; use a smaller model or image, or `--gradient_checkpointing true`"
+        return f"{found}, which cannot be lower; use a smaller model or image, or `--gradient_checkpointing true`"
     total = in_one_step * num_processes
     return f"{found}; use {smaller} and {in_one_step // smaller}, which keep the global batch of {total}"
 
@@ -59,11 +59,11 @@ def evaluation_advice(batch_size: int) -> str:
 
 
 def smaller_batch(in_one_step: int, *, below: int, even: bool) -> int | None:
-    """The largest batch of at most half of `below` that divides the images of a step; None if there is none.
+    """The largest batch size up to half of `below` that divides the images of a step; None if there is none.
 
     Args:
         in_one_step: images of one process in one optimizer step.
-        below: the batch that did not fit.
+        below: the batch size that did not fit.
         even: whether a batch must be even.
     """
     sizes = range(min(below // 2, in_one_step), 0, -1)

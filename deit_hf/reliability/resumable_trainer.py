@@ -1,6 +1,6 @@
-"""A Trainer whose interrupted run, started again, ends with the same bits as an uninterrupted one.
+"""A Trainer whose interrupted and resumed run ends with the same bits as an uninterrupted one.
 
-That a resumed run sees the same views is the work of `deit_hf.data`: views are functions of their keys.
+A resumed run sees the same views because of `deit_hf.data`, where a view depends only on its key.
 """
 
 import contextlib
@@ -45,11 +45,11 @@ logger = logging.getLogger(__name__)
 
 
 class ResumableTrainer(Trainer):
-    """A `Trainer` whose killed run, started again, ends with the same bits as an uninterrupted one.
+    """A `Trainer` whose killed and resumed run ends with the same bits as an uninterrupted one.
 
     In addition to what `Trainer` saves (weights, optimizer, schedule, random states), a checkpoint holds
-    `running_state`. It is written to a temporary folder, synced and renamed; at the end of an epoch after all events
-    of the epoch. SIGTERM and SIGINT save a checkpoint and leave: see stop_signals.py.
+    `running_state`. It is written to a temporary folder, synced and renamed. At the end of an epoch it is written
+    after all events of the epoch. SIGTERM and SIGINT save a checkpoint and end the training: see stop_signals.py.
 
     Attributes:
         resume_from: checkpoint that the training in progress resumes from, or None.
@@ -62,9 +62,9 @@ class ResumableTrainer(Trainer):
         self.resume_from: Path | None = None
         self.same_run: Any = None
         self._stored: dict[str, Any] | None = None  # `running_state` of `resume_from`
-        self._is_over = False  # whether `resume_from` is of the last step
+        self._is_over = False  # whether the training had ended at `resume_from`
         self._began_at_step = self._num_epochs = 0
-        self._output_dir: Path | None = None  # of the run, while a checkpoint is written to a temporary folder
+        self._output_dir: Path | None = None  # `args.output_dir` of the run, while it names a temporary folder
         self._saved_to: Path | None = None  # folder of the last saved model
         self.add_callback(_CheckpointEvents(self.stop_signals, self._begin))
 
@@ -72,10 +72,10 @@ class ResumableTrainer(Trainer):
         """Like `Trainer.train`; `True` resumes from the last complete checkpoint in `args.output_dir`.
 
         Raises:
-            ValueError: there is none, or the named one is incomplete, damaged, holds more than tensors or belongs to
-                another run; or another run is using `args.output_dir`.
-            TrainingStopped: a signal came, and a checkpoint was saved.
-            KeyboardInterrupt: the same after Ctrl-C in a notebook or at a prompt.
+            ValueError: there is no complete checkpoint; the named one is incomplete, damaged, holds more than tensors
+                or belongs to another run; or another run is using `args.output_dir`.
+            TrainingStopped: a signal was received and a checkpoint was saved.
+            KeyboardInterrupt: Ctrl-C was pressed in a notebook or at a prompt, and a checkpoint was saved.
         """
         self.resume_from = None
         if resume_from_checkpoint is True:
@@ -109,15 +109,15 @@ class ResumableTrainer(Trainer):
             self.same_run.forget()
 
     def _overwrite(self) -> None:
-        """With `overwrite_output_dir`, deletes the checkpoints of an earlier run: a later resume would use them."""
+        """With `overwrite_output_dir`, deletes the checkpoints of an earlier run; a later resume would use them."""
         if self.args.overwrite_output_dir and self.resume_from is None and self.args.should_save:
             delete_checkpoints(self.args.output_dir)
         self.accelerator.wait_for_everyone()
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple[Any, ...]:
-        """Leaves no epoch to a training that is over; `Trainer` would train on.
+        """Returns 0 epochs if the training had ended at the checkpoint; `Trainer` would continue it.
 
-        A checkpoint can be of the last step within an epoch, or of a training that stopped early.
+        Such a checkpoint is of the last step, which can be within an epoch, or of a training that stopped early.
         """
         self._num_epochs, *others, max_steps = super().set_initial_training_values(args, dataloader)
         if self.resume_from is not None:
@@ -126,7 +126,7 @@ class ResumableTrainer(Trainer):
         return 0 if self._is_over else self._num_epochs, *others, max_steps
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Loads all weights; `Trainer` ignores those with other names on disk, as in most models of transformers."""
+        """Loads all weights; `Trainer` ignores those that have other names on disk, as in most transformers models."""
         if model is not None:  # FSDP
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
@@ -136,7 +136,8 @@ class ResumableTrainer(Trainer):
         if type(stored.config) is not type(self.model.config) or _shapes(stored) != _shapes(self.model):
             raise ValueError(f"`{resume_from_checkpoint}` holds another model than the one to train; name another run")
         if info["missing_keys"]:
-            raise ValueError(f"`{resume_from_checkpoint}` lacks {', '.join(sorted(info['missing_keys']))}")
+            missing = ", ".join(sorted(info["missing_keys"]))
+            raise ValueError(f"`{resume_from_checkpoint}` lacks {missing}; name another checkpoint")
         self.model.load_state_dict(stored.state_dict())
 
     def load_best_model(self) -> None:
@@ -144,9 +145,9 @@ class ResumableTrainer(Trainer):
         best = Path(self.state.best_model_checkpoint)
         fault = agreed(self.args, lambda: damage_of(best, compares_hashes=True))
         if fault is None:
-            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # whose weights `Trainer` loads
+            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # for these, `Trainer` loads the weights
                 self._load_from_checkpoint(str(best))
-                self.args.load_best_model_at_end = False  # until `train` returns: `Trainer` would load it again
+                self.args.load_best_model_at_end = False  # until `train` returns; `Trainer` would load it again
             return
         if self.args.should_log:
             logger.warning(
@@ -154,7 +155,7 @@ class ResumableTrainer(Trainer):
                 "weights of the last step, %d",
                 *(best, self.args.metric_for_best_model, self.state.best_metric, fault, self.state.global_step),
             )
-        self.state.best_model_checkpoint = None  # so that the record says which weights the model has
+        self.state.best_model_checkpoint = None  # because the model does not have its weights
 
     # ---- data ----
 
@@ -171,16 +172,17 @@ class ResumableTrainer(Trainer):
         return self.resumable_loader(partial(super().get_test_dataloader, test_dataset))
 
     def resumable_loader(self, make_loader: Callable[[], DataLoader]) -> DataLoader:
-        """A loader whose workers ignore signals, and which draws from no global random state.
+        """Makes a loader whose workers ignore signals, and which does not draw from the global random state.
 
-        A loader draws a seed when it starts its workers; a resumed run with `dataloader_persistent_workers` starts
-        them more often. Accelerate forgets its state when other options are created; then it is set up again.
+        A loader draws a seed when it starts its workers. With `dataloader_persistent_workers`, a resumed run starts
+        them more often than an uninterrupted one, so later draws from the global state would differ. Accelerate loses
+        its state when other `TrainingArguments` are created; it is then set up again.
         """
         if not hasattr(self.accelerator.state, "distributed_type"):
             self.create_accelerator_and_postprocess()
         loader = make_loader()
         inner = getattr(loader, "base_dataloader", loader)
-        if inner.generator is None:  # and not one that `Trainer` keeps with its workers
+        if inner.generator is None:  # a new loader, not one that `Trainer` keeps with its persistent workers
             inner.generator = torch.Generator().manual_seed(self.args.seed)
             inner.worker_init_fn = leaves_signals_to_the_main_process(inner.worker_init_fn)
         return loader
@@ -188,29 +190,29 @@ class ResumableTrainer(Trainer):
     # ---- the running state ----
 
     def running_state(self) -> dict[str, Any]:
-        """What a checkpoint holds in addition to `Trainer`'s state, as JSON; of this process, between two steps."""
+        """The state of this process, between two steps, that a checkpoint stores as JSON next to `Trainer`'s."""
         return {
             "was_stopped_early": self.control.should_training_stop and self.state.global_step < self.state.max_steps
         }
 
     def restore_running_state(self, state: dict[str, Any] | None) -> None:
-        """Restores a `running_state`, or resets it if `state` is None; before the first step of a training."""
+        """Restores a `running_state`, or resets it if `state` is None; called before the first step of a training."""
 
     def _begin(self) -> None:
-        """Starts a training at the step that `Trainer` has set."""
+        """Prepares a training that starts at the step that `Trainer` has set."""
         state, self._began_at_step = self.state, self.state.global_step
         if state.global_step > state.max_steps:
             raise ValueError(
-                f"`{self.resume_from}` is at step {state.global_step}, but the training has {state.max_steps}; raise "
-                "`num_train_epochs` or `max_steps`, or resume from an earlier checkpoint"
+                f"`{self.resume_from}` is at step {state.global_step}, but the training has only {state.max_steps} "
+                "steps; raise `num_train_epochs` or `max_steps`, or resume from an earlier checkpoint"
             )
         state.num_train_epochs, state.train_batch_size = self._num_epochs, self.args.train_batch_size
-        state.compute_steps(self.args, state.max_steps)  # `Trainer` keeps those of the checkpoint
+        state.compute_steps(self.args, state.max_steps)  # `Trainer` would keep the intervals of the checkpoint
         with _explained_state(self.resume_from):
             self.restore_running_state(self._stored)
 
     def _stored_state(self, checkpoint: Path) -> dict[str, Any]:
-        """The `running_state` of this process; on another number of processes, each gets the mean of all."""
+        """The `running_state` of this process; if the number of processes has changed, each gets the mean of all."""
         stored = [json.loads(path.read_text(encoding="utf-8")) for path in running_state_files(checkpoint)]
         if len(stored) == self.args.world_size:
             return stored[self.args.process_index]
@@ -223,10 +225,10 @@ class ResumableTrainer(Trainer):
         return _mean(stored)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Like `Trainer.log`; the report that ends a training also loads the best model.
+        """Like `Trainer.log`; the last log of a training also loads the best model.
 
-        `Trainer` would load it afterwards, without the weights whose names on disk differ. The speeds of a resumed
-        training that had no step left are left out.
+        `Trainer` would load it later, and ignore weights that have other names on disk. If a resumed training had no
+        step left, its speeds are not logged.
         """
         if "train_runtime" in logs:
             if self.state.global_step == self._began_at_step:
@@ -239,10 +241,10 @@ class ResumableTrainer(Trainer):
     # ---- writing ----
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Like `Trainer`'s, but in a temporary folder that is renamed once it is complete; then deletes older ones.
+        """Like `Trainer._save_checkpoint`, but writes to a temporary folder and renames it, then deletes old ones.
 
         Raises:
-            OSError: it could not be written; nothing of it is left, and all others are unchanged.
+            OSError: the checkpoint could not be written; its partial files are deleted, others are unchanged.
         """
         output_dir = Path(self.args.output_dir)
         aside = output_dir / ASIDE
@@ -254,7 +256,7 @@ class ResumableTrainer(Trainer):
             checkpoint = self._write_aside(model, trial, aside)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                (output_dir / checkpoint).parent.mkdir(exist_ok=True)  # of a trial
+                (output_dir / checkpoint).parent.mkdir(exist_ok=True)  # the folder of a trial
                 move_into_place(aside / checkpoint, output_dir / checkpoint)
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises each of them
             shutil.rmtree(aside, ignore_errors=True)
@@ -268,7 +270,7 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _write_aside(self, model: nn.Module, trial: Any, aside: Path) -> Path:
-        """Writes a checkpoint below `aside`; returns its path there, with the folder of a trial."""
+        """Writes a checkpoint below `aside`; returns its path relative to `aside`, with the folder of a trial."""
         self._output_dir = Path(self.args.output_dir)
         try:
             with _output_dir_is(self.args, aside):
@@ -289,7 +291,7 @@ class ResumableTrainer(Trainer):
         return checkpoint
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Like `Trainer.save_model`; the options in a checkpoint name the output directory of the run."""
+        """Like `Trainer.save_model`; the saved options name the output directory of the run, not a temporary one."""
         self._saved_to = Path(output_dir or self.args.output_dir)
         with _output_dir_is(self.args, self._output_dir or self.args.output_dir):
             super().save_model(output_dir, _internal_call)
@@ -305,7 +307,7 @@ def _output_dir_is(args: TrainingArguments, output_dir: str | Path) -> Iterator[
 
 
 def _mean(values: list[Any]) -> Any:
-    """Of equally built values, the mean of each float; all else is the same in all of them."""
+    """Averages each float of values with the same structure; everything else is equal in all of them."""
     if isinstance(values[0], dict):
         return {name: _mean([value[name] for value in values]) for name in values[0]}
     return sum(values) / len(values) if isinstance(values[0], float) else values[0]
@@ -321,32 +323,32 @@ def _not_written(args: TrainingArguments, output_dir: Path, name: str, error: Ba
     kept = f"the last complete one is {last}" if last is not None else "there is no earlier one"
     return (
         f"{name} could not be written to {output_dir} ({free:.0f} MiB free): {' '.join(str(error).split())}; {kept}. "
-        f"{advice_of(error, output_dir)}, and {_how_to_go_on(args)}"
+        f"{advice_of(error, output_dir)}, and {_how_to_resume(args)}"
     )
 
 
-def _how_to_go_on(args: TrainingArguments) -> str:
-    """With these options the same command would not: it would lose what there is, or begin where it began."""
+def _how_to_resume(args: TrainingArguments) -> str:
+    """How to continue the run, and which option to leave out: it would delete the checkpoints or choose an old one."""
     if is_interactive():
         return "continue with `train(resume_from_checkpoint=True)`"
     obstacle = next((name for name in ("overwrite_output_dir", "resume_from_checkpoint") if getattr(args, name)), None)
-    return f"start the same command again{f' without `{obstacle}`' if obstacle else ''} to go on"
+    return f"start the same command again{f' without `{obstacle}`' if obstacle else ''} to resume"
 
 
 @contextlib.contextmanager
 def _explained_state(checkpoint: str | Path | None) -> Iterator[None]:
-    """Explains a running state that is not what it should be, in a checkpoint without hashes."""
+    """Explains errors from an invalid running state, which only a checkpoint without hashes can hold."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"`{checkpoint}` cannot be resumed: its running_state files do not hold what they should "
+            f"cannot resume from `{checkpoint}`: the content of its running_state files is invalid "
             f"({type(error).__name__}: {error}); name another checkpoint"
         ) from error
 
 
 class _CheckpointEvents(TrainerCallback):
-    """Saves on a signal, in addition to `Trainer`'s times; and at the end of an epoch, after its last event."""
+    """Also saves on a signal; moves a save in the last step of an epoch behind all events of the epoch."""
 
     def __init__(self, stop_signals: StopSignals, begin: Callable[[], None]):
         self.stop_signals, self.begin = stop_signals, begin
@@ -360,7 +362,7 @@ class _CheckpointEvents(TrainerCallback):
         if self.stop_signals.agreed():
             control.should_save = True
         is_last = float(state.epoch).is_integer() or state.global_step >= state.max_steps
-        if control.should_save and is_last:  # a run that resumes from here has no more events of this epoch
+        if control.should_save and is_last:  # a run that resumes from here does not repeat the events of this epoch
             control.should_save, self.is_due_at_epoch_end = False, True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -369,7 +371,7 @@ class _CheckpointEvents(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.stop_signals.agreed():
-            message = f"stopped after step {state.global_step}; {_how_to_go_on(args)}"
+            message = f"stopped after step {state.global_step}; {_how_to_resume(args)}"
             if state.is_world_process_zero:
                 logger.warning("%s", message)
             raise stopped_by(self.stop_signals.received, message)

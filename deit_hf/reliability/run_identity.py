@@ -1,6 +1,6 @@
-"""What was trained in a directory: a record that a run leaves there and in its checkpoints, and how two compare.
+"""Records what was trained in a directory, also in its checkpoints, and compares two such records.
 
-What belongs to it, and which differences matter, is the trainer's to say (training/same_run.py).
+training/same_run.py decides what is recorded and which differences matter.
 """
 
 import json
@@ -13,10 +13,10 @@ RUN_IDENTITY = "run_identity.json"
 
 
 class Difference(NamedTuple):
-    """What a continued run has in another way.
+    """An option or a fact whose value is not the recorded one.
 
     Attributes:
-        name: of an option or a fact, as `allow_changes` takes it.
+        name: name of the option or fact, as in `allow_changes`.
         stored: the value in the record.
         given: the value of the run that is to continue.
     """
@@ -26,7 +26,7 @@ class Difference(NamedTuple):
     given: Any
 
     def __str__(self) -> str:
-        """In words; of two mappings only what differs between them."""
+        """Both values in words; for two mappings, only the entries that differ."""
         if isinstance(self.stored, Mapping) and isinstance(self.given, Mapping):
             parts = [
                 f"{part} {_shown(self.stored.get(part))}, now {_shown(self.given.get(part))}"
@@ -46,20 +46,20 @@ def _shown(value: Any) -> str:
 
 
 def _first_difference(stored: list[Any], given: list[Any], most: int = 12) -> str:
-    """Two lists in words: whole, or if they are long from where they differ."""
+    """Describes two lists: in full, or from the first difference on if they are long."""
     if max(len(stored), len(given)) <= most:
         return f"were {_shown(stored) or 'none'} and are {_shown(given) or 'none'}"
     pairs = zip(stored, given, strict=False)
     place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(stored), len(given)))
     old, new = (_shown(values[place : place + 3]) for values in (stored, given))
-    return f"were {len(stored)}, from number {place} on {old}, ..., and are {len(given)}, there {new}, ..."
+    return f"were {len(stored)}, from index {place} on {old}, ..., and are {len(given)}, from there on {new}, ..."
 
 
 def read_identity(directory: str | Path) -> dict[str, Any] | None:
-    """The record in a run's directory or a checkpoint; None where there is none.
+    """The record in the directory of a run or checkpoint; None if there is none.
 
     Raises:
-        ValueError: it cannot be read; names the file.
+        ValueError: the record is damaged; names the file.
     """
     path = Path(directory) / RUN_IDENTITY
     if not path.is_file():
@@ -69,13 +69,13 @@ def read_identity(directory: str | Path) -> dict[str, Any] | None:
         return {"changes": [*identity["changes"]], **{part: {**identity[part]} for part in ("options", "facts")}}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"`{path}` is damaged, so what was trained there is not known; continue from another checkpoint, name "
+            f"`{path}` is damaged, so what was trained there is unknown; continue from another checkpoint, name "
             "another `output_dir`, or delete the file to continue without a comparison"
         ) from error
 
 
 def write_identity(directory: str | Path, identity: Mapping[str, Any]) -> None:
-    """Writes the record, whole or not at all."""
+    """Writes the record, in full or not at all."""
     path = Path(directory) / RUN_IDENTITY
     aside = path.with_name(f".unfinished-{RUN_IDENTITY}")
     aside.write_text(json.dumps(identity, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -83,16 +83,16 @@ def write_identity(directory: str | Path, identity: Mapping[str, Any]) -> None:
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Difference]:
-    """How two records differ, options first.
+    """The differences between two records, options first.
 
-    Only what both sides know is compared: groups of options that one lacks (a run in Python has no options of data)
-    and facts that one lacks tell nothing. An option that the record does not have is new, so the stored run had its
-    default.
+    Only groups of options and facts that both records have are compared: a run in Python, for example, has no group of
+    data options. An option that is missing in a stored group is newer than the record, so that run had its default.
 
     Args:
         stored: the record.
-        given: of the run that is to continue.
-        defaults: of options; an empty value counts as a default, too, as transformers resolves many of its None.
+        given: the record of the run that is to continue.
+        defaults: default values of options. A new option with an empty value is not a difference, because
+            transformers replaces many options that are None.
     """
     found = []
     for group in stored["options"].keys() & given["options"].keys():
@@ -108,25 +108,27 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], defaults: M
 
 
 def _names(identity: Mapping[str, Any]) -> dict[str, None]:
-    """Names of options and facts, in their order."""
+    """Names of options and facts, in the order of the record."""
     names = [name for group in identity["options"].values() for name in group]
     return dict.fromkeys([*names, *identity["facts"]])
 
 
 def refusal(place: str | Path, refused: Collection[Difference], fixed: Collection[Difference]) -> ValueError:
-    """The error that names each difference, and what to do.
+    """The error that names each difference and what to do.
 
     Args:
         place: directory of the record.
-        refused: what may change if `allow_changes` says so.
-        fixed: what cannot change within a run.
+        refused: differences that `allow_changes` can allow.
+        fixed: differences that cannot be allowed within a run.
     """
     listed = "; ".join(map(str, [*refused, *fixed]))
     last_way = f"pass --allow_changes {' '.join(each.name for each in refused)} to continue it with these changes"
     if fixed:
         names = ", ".join(f"`{each.name}`" for each in fixed)
-        last_way = f"as {names} cannot change within a run, start one from its weights: `model_name_or_path` {place}"
+        last_way = (
+            f"start a new run from its weights, `model_name_or_path` {place}: {names} cannot change within a run"
+        )
     return ValueError(
-        f"`{place}` holds another run: {listed}. Give the stored values to continue it, name another `output_dir` or "
-        f"pass --overwrite_output_dir true to start over, or {last_way}"
+        f"`{place}` holds another run: {listed}. Use the stored values to continue it, name another `output_dir`, "
+        f"pass --overwrite_output_dir true to start again from step 0, or {last_way}"
     )

@@ -1,4 +1,4 @@
-"""One run in a directory at a time: a lock that the operating system takes back from a process that is gone."""
+"""Allows one run at a time in a directory, by a lock that the operating system releases when the process ends."""
 
 import contextlib
 import errno
@@ -20,7 +20,8 @@ from .disk_faults import check_writable
 logger = logging.getLogger(__name__)
 
 LOCK, HOLDER = ".run-lock", ".run-holder.json"
-WORKERS_LEAVE_AFTER = 15.0  # seconds; data workers of a killed run can hold its lock until they notice, 5 s at most
+# Seconds. Data workers of a killed run can hold its lock until they notice its end, at most 5 s.
+WORKERS_LEAVE_AFTER = 15.0
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 T = TypeVar("T")
@@ -28,19 +29,19 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def run_lock(output_dir: str | Path, state: PartialState) -> Iterator[None]:
-    """Holds the lock of a run's directory; the first process of the run takes it for all of them.
+    """Holds the lock of the directory of a run; the first process of the run takes it for all processes.
 
-    The lock is one of the operating system (`flock`), so a process that ends in any way, SIGKILL included, gives it
-    back. It holds between the processes of a machine, and between machines as far as their shared file system passes
-    `flock` on: NFS does since Linux 2.6.12, Lustre when mounted with `flock`; others keep it within each machine, or
-    refuse it, which is a warning. A process may take it twice.
+    The operating system provides the lock (`flock`), and releases it when the process ends in any way, even by
+    SIGKILL. The lock works between the processes of a machine. Between machines it works if the shared file system
+    supports `flock`: NFS since Linux 2.6.12, Lustre when mounted with `flock`. Other file systems lock within each
+    machine only, or refuse the lock, which logs a warning. A process may take the lock twice.
 
     Args:
-        output_dir: made if it is not there, and removed again if it is still empty at the end.
+        output_dir: created if it does not exist, and removed again if it is still empty at the end.
         state: the processes of the run. All call this function.
 
     Raises:
-        ValueError: on all processes, when another run has the lock; names the directory and the holder.
+        ValueError: another run holds the lock; raised in all processes, names the directory and the holder.
     """
     held = decided_by_first(lambda: _take(Path(output_dir)), state, keep=True)
     try:
@@ -51,12 +52,12 @@ def run_lock(output_dir: str | Path, state: PartialState) -> Iterator[None]:
 
 
 def decided_by_first(decide: Callable[[], T], state: PartialState, *, keep: bool = False) -> T | None:
-    """What `decide` returns, or raises, in the first process, in all of them; so that none waits for another.
+    """Calls `decide` in the first process; all processes return its result or raise its error, so none waits.
 
     Args:
         decide: called in the first process only.
         state: the processes.
-        keep: what it returns stays in the first process; the others get None.
+        keep: whether only the first process gets the result, and the others get None.
     """
     result: T | None = None
     outcome: list[Any] = [None, None]
@@ -64,7 +65,7 @@ def decided_by_first(decide: Callable[[], T], state: PartialState, *, keep: bool
         try:
             result = decide()
             outcome[0] = None if keep else result
-        except Exception as error:  # of any kind: the others wait for it
+        except Exception as error:  # any error, because the other processes wait for the outcome
             outcome[1] = error
     broadcast_object_list(outcome)
     if outcome[1] is not None:
@@ -73,7 +74,11 @@ def decided_by_first(decide: Callable[[], T], state: PartialState, *, keep: bool
 
 
 def _take(output_dir: Path) -> tuple[FileLock, Path, list[Path]] | None:
-    """The lock, its directory and what was made for it; None for one that this process has already, or cannot have."""
+    """Takes the lock; None if this process already holds it, or if the file system has no locks.
+
+    Returns:
+        The lock, its directory, and the directories that were created for it.
+    """
     made = [path for path in (output_dir, *output_dir.parents) if not path.exists()]
     check_writable(output_dir)
     lock = FileLock(output_dir.resolve() / LOCK, is_singleton=True)
@@ -92,7 +97,7 @@ def _take(output_dir: Path) -> tuple[FileLock, Path, list[Path]] | None:
             raise type(error)(
                 f"`output_dir` {output_dir} cannot be written to: {error.strerror}; name another one"
             ) from error
-        logger.warning("the file system of %s has no locks: nothing stops a second run there", output_dir)
+        logger.warning("the file system of %s has no locks, so a second run there would not be refused", output_dir)
         return None
     own = {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
     (output_dir / HOLDER).write_text(json.dumps(own), encoding="utf-8")
@@ -102,15 +107,16 @@ def _take(output_dir: Path) -> tuple[FileLock, Path, list[Path]] | None:
 def _give_back(lock: FileLock, output_dir: Path, made: list[Path]) -> None:
     (output_dir / HOLDER).unlink(missing_ok=True)
     if made and output_dir.is_dir() and {path.name for path in output_dir.iterdir()} <= {LOCK}:
-        (output_dir / LOCK).unlink(missing_ok=True)  # a refused run leaves no trace; others keep the file: others wait
-        with contextlib.suppress(OSError):  # something else has come in
+        # a refused run leaves no file; other runs keep the lock file, because a process may be waiting for the lock
+        (output_dir / LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process has written a file there
             for path in made:
                 path.rmdir()
     lock.release()
 
 
 def _holder(output_dir: Path) -> dict[str, Any]:
-    """What the last holder wrote; nothing where it has left, or is about to write."""
+    """The record that the last holder wrote; empty if it has released the lock or has not written it yet."""
     try:
         return dict(json.loads((output_dir / HOLDER).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -130,5 +136,5 @@ def _is_gone(holder: dict[str, Any]) -> bool:
 
 def _in_words(holder: dict[str, Any]) -> str:
     if not holder:
-        return "a process that has just begun"
+        return "a process that has just started"
     return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"

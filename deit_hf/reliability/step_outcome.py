@@ -1,4 +1,4 @@
-"""Whether an optimizer step counts: decided in one place, read by the averaged weights and the log."""
+"""Whether an optimizer step counts: set in one place, read by the averaged weights and the log."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 class StepOutcome:
     """The outcome of the optimizer step in progress, and the steps skipped so far.
 
-    `NumericalFaults` writes it before the optimizer steps; averaged weights and loss log read it after the step.
+    `NumericalFaults` sets it before the optimizer steps; the averaged weights and the loss log read it after the step.
 
     Attributes:
         is_skipped: whether the step in progress changes nothing.
@@ -18,7 +18,7 @@ class StepOutcome:
     skipped_steps: list[int] = field(default_factory=list)
 
     def begin(self) -> None:
-        """Starts a step, which counts until it is skipped."""
+        """Starts a step that counts, unless it is skipped."""
         self.is_skipped = False
 
     def skip(self, step: int) -> None:

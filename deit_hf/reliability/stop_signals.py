@@ -1,6 +1,6 @@
-"""SIGTERM and SIGINT during a training: noted, agreed upon by all processes, and left with an exit code of its own.
+"""SIGTERM and SIGINT during a training: all processes agree to stop, and exit with a code of its own.
 
-What is saved before leaving is in resumable_trainer.py.
+resumable_trainer.py saves the checkpoint before the exit.
 """
 
 import multiprocessing
@@ -20,12 +20,12 @@ import torch.distributed as dist
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# torchrun sends its processes the Ctrl-C that the terminal has sent them already
+# the terminal sends Ctrl-C to all processes, and torchrun sends it to them a second time
 _ECHO_OF_THE_LAUNCHER = 2.0  # seconds
 
 
 class TrainingStopped(SystemExit):
-    """A signal stopped the run; what there was to save is saved. Uncaught, it ends the process with code 75."""
+    """A signal stopped the run, after it was saved. If not caught, the process exits with code 75."""
 
     def __init__(self, message: str):
         super().__init__(EXIT_CODE)
@@ -36,26 +36,31 @@ class TrainingStopped(SystemExit):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a training in a notebook or at a prompt, which live on; what there was to save is saved."""
+    """Ctrl-C stopped a training in a notebook or at a prompt, after it was saved; the Python session continues."""
 
 
 def is_interactive() -> bool:
-    """Whether this Python is a notebook's, or has a prompt: it must not end with a training."""
+    """Whether Python runs in a notebook or with a prompt, and so must not exit when a training stops."""
     return hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 
 def stopped_by(signal_name: str | None, message: str) -> BaseException:
-    """What a run raises that stopped on a signal: of its own process, or None where another process had it."""
+    """The exception for a run that a signal has stopped.
+
+    Args:
+        signal_name: signal that this process received; None if another process received it.
+        message: where the run stopped and how to resume it.
+    """
     if signal_name == "SIGINT" and is_interactive():
         return TrainingInterrupted(message)
     return TrainingStopped(message)
 
 
 class StopSignals:
-    """As a context: the first signal is noted and changes nothing else, a second one ends the process at once.
+    """A context that records the first signal and does nothing else; a second signal ends the process at once.
 
-    In a notebook or at a prompt a second Ctrl-C raises KeyboardInterrupt instead, as without a training.
-    Only Python's main thread gets signals; in another one the context does nothing.
+    In a notebook or at a prompt, a second Ctrl-C raises KeyboardInterrupt instead, as it does outside a training.
+    Only Python's main thread receives signals; in another thread the context does nothing.
 
     Attributes:
         received: name of the first signal, or None.
@@ -74,7 +79,7 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
         if _world_size() > 1 and self._group is None:
-            self._group = dist.new_group(backend="gloo")  # votes wait for no device
+            self._group = dist.new_group(backend="gloo")  # so that a vote does not wait for the device
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,7 +91,7 @@ class StopSignals:
         name = signal.Signals(number).name
         if self.received is None:
             self.received, self._received_at = name, time.monotonic()
-            _say(f"{name}: saving a checkpoint after this step, then leaving; a second signal leaves at once")
+            _write_to_stderr(f"{name}: saving a checkpoint after this step, then exiting; a second one exits at once")
         elif name == "SIGINT" and is_interactive():
             raise KeyboardInterrupt
         elif _world_size() == 1 or time.monotonic() - self._received_at > _ECHO_OF_THE_LAUNCHER:
@@ -94,10 +99,10 @@ class StopSignals:
             os.kill(os.getpid(), number)
 
     def agreed(self) -> bool:
-        """Whether all processes stop here; all of them must ask equally often.
+        """Whether all processes stop now; all of them must call this equally often.
 
-        On several processes the answer is that of the vote before, so that nobody waits for a vote: they stop one
-        question later.
+        With several processes, a call returns the result of the previous vote, so that no process waits for a vote;
+        they stop one call later.
         """
         if self._group is None:
             return self.received is not None
@@ -111,7 +116,7 @@ class StopSignals:
 
 
 class LeaveOnSignal:
-    """As a context, for the parts of a run that have nothing to save: the first signal raises `TrainingStopped`."""
+    """A context for the parts of a run that have nothing to save: the first signal raises `TrainingStopped`."""
 
     def __enter__(self) -> None:
         self._previous: dict[signal.Signals, Any] = {}
@@ -123,19 +128,21 @@ class LeaveOnSignal:
             signal.signal(number, handler)
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
-        for each in _SIGNALS:  # a second one leaves at once
+        for each in _SIGNALS:  # a second signal ends the process at once
             signal.signal(each, signal.default_int_handler if is_interactive() else signal.SIG_DFL)
         name = signal.Signals(number).name
-        message = f"{name}: nothing to save; start the same command again to go on"
-        _say(message)
+        message = f"{name}: nothing to save; start the same command again to continue"
+        _write_to_stderr(message)
         raise stopped_by(name, message)
 
 
 def leaves_signals_to_the_main_process(init: Callable[[int], None] | None) -> Callable[[int], None]:
-    """`worker_init_fn` of a data loader: Ctrl-C and schedulers signal the workers too, which must serve the last step.
+    """A `worker_init_fn` with which the workers of a data loader ignore SIGINT and SIGTERM while the run continues.
+
+    Ctrl-C and cluster schedulers signal the workers, too, but the last step still needs them.
 
     Args:
-        init: the function that was there before, or None.
+        init: the previous `worker_init_fn`, or None.
     """
     return partial(_init_worker, init, _end_of(os.getpid()))
 
@@ -153,9 +160,9 @@ def _init_worker(init: Callable[[int], None] | None, main_process_ends: Any, wor
 
 @cache
 def _end_of(main_process: int) -> Any:
-    """A flag that workers share, up when the process ends: multiprocessing then sends SIGTERM and waits for them."""
+    """A flag shared with the workers, set when the process ends: multiprocessing then sends them SIGTERM and waits."""
     flag = multiprocessing.RawValue("b", 0)
-    Finalize(None, setattr, (flag, "value", 1), exitpriority=0)  # atexit would miss processes of notebook_launcher
+    Finalize(None, setattr, (flag, "value", 1), exitpriority=0)  # atexit does not run in notebook_launcher's processes
     return flag
 
 
@@ -163,5 +170,5 @@ def _world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _say(message: str) -> None:
-    os.write(2, f"\n{message}\n".encode())  # logging and print may be what the signal interrupted
+def _write_to_stderr(message: str) -> None:
+    os.write(2, f"\n{message}\n".encode())  # the signal may have interrupted logging or print

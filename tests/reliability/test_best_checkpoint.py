@@ -1,4 +1,4 @@
-"""The best checkpoint stays when older ones go, and the model of the end is its."""
+"""The best checkpoint is kept when old ones are deleted, and is loaded at the end if the options ask for it."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ LOSSES = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0}  # by step; the best is the se
 class WithKnownLosses(DistillationTrainer):
     """Evaluates to `LOSSES`."""
 
-    left: list[str]  # checkpoints after the last save
+    left: list[str]  # checkpoints that exist after the last save
     last_weights: dict[str, torch.Tensor]
 
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
@@ -47,7 +47,7 @@ def test_rotation_keeps_the_best_checkpoint_and_the_last_ones(tmp_path: Path, ti
     trainer = train(tmp_path, tiny_config, toy_rows, save_total_limit=limit, load_best_model_at_end=True)
     output_dir = Path(trainer.args.output_dir)
     assert trainer.left == [f"checkpoint-{step}" for step in left]
-    # transformers itself deletes the last one at the end if there is to be one alone
+    # with a limit of 1, transformers itself deletes the last one at the end
     assert checkpoints(trainer) == (["checkpoint-2"] if limit == 1 else trainer.left)
     assert trainer.state.best_model_checkpoint == str(output_dir / "checkpoint-2")
     assert (trainer.state.best_metric, trainer.state.best_global_step) == (1.0, 2)

@@ -1,4 +1,4 @@
-"""The callback that settles DDP's layout: on the pixels of the student's size, and only where there is DDP."""
+"""The callback that fixes DDP's bucket layout: it uses images of the student's size, and runs only under DDP."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from deit_hf.reliability.gradient_layout import SettleGradientLayout
 
 
 class Net(nn.Module):
-    """Notes the pixels that it sees, and its mode."""
+    """Records the shape of its input, and its mode."""
 
     def __init__(self) -> None:
         super().__init__()

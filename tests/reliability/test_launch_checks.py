@@ -1,4 +1,4 @@
-"""A run on other processes than its launch asked for is refused; the configurations of Accelerate do what they say."""
+"""A run whose processes differ from its launch is refused; the configurations of Accelerate start what they name."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def launched_by(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None:
-    """This process gets the environment that `accelerate launch` gives the one process that it starts."""
+    """Sets the environment that `accelerate launch` gives to the one process that it starts."""
 
     class Script:
         returncode = 0
@@ -48,7 +48,7 @@ def launched_by(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) 
     monkeypatch.setattr("accelerate.commands.launch.default_config_file", str(folder / "default.yaml"))
     monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(folder / "default.yaml"))
     monkeypatch.setattr("accelerate.commands.launch.subprocess.Popen", Script)
-    # the script's own arguments are not the launcher's
+    # the arguments after `train.py` belong to the script, not to the launcher
     launch_command(launch_command_parser().parse_args([*arguments, "train.py", "--num_processes", "5"]))
 
 
@@ -64,7 +64,7 @@ def test_processes_that_accelerate_was_asked_for_but_did_not_start_are_an_error(
     assert "torchrun --nproc_per_node N train.py ..." in str(error.value)
     assert "accelerate launch --multi_gpu --num_processes N train.py ..." in str(error.value)
     assert "hf_secret" not in str(error.value)
-    monkeypatch.setenv("WORLD_SIZE", "1")  # of torchrun, which sets MASTER_ADDR too
+    monkeypatch.setenv("WORLD_SIZE", "1")  # set by torchrun, which also sets MASTER_ADDR
     check_launch(**ALONE)
 
 
@@ -84,7 +84,7 @@ def test_processes_of_the_environment_that_did_not_join_are_an_error(monkeypatch
 
 def test_number_of_processes_without_a_rank_is_an_error_before_anyone_waits(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # or Accelerate would notice
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # without it, Accelerate itself would raise
     with pytest.raises(ValueError, match="WORLD_SIZE 2 but no RANK; start them with: torchrun --nproc_per_node 2"):
         DistillationArguments(str(tmp_path), report_to="none")
     monkeypatch.setenv("WORLD_SIZE", "1")
@@ -106,10 +106,10 @@ def test_arguments_pass_on_how_many_gpus_transformers_would_use(tmp_path, monkey
 
 
 def test_fsdp_that_accelerate_would_leave_out_is_an_error(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="FSDP was asked for, but .* this is NO"):
+    with pytest.raises(ValueError, match="FSDP was asked for, but .* here is `NO`"):
         DistillationArguments(str(tmp_path), report_to="none", fsdp=True)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="FSDP was asked for, but .* this is MULTI_CPU"):
+    with pytest.raises(ValueError, match="FSDP was asked for, but .* here is `MULTI_CPU`"):
         check_launch(**{**ALONE, "num_processes": 2, "distributed_type": DistributedType.MULTI_CPU})
     check_launch(**{**ALONE, "num_processes": 2, "distributed_type": DistributedType.MULTI_GPU})
 
@@ -148,14 +148,14 @@ def test_float16_without_a_gpu_is_an_error_that_names_bfloat16(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("configured", "flag", "in_force"),
+    ("configured", "flag", "effective"),
     [("no", True, True), ("bf16", True, True), ("bf16", False, True), ("no", False, False)],
 )
-def test_precision_is_the_flags_and_without_one_that_of_accelerate(tmp_path, monkeypatch, configured, flag, in_force):
-    # what is in force is in the flag afterwards, so that the written recipe has it
+def test_precision_is_the_flags_and_without_one_that_of_accelerate(tmp_path, monkeypatch, configured, flag, effective):
+    # the flag is set to the effective precision, so that the written recipe records it
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", configured)
     args = DistillationArguments(str(tmp_path), report_to="none", bf16=flag, use_cpu=True)
-    assert (args.bf16, args.mixed_precision) == (in_force, "bf16" if in_force else "no")
+    assert (args.bf16, args.mixed_precision) == (effective, "bf16" if effective else "no")
 
 
 # ---- scripts/accelerate ----
@@ -179,7 +179,7 @@ def test_accelerates_own_parser_reads_each_configuration(path: Path):
     }[path.stem]
     found = (config.distributed_type, config.num_processes, config.num_machines, config.use_cpu)
     assert found == expected
-    assert config.mixed_precision == "no"  # the recipe's flags decide
+    assert config.mixed_precision == "no"  # the flags of the recipe decide
     head = path.read_text().split("compute_environment")[0]
     assert f"accelerate launch --config_file scripts/accelerate/{path.name}" in head
     assert "Precision: " in head
@@ -187,7 +187,7 @@ def test_accelerates_own_parser_reads_each_configuration(path: Path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_option_of_a_part_is_one_of_the_launchers(path: Path):
-    # Accelerate hands on what it does not know without a word
+    # Accelerate passes unknown options on without a warning
     known = {action.dest for action in launch_command_parser()._actions}
     config = load_config_from_file(str(path))
     assert set(config.deepspeed_config) | set(config.fsdp_config) <= known
@@ -218,4 +218,4 @@ def test_cpu_configuration_starts_two_processes_that_train_together(tmp_path):
     assert result.returncode == 0, result.stderr
     text = (tmp_path / "out" / "recipe.yaml").read_text()
     assert re.search(r"global batch +4 = 2 on each of 2 processes x 1", text)
-    assert "use_cpu" not in text  # it is the machine's, and would keep a repeated run off a GPU
+    assert "use_cpu" not in text  # it depends on the machine, and would prevent a repeated run from using a GPU

@@ -1,4 +1,4 @@
-"""Infinite numbers: a training stops at them, or skips the step, and never saves what they made."""
+"""Infinite losses and gradients: a training stops, or skips the step, and never saves infinite weights."""
 
 import json
 import math
@@ -26,7 +26,7 @@ WAITS = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero"}  # each 
 
 
 class Fault:
-    """Spoils chosen backward passes of a trainer's model, counted from 1: its logits, or only its gradient."""
+    """Makes the logits, or only the gradient, of chosen backward passes not finite; passes are counted from 1."""
 
     def __init__(self, trainer: DistillationTrainer, passes: set[int], *, value: float = math.nan, what: str = "loss"):
         self.passes, self.value, self.what, self.count = passes, value, what, 0
@@ -76,7 +76,7 @@ def test_training_stops_at_the_next_report_and_keeps_the_last_good_checkpoint(
 )
 def test_fault_is_found_within_logging_steps(tmp_path, tiny_config, toy_rows, options: dict, stops_at: int):
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, **{"num_train_epochs": 3, **options})
-    Fault(trainer, {7})  # the fourth step's, with two passes to a step
+    Fault(trainer, {7})  # with two passes per step, the fourth step
     with pytest.raises(NonFiniteLossError):
         trainer.train()
     assert trainer.state.global_step == stops_at
@@ -93,7 +93,7 @@ def test_rate_that_is_far_too_high_leaves_no_infinite_checkpoint(tmp_path, tiny_
 
 
 def test_infinite_weights_after_the_last_step_are_not_saved(tmp_path, tiny_config, toy_rows):
-    # loss and gradient of that step were finite, and no other step follows that would find out
+    # loss and gradient of that step are finite, and no later step follows that would detect it
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, max_steps=3, save_strategy="steps", save_steps=3)
 
     def leap_in_the_last_step(*_: object) -> None:
@@ -107,7 +107,7 @@ def test_infinite_weights_after_the_last_step_are_not_saved(tmp_path, tiny_confi
 
 
 class BrokenTeacher(nn.Module):
-    """Answers with one number for every class."""
+    """Returns the same number for every class."""
 
     def __init__(self, value: float):
         super().__init__()
@@ -120,7 +120,7 @@ class BrokenTeacher(nn.Module):
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_teacher_without_an_answer_stops_the_training(tmp_path, tiny_config, toy_rows, kind: str, value: float):
-    # the argmax of NaNs is a class like any other: hard distillation would go on learning it
+    # the argmax of NaNs is a class like any other: hard distillation would continue to learn it
     teacher = Teacher(BrokenTeacher(value), mean=(0.5,) * 3, std=(0.5,) * 3, image_size=32)
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, teacher, distillation_type=kind)
     with pytest.raises(NonFiniteLossError, match="loss at steps 1"):
@@ -144,10 +144,10 @@ def test_steps_between_two_reports_do_not_wait_for_the_device(tmp_path, tiny_con
     counts = []
     for num_steps in (10, 20):
         options = {"max_steps": num_steps, "logging_steps": 100, "distillation_type": "hard", "ema_decay": 0.9}
-        options["per_device_train_batch_size"] = 2  # one epoch, as each begins with a seed that is read
-        options["dataloader_num_workers"] = 1  # which draws the views; here only the steps are left
+        options["per_device_train_batch_size"] = 2  # one epoch, because each epoch begins by reading a seed
+        options["dataloader_num_workers"] = 1  # the worker draws the views, so only the steps are counted here
         trainer = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, **options)
-        # an optimizer on the CPU reads its step count, which is there
+        # the optimizer reads its step count, which is on the CPU: this is not a wait for a device
         trainer.create_optimizer()
         trainer.optimizer.step = lambda closure=None: None
         with Waits() as waits:
@@ -182,7 +182,7 @@ def test_skipped_step_changes_no_weight_no_moment_and_no_average(tmp_path, tiny_
         assert all(torch.equal(tensor, after[kind][name]) for name, tensor in before[kind].items())
     assert before[3] == after[3] == 2
     assert not torch.equal(states[1][0]["cls_classifier.weight"], before[0]["cls_classifier.weight"])
-    assert not torch.equal(trainer.model.cls_classifier.weight, after[0]["cls_classifier.weight"])  # and goes on
+    assert not torch.equal(trainer.model.cls_classifier.weight, after[0]["cls_classifier.weight"])  # next step
     assert trainer.state.global_step == 4
     assert result.metrics["train_bad_steps"] == 1
     assert trainer.step_outcome.skipped_steps == [3]
@@ -209,7 +209,7 @@ def test_log_of_skipped_steps_is_the_mean_of_the_others(tmp_path, tiny_config, t
     result = trainer.train()
     report = next(log for log in trainer.state.log_history if "loss" in log)
     assert report["loss"] == pytest.approx((losses[0] + losses[1] + losses[3]) / 3, abs=1e-6)
-    assert "grad_norm" not in report  # of the last step, which was skipped
+    assert "grad_norm" not in report  # it would be that of the last step, which was skipped
     assert result.metrics["train_loss"] == pytest.approx(report["loss"], abs=1e-6)
 
 
@@ -247,11 +247,11 @@ def test_resumed_training_remembers_the_steps_that_were_skipped(tmp_path, tiny_c
 
 
 def test_resumed_training_takes_a_lower_rate(tmp_path, tiny_config, toy_rows, caplog):
-    # which the error advises; the parent would silently go on with the checkpoint's
+    # the error advises a lower learning rate; `Trainer` would silently use the one of the checkpoint
     options = {"num_train_epochs": 2, "warmup_epochs": 1, "save_strategy": "steps", "save_steps": 4}
     make_trainer(tmp_path, tiny_config, toy_rows, **options).train()
     rates = []
-    for resume in (f"{tmp_path}/run/checkpoint-4", None):  # the second run writes over the checkpoint
+    for resume in (f"{tmp_path}/run/checkpoint-4", None):  # the second run overwrites the checkpoint
         trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options | {"learning_rate": 1e-4})
         trainer.train(resume_from_checkpoint=resume)
         rates.append([log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log])
@@ -297,21 +297,21 @@ from deit_hf.model.arguments import ModelArguments
 from deit_hf.reliability.numerical_faults import NonFiniteLossError
 from deit_hf.training.recipe_file import parse_recipe
 
-class Spoiled(DistillationTrainer):
+class OneInfiniteLoss(DistillationTrainer):
     # a loss that is infinite on the second process only, and whose gradient is finite
     def compute_loss(self, *args, **kwargs):
         loss = super().compute_loss(*args, **kwargs)
         return loss + math.inf if self.state.global_step == 4 and self.args.process_index == 1 else loss
 
-command.DistillationTrainer = Spoiled
+command.DistillationTrainer = OneInfiniteLoss
 options = parse_recipe((ModelArguments, DataArguments, DistillationArguments), sys.argv[1:])
 try:
     command.train(*options)
-    said = "done"
+    outcome = "done"
 except NonFiniteLossError as error:
-    said = str(error)
+    outcome = str(error)
 torch.distributed.destroy_process_group()
-open(f"rank-{os.environ['RANK']}.txt", "w").write(said)
+open(f"rank-{os.environ['RANK']}.txt", "w").write(outcome)
 """
 
 
@@ -329,9 +329,9 @@ def run_two(folder: Path, *options: str) -> list[str]:
 
 @pytest.mark.slow
 def test_processes_stop_together_at_a_fault_that_one_of_them_saw(tmp_path: Path):
-    said = run_two(tmp_path, "--output_dir", "run", "--save_strategy", "steps", "--save_steps", "3")
-    assert said[0] == said[1]
-    assert said[0].startswith("not finite: loss at steps 5;")
+    outcomes = run_two(tmp_path, "--output_dir", "run", "--save_strategy", "steps", "--save_steps", "3")
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].startswith("not finite: loss at steps 5;")
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-3"}
 
 

@@ -1,4 +1,4 @@
-"""Out of memory: one line names the options to change, and values that keep the global batch."""
+"""Out of memory: one line names the options to lower, and values that keep the global batch."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_smaller_batch_divides_a_step_and_is_even_if_pairs_are_mixed(in_one_step
         ((64, 1), True, "use 32 and 2, which keep the global batch of 128"),
         ((6, 2), True, "use 2 and 6, which keep the global batch of 24"),  # 3 images are not pairs
         ((6, 2), False, "use 3 and 4, which keep the global batch of 24"),
-        ((2, 3), True, "which cannot be less; use a smaller model or image"),
+        ((2, 3), True, "which cannot be lower; use a smaller model or image"),
     ],
 )
 def test_advice_for_training_names_both_sizes_and_a_pair_of_the_same_product(sizes, even, advice):

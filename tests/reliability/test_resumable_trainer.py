@@ -1,4 +1,4 @@
-"""Checkpoints are complete or absent, and the run's directory says what may go on from it."""
+"""Checkpoints are complete or absent, and a run resumes from the last complete one in its directory."""
 
 import copy
 import json
@@ -48,7 +48,7 @@ def make_trainer(directory, tiny_config, toy_rows, model=None, **options) -> Dis
 
 
 def write_checkpoint(directory: Path, step: int) -> Path:
-    """A complete checkpoint, as far as its directory goes."""
+    """Writes the directory of a complete checkpoint, with placeholder files."""
     aside = directory / "aside"
     aside.mkdir(parents=True)
     (aside / "model.safetensors").write_bytes((92).to_bytes(8, "little") + b"{}".ljust(92))  # holds no tensor
@@ -81,7 +81,10 @@ def test_run_goes_on_from_the_last_complete_checkpoint(tmp_path: Path, caplog):
     for step in (5, 30, 9):
         write_checkpoint(tmp_path, step)
     assert begin(tmp_path) == str(tmp_path / "checkpoint-30")
-    assert "checkpoint-30; start anew with --overwrite_output_dir" in caplog.text
+    assert (
+        f"resuming from {tmp_path / 'checkpoint-30'}; to start again from step 0, pass --overwrite_output_dir"
+        in caplog.text
+    )
 
 
 def test_named_checkpoint_wins(tmp_path: Path):
@@ -93,7 +96,7 @@ def test_named_checkpoint_wins(tmp_path: Path):
 @pytest.mark.parametrize("name", ["nowhere", "half"])
 def test_named_checkpoint_that_is_not_complete_is_refused(tmp_path: Path, name: str):
     (tmp_path / "half").mkdir()
-    with pytest.raises(ValueError, match=f"no training can go on from `.*{name}`: (there is no|it has no readable)"):
+    with pytest.raises(ValueError, match=f"cannot resume from `.*{name}`: (there is no|it has no readable)"):
         begin(tmp_path, resume_from_checkpoint=str(tmp_path / name))
 
 
@@ -146,7 +149,7 @@ def test_run_that_stopped_before_its_first_checkpoint_starts_again(tmp_path: Pat
     assert begin(tmp_path) is None
     (tmp_path / ".unfinished-checkpoint" / "checkpoint-3").mkdir(parents=True)
     assert begin(tmp_path) is None
-    assert "stopped before its first checkpoint; it starts again" in caplog.text
+    assert "stopped before its first checkpoint; starting at step 0" in caplog.text
     assert names(tmp_path) == {UNFINISHED_RUN}
 
 
@@ -159,7 +162,7 @@ def test_finished_run_is_refused_and_kept(tmp_path: Path):
     begin(tmp_path)
     (tmp_path / "model.safetensors").write_text("weeks of work")
     end_run(DistillationArguments(str(tmp_path), report_to="none"))
-    with pytest.raises(FileExistsError, match="not empty and holds no checkpoint to go on from; name another one, or"):
+    with pytest.raises(FileExistsError, match="not empty and holds no checkpoint to resume from; name another dir"):
         begin(tmp_path)
     assert names(tmp_path) == {"model.safetensors"}
 
@@ -187,7 +190,7 @@ def test_checkpoint_that_cannot_be_written_leaves_the_others_and_says_so(tmp_pat
     monkeypatch.setattr(trainer, "_save_scaler", full_disk)
     with pytest.raises(OSError, match="checkpoint-3 could not be written .* MiB free.*file write failed") as error:
         trainer.train()
-    assert f"the last complete one is {tmp_path / 'checkpoint-2'}. Make room" in str(error.value)
+    assert f"the last complete one is {tmp_path / 'checkpoint-2'}. Free disk space" in str(error.value)
     assert names(tmp_path) == {"checkpoint-2"}
     assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
@@ -229,7 +232,7 @@ def test_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path):
     assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
 
 
-# ---- going on ----
+# ---- resuming ----
 
 
 def log_of(trainer: DistillationTrainer) -> list[dict]:
@@ -251,14 +254,14 @@ def assert_same_run(resumed: DistillationTrainer, whole: DistillationTrainer) ->
 
 @pytest.mark.parametrize("stop_at", range(1, 9))
 def test_resumed_run_reports_the_same_losses(tmp_path, tiny_config, tiny_teacher, toy_rows, stop_at: int):
-    # five steps an epoch, a report every three: most stops are between two reports, one at an epoch's end
+    # five steps per epoch, a log every three: most stops are between two logs, one is at the end of an epoch
     options = {"max_steps": 8, "logging_steps": 3, "eval_strategy": "epoch", "distillation_type": "soft"}
 
     def trainer() -> DistillationTrainer:
         torch.manual_seed(1)
         args = DistillationArguments(str(tmp_path / "run"), **{**OPTIONS, **options})
         student = DeiTForImageClassificationWithTeacher(tiny_config)
-        student.deit.encoder.layer[1].drop_path.p = 0.5  # a random stream in the step itself
+        student.deit.encoder.layer[1].drop_path.p = 0.5  # draws random numbers in the step itself
         return DistillationTrainer(student, args, teacher=tiny_teacher, train_dataset=toy_rows, eval_dataset=toy_rows)
 
     whole = trainer()
@@ -279,7 +282,7 @@ def test_early_stopping_is_where_it_would_have_been(tmp_path, tiny_config, toy_r
         torch.manual_seed(1)
         student = DeiTForImageClassificationWithTeacher(tiny_config)
         args = DistillationArguments(str(tmp_path / "run"), **{**OPTIONS, **options, "learning_rate": 0.0})
-        callbacks = [transformers.EarlyStoppingCallback(3)]  # nothing is learned: stops after the first and three more
+        callbacks = [transformers.EarlyStoppingCallback(3)]  # nothing is learned, so it stops at step 4
         return DistillationTrainer(student, args, train_dataset=toy_rows, eval_dataset=toy_rows, callbacks=callbacks)
 
     whole = trainer()
@@ -292,7 +295,7 @@ def test_early_stopping_is_where_it_would_have_been(tmp_path, tiny_config, toy_r
 
 
 def test_model_of_transformers_with_renamed_keys_resumes_with_all_its_weights(tmp_path, toy_rows):
-    # on disk these keys are others, and transformers' own resume leaves most tensors at random
+    # these keys have other names on disk, and `Trainer` would leave most tensors at their random values
     config = transformers.DeiTConfig(
         image_size=32, patch_size=8, hidden_size=24, num_attention_heads=3, num_hidden_layers=2, num_labels=5
     )
@@ -332,7 +335,7 @@ def test_resume_decodes_no_image_that_it_skips(tmp_path, tiny_config, toy_rows, 
     decode = decoding.decode_image
     monkeypatch.setattr(decoding, "decode_image", lambda *args: decoded.append(args) or decode(*args))
     resumed.train(resume_from_checkpoint=True)
-    assert 8 <= len(decoded) <= 16  # of the last step, and what the loader fetches ahead; 40 make an epoch
+    assert 8 <= len(decoded) <= 16  # the last step and what the loader reads ahead; an epoch has 40
 
 
 def test_best_checkpoint_is_known_by_its_place(tmp_path, tiny_config, toy_rows):
@@ -372,7 +375,7 @@ def test_running_losses_of_several_processes_are_averaged_on_another_number(tmp_
 
 
 def test_gradients_have_their_last_layout_before_the_first_step_and_nothing_else_has_changed(tmp_path: Path):
-    """Red when the first step after a restart sums three processes in another order than later steps do."""
+    """Fails if the first step after a resume sums gradients of three processes in another order than later ones."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -392,7 +395,7 @@ def test_gradients_have_their_last_layout_before_the_first_step_and_nothing_else
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert all(parameter.grad is None for parameter in model.parameters())
         model.train()
-        for _ in range(2):  # the second one tells what the first one found
+        for _ in range(2):  # the second pass reports what the first one did
             model(torch.zeros(2, 3, 4, 4))
         assert model._get_ddp_logging_data()["has_rebuilt_buckets"]
     finally:

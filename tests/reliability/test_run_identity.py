@@ -1,4 +1,4 @@
-"""Two records of a run, compared and put into words."""
+"""Two records of a run are compared, and their differences described."""
 
 from pathlib import Path
 
@@ -50,9 +50,7 @@ def test_an_option_that_is_newer_than_the_record_had_its_default():
     [
         (Difference("seed", 1, 2), "`seed` was 1 and is 2"),
         (
-            Difference(
-                "data", {"rows": 3, "labels": "ab", "pictures": "x"}, {"rows": 4, "labels": "cd", "pictures": "x"}
-            ),
+            Difference("data", {"rows": 3, "labels": "ab", "images": "x"}, {"rows": 4, "labels": "cd", "images": "x"}),
             "`data` (rows 3, now 4; labels ab, now cd)",
         ),
         (Difference("teacher", None, {"weights": "ab", "image_size": [32, 32]}), "weights ab image_size 32, 32"),
@@ -61,7 +59,7 @@ def test_an_option_that_is_newer_than_the_record_had_its_default():
             Difference(
                 "classes", [*map(str, range(1000))], [*map(str, range(500)), "new", *map(str, range(501, 1000))]
             ),
-            "were 1000, from number 500 on 500, 501, 502, ..., and are 1000, there new, 501, 502, ...",
+            "were 1000, from index 500 on 500, 501, 502, ..., and are 1000, from there on new, 501, 502, ...",
         ),
     ],
 )
@@ -72,9 +70,9 @@ def test_difference_in_words(difference: Difference, text: str):
 def test_refusal_names_every_difference_and_each_way_on():
     changed, fixed = Difference("seed", 1, 2), Difference("optim", "sgd", "adamw_torch")
     text = str(refusal("run", [changed, Difference("data", {"rows": 3}, {"rows": 4})], []))
-    assert "`run` holds another run: `seed` was 1 and is 2; `data` (rows 3, now 4). Give the stored values" in text
-    assert text.endswith("start over, or pass --allow_changes seed data to continue it with these changes")
+    assert "`run` holds another run: `seed` was 1 and is 2; `data` (rows 3, now 4). Use the stored values" in text
+    assert text.endswith("from step 0, or pass --allow_changes seed data to continue it with these changes")
     text = str(refusal("run", [changed], [fixed]))
     assert "`seed` was 1 and is 2; `optim` was sgd and is adamw_torch" in text
     assert "--allow_changes" not in text
-    assert "as `optim` cannot change within a run, start one from its weights: `model_name_or_path` run" in text
+    assert text.endswith("its weights, `model_name_or_path` run: `optim` cannot change within a run")

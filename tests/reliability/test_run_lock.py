@@ -1,4 +1,4 @@
-"""One run in a directory at a time, and a dead one does not count."""
+"""Only one run at a time uses a directory; a run whose process has ended does not block it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from support.patience import PATIENCE
 
 from deit_hf.reliability.run_lock import HOLDER, LOCK, run_lock
 
-# a process that trains here, with a data worker that outlives it for two seconds, as torch's do
+# a process that trains here, with a data worker that lives two seconds longer, as torch's workers can
 HOLDER_PROCESS = f"""
 import os, sys, time
 from accelerate import PartialState
@@ -53,7 +53,7 @@ def test_second_run_is_refused_with_its_holder_and_gets_the_directory_once_that_
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (tmp_path / HOLDER).is_file()  # nobody has tidied up
+    assert (tmp_path / HOLDER).is_file()  # the killed process could not delete it
     with run_lock(tmp_path, state):
         assert json.loads((tmp_path / HOLDER).read_text())["pid"] == os.getpid()
 
@@ -113,4 +113,4 @@ def test_all_processes_of_a_run_learn_of_a_refusal(tmp_path: Path):
         outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     for rank, output in enumerate(outputs):
         assert output.startswith("shared by 0\n")
-        assert f"{rank} `output_dir` {tmp_path} is in use by another run: a process that has just begun" in output
+        assert f"{rank} `output_dir` {tmp_path} is in use by another run: a process that has just started" in output

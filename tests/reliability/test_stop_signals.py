@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: one saves a checkpoint and leaves with its own exit code, a second one leaves at once."""
+"""SIGTERM and SIGINT: the first saves a checkpoint and exits with a code of its own, a second exits at once."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ disable_tqdm: false
 
 
 def make_trainer(directory, tiny_config, toy_rows, signal_at: int = 0, **options) -> DistillationTrainer:
-    """A trainer whose process gets SIGTERM in the forward pass of one step."""
+    """A trainer whose process receives SIGTERM in the forward pass of one step."""
     args = DistillationArguments(str(directory), **{**OPTIONS, **options})
     student = DeiTForImageClassificationWithTeacher(tiny_config)
     trainer = DistillationTrainer(student, args, train_dataset=toy_rows, eval_dataset=toy_rows)
@@ -67,7 +67,7 @@ def test_training_saves_one_checkpoint_and_raises_with_its_own_code(tmp_path, ti
 
 
 def test_message_names_the_option_that_would_start_anew(tmp_path, tiny_config, toy_rows):
-    with pytest.raises(TrainingStopped, match="the same command again without `overwrite_output_dir` to go on"):
+    with pytest.raises(TrainingStopped, match="the same command again without `overwrite_output_dir` to resume"):
         make_trainer(tmp_path, tiny_config, toy_rows, signal_at=1, overwrite_output_dir=True).train()
 
 
@@ -100,7 +100,7 @@ def test_training_in_another_thread_leaves_signals_alone(tmp_path, tiny_config, 
 
 
 def started(folder: Path) -> subprocess.Popen:
-    """The script, in a process group of its own, once it trains."""
+    """Starts the script in a process group of its own, and returns after its first log of a loss."""
     (folder / "recipe.yaml").write_text(RECIPE)
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "recipe.yaml", "--output_dir", "run"]
     process = subprocess.Popen(
@@ -118,8 +118,8 @@ def test_ctrl_c_of_a_terminal_reaches_all_processes_and_the_run_is_saved(tmp_pat
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == EXIT_CODE
-    assert output.count("SIGINT: saving a checkpoint after this step, then leaving; a second signal") == 1
-    assert "start the same command again to go on" in output
+    assert output.count("SIGINT: saving a checkpoint after this step, then exiting; a second") == 1
+    assert "start the same command again to resume" in output
     assert "Traceback" not in output
     assert last_complete_checkpoint(tmp_path / "run") is not None
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
@@ -160,12 +160,12 @@ def train():
         os.kill(worker, number)
         time.sleep(0.2)
     assert set(map(int, batches)) == {worker}
-    train.batches = iter(loader)  # its worker waits for more when Python ends
+    train.batches = iter(loader)  # its worker still waits for requests when Python exits
     print(next(train.batches).item(), flush=True)
 
 if __name__ == "__main__":
     train()
-    if sys.argv[2:] == ["launched"]:  # as notebook_launcher does it
+    if sys.argv[2:] == ["launched"]:  # like notebook_launcher
         process = multiprocessing.get_context("fork").Process(target=train)
         process.start()
         process.join()
@@ -176,7 +176,7 @@ if __name__ == "__main__":
     "options", [["fork", "launched"], pytest.param(["spawn"], marks=pytest.mark.slow)], ids=lambda value: value[0]
 )
 def test_workers_outlive_signals_of_others_and_end_with_the_main_process(tmp_path: Path, options: list[str]):
-    """Red, after a long time, when multiprocessing waits at the exit for a worker that ignores its signal."""
+    """Fails, after a long time, if multiprocessing waits at the exit for a worker that ignores its signal."""
     program = tmp_path / "program.py"
     program.write_text(WITH_A_WORKER)
     command = [sys.executable, str(program), *options]
@@ -218,10 +218,10 @@ with LeaveOnSignal():
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert (result.returncode, result.stdout) == (EXIT_CODE, "")
-    assert "SIGINT: nothing to save; start the same command again to go on" in result.stderr
+    assert "SIGINT: nothing to save; start the same command again to continue" in result.stderr
 
 
-# ---- notebooks and prompts, which live on ----
+# ---- notebooks and prompts, which must not exit ----
 
 
 @pytest.fixture

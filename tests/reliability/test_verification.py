@@ -1,4 +1,4 @@
-"""One damaged bit, a missing or an additional file: named in one line, never used, and an earlier checkpoint is."""
+"""A damaged bit, a missing or an additional file is named in one line, and an earlier checkpoint is used."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, rows) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """A copy of the run, which a test can damage."""
     return shutil.copytree(trained, tmp_path / "run")
 
 
@@ -86,8 +86,8 @@ FILES += ["trainer_state.json", "rng_state.pth", "config.json", "ema/averaging.j
 def test_one_flipped_bit_is_named_and_the_checkpoint_before_is_taken(run: Path, caplog, name: str):
     flip_a_bit(run / "checkpoint-3" / name)
     assert find(run) == str(run / "checkpoint-2")
-    assert f"checkpoint-3 is left out: {name} is damaged: its content is not what was written" in caplog.text
-    with pytest.raises(ValueError, match=f"no training can go on from `.*checkpoint-3`: {name} is damaged"):
+    assert f"checkpoint-3 is skipped: {name} is damaged: its content is not what was written" in caplog.text
+    with pytest.raises(ValueError, match=f"cannot resume from `.*checkpoint-3`: {name} is damaged"):
         find(run, resume_from_checkpoint=str(run / "checkpoint-3"))
 
 
@@ -127,13 +127,13 @@ def test_run_whose_checkpoints_are_all_damaged_does_not_start_again_by_itself(ru
     (run / ".unfinished-run").touch()
     for step in (1, 2, 3):
         flip_a_bit(run / f"checkpoint-{step}" / "model.safetensors")
-    with pytest.raises(FileExistsError, match="holds no checkpoint to go on from"):
+    with pytest.raises(FileExistsError, match="holds no checkpoint to resume from"):
         find(run)
     assert caplog.text.count("model.safetensors is damaged") == 3
 
 
 def seal_as_an_earlier_version(checkpoint: Path) -> None:
-    """Sizes alone, of the files as they are now."""
+    """Writes a manifest with the current file sizes only."""
     files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST]
     sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
     (checkpoint / MANIFEST).write_text(json.dumps({"sizes": sizes}))
@@ -142,7 +142,7 @@ def seal_as_an_earlier_version(checkpoint: Path) -> None:
 def test_checkpoint_of_an_earlier_version_resumes_and_says_what_is_not_known(run: Path, caplog):
     seal_as_an_earlier_version(run / "checkpoint-3")
     assert find(run) == str(run / "checkpoint-3")
-    assert caplog.text.count("is of an earlier version, which recorded no hashes") == 1
+    assert caplog.text.count("was written by an earlier version, which recorded no hashes") == 1
 
 
 DAMAGED = {
@@ -163,7 +163,7 @@ def test_file_without_a_hash_that_does_not_open_is_named_too(run: Path, caplog, 
     (run / "checkpoint-3" / name).write_bytes(content)
     seal_as_an_earlier_version(run / "checkpoint-3")
     assert find(run) == str(run / "checkpoint-2")
-    assert f"checkpoint-3 is left out: {name} is damaged" in caplog.text
+    assert f"checkpoint-3 is skipped: {name} is damaged" in caplog.text
     assert "weights_only" not in caplog.text
 
 
@@ -171,7 +171,7 @@ def test_running_state_of_other_content_is_one_line(run: Path, rows):
     (run / "checkpoint-3" / "running_state_0.json").write_text('{"lost": 1}')
     seal_as_an_earlier_version(run / "checkpoint-3")
     with pytest.raises(
-        ValueError, match="its running_state files do not hold what they should .KeyError: 'was_stopped_early'"
+        ValueError, match="the content of its running_state files is invalid .KeyError: 'was_stopped_early'"
     ) as error:
         make_trainer(run, rows).train(resume_from_checkpoint=str(run / "checkpoint-3"))
     assert "\n" not in str(error.value)
@@ -227,7 +227,7 @@ def _directory_in_place_of_a_file(checkpoint: Path) -> None:
 def test_manifest_and_files_that_do_not_belong_together_are_left_out(run: Path, caplog, damage, message: str):
     damage(run / "checkpoint-3")
     assert find(run) == str(run / "checkpoint-2")
-    assert "checkpoint-3 is left out: " in caplog.text
+    assert "checkpoint-3 is skipped: " in caplog.text
     assert message in caplog.text
 
 
@@ -260,7 +260,7 @@ def test_damaged_best_checkpoint_is_not_loaded_at_the_end(tmp_path, rows, caplog
 
     monkeypatch.setattr(trainer, "_save_checkpoint", save_and_damage)
     trainer.train()
-    step = 1 if name is None else 3  # at such a rate each step is worse
+    step = 1 if name is None else 3  # with such a learning rate each step is worse
     for folder, model in (("", trainer.model), ("ema", trainer.ema.model)):
         expected = load_file(tmp_path / "run" / f"checkpoint-{step}" / folder / "model.safetensors")
         assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
