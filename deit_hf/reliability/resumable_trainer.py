@@ -17,11 +17,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..atomic_files import damage_of
+from .checkpoint_events import CheckpointEvents, how_to_resume
 from .checkpoints import (
     ASIDE,
     checked_checkpoint,
@@ -30,12 +31,12 @@ from .checkpoints import (
     last_sound_checkpoint,
     move_into_place,
     rotate,
-    running_state_files,
 )
 from .disk_faults import advice_of
 from .run_identity import write_identity
 from .run_lock import run_lock
-from .stop_signals import StopSignals, is_interactive, leaves_signals_to_the_main_process, stopped_by
+from .running_state import explained_state, read_running_state
+from .stop_signals import StopSignals, leaves_signals_to_the_main_process
 from .verification import agreed
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class ResumableTrainer(Trainer):
         self._began_at_step = self._num_epochs = 0
         self._output_dir: Path | None = None  # `args.output_dir` of the run, while it names a temporary folder
         self._saved_to: Path | None = None  # folder of the last saved model
-        self.add_callback(_CheckpointEvents(self.stop_signals, self._begin))
+        self.add_callback(CheckpointEvents(self.stop_signals, self._begin))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
         """Like `Trainer.train`; `True` resumes from the last complete checkpoint in `args.output_dir`.
@@ -93,8 +94,8 @@ class ResumableTrainer(Trainer):
             with run_lock(self.args.output_dir, self.args.distributed_state), self.stop_signals:
                 self.same_run.settle(*([] if self.resume_from is None else [self.resume_from]))
                 self._overwrite()
-                with _explained_state(checkpoint):
-                    self._stored = None if self.resume_from is None else self._stored_state(self.resume_from)
+                with explained_state(checkpoint):
+                    self._stored = None if self.resume_from is None else self._read_state(self.resume_from)
                     self._is_over = self._stored is not None and self._stored["was_stopped_early"]
                 output: TrainOutput = super().train(checkpoint, **options)
                 # `Trainer` divides the loss of all steps by the steps since the resume
@@ -208,21 +209,13 @@ class ResumableTrainer(Trainer):
             )
         state.num_train_epochs, state.train_batch_size = self._num_epochs, self.args.train_batch_size
         state.compute_steps(self.args, state.max_steps)  # `Trainer` would keep the intervals of the checkpoint
-        with _explained_state(self.resume_from):
+        with explained_state(self.resume_from):
             self.restore_running_state(self._stored)
 
-    def _stored_state(self, checkpoint: Path) -> dict[str, Any]:
-        """The `running_state` of this process; if the number of processes has changed, each gets the mean of all."""
-        stored = [json.loads(path.read_text(encoding="utf-8")) for path in running_state_files(checkpoint)]
-        if len(stored) == self.args.world_size:
-            return stored[self.args.process_index]
-        if self.is_world_process_zero():
-            logger.warning(
-                "%s was written by %d processes and is resumed with %d: views and their order stay the same, random "
-                "numbers inside the model (stochastic depth) do not",
-                *(checkpoint, len(stored), self.args.world_size),
-            )
-        return _mean(stored)
+    def _read_state(self, checkpoint: Path) -> dict[str, Any]:
+        return read_running_state(
+            checkpoint, process_index=self.args.process_index, num_processes=self.args.world_size
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Like `Trainer.log`; the last log of a training also loads the best model.
@@ -306,13 +299,6 @@ def _output_dir_is(args: TrainingArguments, output_dir: str | Path) -> Iterator[
         args.output_dir = before
 
 
-def _mean(values: list[Any]) -> Any:
-    """Averages each float of values with the same structure; everything else is equal in all of them."""
-    if isinstance(values[0], dict):
-        return {name: _mean([value[name] for value in values]) for name in values[0]}
-    return sum(values) / len(values) if isinstance(values[0], float) else values[0]
-
-
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.state_dict().items()}
 
@@ -323,55 +309,5 @@ def _not_written(args: TrainingArguments, output_dir: Path, name: str, error: Ba
     kept = f"the last complete one is {last}" if last is not None else "there is no earlier one"
     return (
         f"{name} could not be written to {output_dir} ({free:.0f} MiB free): {' '.join(str(error).split())}; {kept}. "
-        f"{advice_of(error, output_dir)}, and {_how_to_resume(args)}"
+        f"{advice_of(error, output_dir)}, and {how_to_resume(args)}"
     )
-
-
-def _how_to_resume(args: TrainingArguments) -> str:
-    """How to continue the run, and which option to leave out: it would delete the checkpoints or choose an old one."""
-    if is_interactive():
-        return "continue with `train(resume_from_checkpoint=True)`"
-    obstacle = next((name for name in ("overwrite_output_dir", "resume_from_checkpoint") if getattr(args, name)), None)
-    return f"start the same command again{f' without `{obstacle}`' if obstacle else ''} to resume"
-
-
-@contextlib.contextmanager
-def _explained_state(checkpoint: str | Path | None) -> Iterator[None]:
-    """Explains errors from an invalid running state, which only a checkpoint without hashes can hold."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"cannot resume from `{checkpoint}`: the content of its running_state files is invalid "
-            f"({type(error).__name__}: {error}); name another checkpoint"
-        ) from error
-
-
-class _CheckpointEvents(TrainerCallback):
-    """Also saves on a signal; moves a save in the last step of an epoch behind all events of the epoch."""
-
-    def __init__(self, stop_signals: StopSignals, begin: Callable[[], None]):
-        self.stop_signals, self.begin = stop_signals, begin
-        self.is_due_at_epoch_end = False
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.is_due_at_epoch_end = False
-        self.begin()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stop_signals.agreed():
-            control.should_save = True
-        is_last = float(state.epoch).is_integer() or state.global_step >= state.max_steps
-        if control.should_save and is_last:  # a run that resumes from here does not repeat the events of this epoch
-            control.should_save, self.is_due_at_epoch_end = False, True
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.is_due_at_epoch_end:
-            control.should_save, self.is_due_at_epoch_end = True, False
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stop_signals.agreed():
-            message = f"stopped after step {state.global_step}; {_how_to_resume(args)}"
-            if state.is_world_process_zero:
-                logger.warning("%s", message)
-            raise stopped_by(self.stop_signals.received, message)

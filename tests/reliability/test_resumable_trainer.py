@@ -25,6 +25,7 @@ from deit_hf.reliability.checkpoints import (
 )
 from deit_hf.reliability.gradient_layout import settle_gradient_layout
 from deit_hf.reliability.run_lock import LOCK
+from deit_hf.reliability.running_state import read_running_state
 
 OPTIONS = {
     "per_device_train_batch_size": 8,
@@ -364,7 +365,7 @@ def test_running_losses_of_several_processes_are_averaged_on_another_number(tmp_
     other = copy.deepcopy(own)
     other["means"]["since_report"]["sums"]["loss_cls"] += 3
     (checkpoint / "running_state_1.json").write_text(json.dumps(other))
-    stored = trainer._stored_state(checkpoint)
+    stored = read_running_state(checkpoint, process_index=0, num_processes=1)
     assert "was written by 2 processes and is resumed with 1" in caplog.text
     trainer.restore_running_state(stored)
     sums = own["means"]["since_report"]["sums"]
