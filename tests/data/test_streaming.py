@@ -232,7 +232,7 @@ def with_a_bad_row(position: int, row: dict) -> tuple[ImageStream, StreamKey]:
         ({"label": 5}, r"\(x.png\) has label 5, but there are 5 classes, so labels must be in \[0, 4\]"),
         ({"label": -1}, r"\(x.png\) has label -1, but there are 5 classes"),
         ({"label": None}, r"\(x.png\) has label None, but labels must be class indices"),
-        ({}, r"\(x.png\) is empty or of no image format"),
+        ({}, r"\(x.png\) is empty or not in an image format"),
     ],
 )
 def test_row_that_cannot_be_used_is_named_with_its_shard_and_file(row: dict, message: str):
