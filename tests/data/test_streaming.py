@@ -307,7 +307,7 @@ def test_streams_that_do_not_fit_are_refused_before_anything_is_read(options: di
 
 def test_number_of_rows_is_asked_for_where_nothing_tells_it():
     rows = rows_of(LENGTHS)
-    with pytest.raises(ValueError, match="say how many with `num_train_samples`"):
+    with pytest.raises(ValueError, match="set it with `num_train_samples`"):
         ImageStream(rows, **COLUMNS)
     with pytest.raises(ValueError, match="`num_train_samples` is 36, but the stream has 35 rows"):
         ImageStream(ShardedRows(rows, LENGTHS), num_images=36, **COLUMNS)
@@ -324,7 +324,7 @@ def test_columns_are_checked_before_anything_is_read():
         ImageStream(ShardedRows(rows, LENGTHS), image_column_name="jpg", label_column_name="label")
     with pytest.raises(TypeError, match="column `label` of the stream holds .*string.*, but labels must be class ind"):
         ImageStream(ShardedRows(rows.cast_column("label", datasets.Value("string")), LENGTHS), **COLUMNS)
-    with pytest.raises(ValueError, match="the stream does not tell its columns"):
+    with pytest.raises(ValueError, match="the columns of the stream are unknown; add `features`"):
         ImageStream(ShardedRows(rows.map(dict), LENGTHS), **COLUMNS)
 
 
