@@ -1,6 +1,6 @@
-"""From a row to a picture, a view and a batch.
+"""From a row to an image, a view and a batch.
 
-Reading order: sampling (which view comes when), dataset (a key becomes a view), decoding, transforms, mixing;
-streaming and shuffling for data beyond one disk; check for what the data holds; bad_images and worker_crashes for
-what goes wrong; fingerprint for what the data is, by content. Rows come from sources/.
+Reading order: sampling (the order of the views), dataset (from a key to its view), decoding, transforms, mixing;
+streaming and shuffling for data that does not fit on one disk; check (a report of the data); bad_images and
+worker_crashes for errors; fingerprint (identifies the data by its content). Rows come from sources/.
 """

@@ -1,7 +1,7 @@
-"""The list of images that could not be decoded, which a training leaves in its output directory.
+"""The list of images that could not be decoded, in the output directory of a run.
 
-Another image takes the place of a bad one (dataset.py). In evaluation a bad image is an error: the accuracy would be
-that of other images.
+In training, another image replaces a bad one (dataset.py). In evaluation, a bad image is an error, because replacing
+it would change what the accuracy is measured on.
 """
 
 import fcntl
@@ -19,17 +19,17 @@ from transformers import TrainerCallback
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "bad_images.jsonl"
-PREVIOUS_FILE_NAME = "bad_images.previous.jsonl"  # of the run that was here before
+PREVIOUS_FILE_NAME = "bad_images.previous.jsonl"  # of an earlier run in the same directory
 
 OnBadImage = Literal["error", "skip"]
 
 
 class BadImageList(TrainerCallback):
-    """Keeps `bad_images.jsonl` in the output directory: a line for each bad image that a training met.
+    """Writes `bad_images.jsonl` in the output directory, with one line for each bad image of the run.
 
-    Data workers find them, and send them along with their batch; the training processes write, each as soon as it
-    trains on such a batch, under a lock, and no image twice. A resumed training goes on with the list, another one
-    puts it aside.
+    Data workers find bad images and send them with their batch. Each training process adds them to the file when it
+    trains on the batch. The file is locked meanwhile, and no image is listed twice. A resumed run continues the list;
+    a new run renames an existing list to `bad_images.previous.jsonl`.
     """
 
     def __init__(self, output_dir: str | Path):
@@ -44,23 +44,23 @@ class BadImageList(TrainerCallback):
         self._listed, self._should_save = set(), args.should_save
 
     def add(self, bad_images: Iterable[dict[str, Any]]) -> None:
-        """Lists those that are not listed yet."""
+        """Adds the images that are not listed yet."""
         new = {_name(bad): bad for bad in bad_images if _name(bad) not in self._listed}
         if not new:
             return
         with open(self.path, "a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or its process ends
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed or the process ends
             listed = _complete_lines(file)
             lines = [bad for name, bad in new.items() if name not in listed]
             file.write(b"".join(json.dumps(bad).encode() + b"\n" for bad in lines))
         if lines and not listed:
-            logger.warning("%s. Another image takes its place, as for all in %s", lines[0]["reason"], self.path)
+            logger.warning("%s. It is replaced by another image, like all images in %s", lines[0]["reason"], self.path)
         self._listed = listed | new.keys()
 
     def count(self) -> int:
-        """How many the list has, of all processes; all of them must call it."""
+        """Number of bad images of all processes. All processes must call it."""
         listed = self.read() if self.path.exists() else []
-        everywhere = gather_object(listed)  # other machines may have another disk
+        everywhere = gather_object(listed)  # other machines may not share this disk
         if self._should_save:
             self.add(everywhere)
         num_bad = len(set(map(_name, everywhere)))
@@ -69,17 +69,17 @@ class BadImageList(TrainerCallback):
         return num_bad
 
     def read(self) -> list[dict[str, Any]]:
-        """What is listed."""
+        """The listed images."""
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
 
 def _name(bad_image: dict[str, Any]) -> tuple:
-    """Tells bad images apart: by row, in a stream by shard and row."""
+    """Identity of a bad image: file and row; in a stream, shard and row."""
     return bad_image["file"], bad_image["row"]
 
 
 def _complete_lines(file: Any) -> set[tuple]:
-    """What an open list names; half a line, of a process that was killed, is cut off."""
+    """The images listed in an open file; removes an incomplete last line, which a killed process may leave."""
     file.seek(0)
     content = file.read()
     complete = content[: content.rfind(b"\n") + 1]

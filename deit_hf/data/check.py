@@ -1,6 +1,6 @@
-"""One report of what the data of a run holds: classes, pictures, what was left out, and duplicates between parts.
+"""A report of the data of a run: classes, images, skipped files, and duplicates between parts.
 
-The work is bounded: pictures are sampled, evenly spaced and without random numbers, and only their headers are read.
+The work is bounded: only the headers of some images are read. They are evenly spaced, without random numbers.
 """
 
 import hashlib
@@ -27,29 +27,29 @@ from .sources.shards import ShardedRows
 
 logger = logging.getLogger(__name__)
 
-NUM_SAMPLED = 200  # pictures of a part whose header is read
-NUM_COMPARED = 10_000  # pictures of a part that are compared with those of the others
-NUM_THREADS = 16  # that wait for the disk
-ROWS_AT_A_TIME = 200  # of which the bytes are in memory
-NO_NAME = "a picture without a file name"
-MAX_NAMES = 8  # of classes, in a line
-BLOCK, NUM_BLOCKS = 1 << 16, 4  # bytes of a large file that are compared, evenly spaced
+NUM_SAMPLED = 200  # images per part whose header is read
+NUM_COMPARED = 10_000  # images per part that are compared with other parts
+NUM_THREADS = 16  # for reads from the disk
+ROWS_AT_A_TIME = 200  # rows whose bytes are in memory together
+NO_NAME = "an image without a file name"
+MAX_NAMES = 8  # class names per line
+BLOCK, NUM_BLOCKS = 1 << 16, 4  # block size in bytes, and number of evenly spaced blocks compared of a large file
 
 
 @dataclass
 class PartReport:
-    """What one part holds.
+    """Report of one part of the data.
 
     Attributes:
         part: `train`, `evaluation` or `test`.
-        name: in the data, such as `val`.
-        num_pictures: None for a stream that does not tell.
-        classes: pictures of each class, the classes without any included; empty if rows have several labels.
-        num_sampled: pictures whose header was read.
-        sizes: (width, height) in pixels of those.
-        modes: Pillow's modes of those, with counts.
-        unreadable: those that Pillow does not recognise.
-        folders: what was found of class folders, None for any other source.
+        name: name of the part in the data, such as `val`.
+        num_pictures: number of images; None for a stream of unknown length.
+        classes: number of images of each class, including classes without images; empty if rows have several labels.
+        num_sampled: number of images whose header was read.
+        sizes: (width, height) in pixels of the sampled images.
+        modes: Pillow modes of the sampled images, with counts.
+        unreadable: names of the sampled images that Pillow cannot open.
+        folders: the class folders of the part; None for any other source.
     """
 
     part: str
@@ -65,13 +65,14 @@ class PartReport:
 
 @dataclass
 class DataReport:
-    """What all parts hold.
+    """Report of all parts of the data.
 
     Attributes:
-        parts: of each part.
-        notes: what is not used of the data.
-        duplicates: by two parts, the pictures of the second whose content the first has, too: (name there, name here).
-        num_compared: how many pictures of each part were compared, where that is not all.
+        parts: report of each part.
+        notes: sentences about data that is not used.
+        duplicates: for (first part, second part), the images of the second part that the first part contains, too:
+            (name in the first part, name in the second part).
+        num_compared: number of compared images of each part that was not compared completely.
     """
 
     parts: list[PartReport]
@@ -80,7 +81,7 @@ class DataReport:
     num_compared: dict[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """The report as lines of text."""
         titles = [part.part if part.part == part.name else f"{part.part} ({part.name})" for part in self.parts]
         width = max(map(len, titles))
         lines = [f"{title:{width}}  {_in_words(part)}" for title, part in zip(titles, self.parts, strict=True)]
@@ -90,29 +91,29 @@ class DataReport:
         return [*lines, *self.notes]
 
     def warnings(self) -> list[str]:
-        """What is probably not meant, a sentence each."""
+        """Probable mistakes in the data, one sentence each."""
         found = [warning for part in self.parts for warning in _warnings(part)]
         for (first, second), pairs in self.duplicates.items():
             limits = [f"{self.num_compared[part]} of {part}" for part in (first, second) if part in self.num_compared]
-            among = f" (among {' and '.join(limits)})" if limits else ""
+            compared = f" (compared: {' and '.join(limits)})" if limits else ""
             found.append(
-                f"pictures of the {second} part whose content the {first} part has, too{among}: {len(pairs)}, such as "
-                f"{pairs[0][1]} and {pairs[0][0]}; accuracy on them says little, so remove them from one part"
+                f"images of the {second} part that the {first} part contains, too{compared}: {len(pairs)}, such as "
+                f"{pairs[0][1]} and {pairs[0][0]}; accuracy on them is misleading, so remove them from one part"
             )
         return found
 
 
 def check_data(parts: ImageParts, *, image_column_name: str = "image", label_column_name: str = "label") -> DataReport:
-    """Looks at what the parts hold; changes nothing, and draws no random numbers.
+    """Reports what the parts contain. Changes nothing, and draws no random numbers.
 
     Args:
-        parts: of a training or an evaluation.
+        parts: the parts of a training or an evaluation.
         image_column_name: column of images.
         label_column_name: column of labels.
     """
     rows = {part: getattr(parts, part) for part in ("train", "evaluation", "test")}
     report = DataReport([], list(parts.notes))
-    pictures = {}
+    images = {}
     for part, part_rows in rows.items():
         if part_rows is None:
             continue
@@ -125,15 +126,15 @@ def check_data(parts: ImageParts, *, image_column_name: str = "image", label_col
         checked.folders = parts.folders.get(part)
         report.parts.append(checked)
         if image_column_name in part_rows.column_names:
-            pictures[part] = _Pictures(part_rows, image_column_name)
-            _look_at_some(pictures[part], checked)
-    if len(pictures) > 1:
-        _find_duplicates(pictures, report)
+            images[part] = _Images(part_rows, image_column_name)
+            _inspect_some(images[part], checked)
+    if len(images) > 1:
+        _find_duplicates(images, report)
     return report
 
 
 def log_data_report(report: DataReport) -> None:
-    """Logs the report in a few lines, and a warning for what is probably not meant."""
+    """Logs the report in a few lines, and a warning for each probable mistake."""
     logger.info("The data:\n%s", "\n".join(report.lines()))
     for warning in report.warnings():
         logger.warning("%s", warning)
@@ -142,8 +143,8 @@ def log_data_report(report: DataReport) -> None:
 # ---- one part ----
 
 
-class _Pictures:
-    """Undecoded pictures of a part."""
+class _Images:
+    """Undecoded images of a part."""
 
     def __init__(self, rows: datasets.Dataset, column: str):
         rows = rows.with_format(None).select_columns([column])
@@ -155,7 +156,7 @@ class _Pictures:
         return len(self._rows)
 
     def spaced(self, num: int) -> Iterator[tuple[bytes | None, str | None]]:
-        """(bytes, path) of so many rows at most, evenly spaced; one of them, or both, may be None."""
+        """Yields (bytes, path) of at most `num` evenly spaced rows; bytes, path or both may be None."""
         indices = np.linspace(0, len(self) - 1, min(num, len(self)), dtype=np.int64).tolist()
         for start in range(0, len(indices), ROWS_AT_A_TIME):
             for source in self._rows[indices[start : start + ROWS_AT_A_TIME]][self._column]:
@@ -166,7 +167,7 @@ class _Pictures:
 
 
 def _in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """The function of each item, in threads that wait for the disk at the same time."""
+    """Applies `function` to each item, in several threads because they wait for the disk."""
     parts = [items[start::NUM_THREADS] for start in range(NUM_THREADS)]
     results: list[Any] = [None] * len(items)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -190,11 +191,11 @@ def _count_classes(rows: datasets.Dataset, column: str) -> dict[str, int]:
     return {name: counts[index] for index, name in enumerate(names)}
 
 
-def _look_at_some(pictures: _Pictures, report: PartReport) -> None:
-    """Adds sizes and modes of some pictures to the report."""
+def _inspect_some(images: _Images, report: PartReport) -> None:
+    """Adds sizes and modes of some images to the report."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a picture that is too large: decoding.py refuses it
-        headers = _in_threads(_header, list(pictures.spaced(NUM_SAMPLED)))
+        warnings.simplefilter("ignore")  # too large images: decoding.py raises an error for them
+        headers = _in_threads(_header, list(images.spaced(NUM_SAMPLED)))
     for header in headers:
         if isinstance(header, str):
             report.unreadable.append(header)
@@ -205,16 +206,16 @@ def _look_at_some(pictures: _Pictures, report: PartReport) -> None:
 
 
 def _header(source: tuple[bytes | None, str | None]) -> tuple[tuple[int, int], str] | str | None:
-    """Size and mode of a picture, the name of one that cannot be opened, None for one that is elsewhere."""
+    """Size and mode of an image; its name if it cannot be opened; None if it is not on this machine."""
     content, path = source
     if content is None and (path is None or path.startswith(("http://", "https://"))):
         return None
     try:
         if content is None and not os.path.isfile(str(path)):
-            return str(path)  # to open a pipe waits for ever
+            return str(path)  # opening a pipe would block forever
         with PIL.Image.open(str(path) if content is None else io.BytesIO(content)) as image:
             return image.size, image.mode
-    except Exception:  # Pillow's readers raise whatever they stumble on
+    except Exception:  # Pillow's decoders raise many types of errors
         return path or NO_NAME
 
 
@@ -222,17 +223,17 @@ def _header(source: tuple[bytes | None, str | None]) -> tuple[tuple[int, int], s
 
 
 class _Compared(NamedTuple):
-    """A picture to compare: the digest of its bytes, or the file that has them."""
+    """An image to compare: the digest of its bytes, or None if they are in the file `name`."""
 
     name: str
     num_bytes: int
     digest: bytes | None = None
 
 
-def _find_duplicates(pictures: dict[str, _Pictures], report: DataReport) -> None:
-    """Compares the parts by content: first the number of bytes, which few photos share, then the bytes."""
-    report.num_compared = {part: NUM_COMPARED for part, each in pictures.items() if len(each) > NUM_COMPARED}
-    compared = {part: _to_compare(each) for part, each in pictures.items()}
+def _find_duplicates(images: dict[str, _Images], report: DataReport) -> None:
+    """Adds images with equal content in two parts. Bytes are compared only if the number of bytes is equal."""
+    report.num_compared = {part: NUM_COMPARED for part, each in images.items() if len(each) > NUM_COMPARED}
+    compared = {part: _to_compare(each) for part, each in images.items()}
     parts_of = Counter(num for rows in compared.values() for num in {row.num_bytes for row in rows})
     contents = {}
     for part, rows in compared.items():
@@ -245,9 +246,9 @@ def _find_duplicates(pictures: dict[str, _Pictures], report: DataReport) -> None
             report.duplicates[first, second] = both
 
 
-def _to_compare(pictures: _Pictures) -> list[_Compared]:
+def _to_compare(images: _Images) -> list[_Compared]:
     rows, paths = [], []
-    for content, path in pictures.spaced(NUM_COMPARED):
+    for content, path in images.spaced(NUM_COMPARED):
         if content is not None:
             rows.append(_Compared(path or NO_NAME, len(content), _digest(io.BytesIO(content))))
         elif path is not None:
@@ -264,7 +265,7 @@ def _digest_of(row: _Compared) -> bytes:
 
 
 def _digest(file: BinaryIO) -> bytes:
-    """Of the number of bytes and the bytes; of a large file those of a few places."""
+    """Digest of the size and the bytes of a file; for a large file, of the size and a few blocks."""
     size = file.seek(0, os.SEEK_END)
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     is_large = size > NUM_BLOCKS * BLOCK
@@ -274,21 +275,21 @@ def _digest(file: BinaryIO) -> bytes:
     return digest.digest()
 
 
-# ---- for people ----
+# ---- text ----
 
 
 def _in_words(part: PartReport) -> str:
-    text = "a stream" if part.num_pictures is None else f"{part.num_pictures:,} pictures"
+    text = "a stream" if part.num_pictures is None else f"{part.num_pictures:,} images"
     present = {name: count for name, count in part.classes.items() if count}
     if present:
         counts = ", ".join(f"{name} {count}" for name, count in present.items())
         each = counts if len(present) <= MAX_NAMES else f"{_range(present.values())} each"
         of = f" of the {len(part.classes)}" if len(present) < len(part.classes) else ""
-        text += f" of {len(present)}{of} classes ({each})"
+        text += f" in {len(present)}{of} classes ({each})"
     if part.sizes:
         widths, heights = zip(*part.sizes, strict=True)
         modes = ", ".join(f"{mode} {count}" for mode, count in part.modes.most_common())
-        text += f"; {part.num_sampled} looked at: {_range(widths)} pixels wide, {_range(heights)} high, {modes}"
+        text += f"; {part.num_sampled} inspected: {_range(widths)} pixels wide, {_range(heights)} high, {modes}"
     return text
 
 
@@ -301,17 +302,17 @@ def _warnings(part: PartReport) -> list[str]:
     found = []
     if part.unreadable:
         found.append(
-            f"pictures of the {part.part} part that cannot be opened: {len(part.unreadable)} of {part.num_sampled} "
-            f"looked at, such as {part.unreadable[0]}; mend or remove them"
+            f"images of the {part.part} part that cannot be opened: {len(part.unreadable)} of {part.num_sampled} "
+            f"inspected, such as {part.unreadable[0]}; fix or remove them"
         )
     if part.part == "train":
         lacking = [name for name, count in part.classes.items() if not count]
         if lacking:
-            found.append(f"classes without a picture in the train part: {len(lacking)} ({_some(lacking)})")
+            found.append(f"classes without images in the train part: {len(lacking)} ({_some(lacking)})")
         alike = Counter(letters_of(name) for name in part.classes)
         same = [repr(name) for name in part.classes if alike[letters_of(name)] > 1]
         if same:
-            found.append(f"classes whose names hardly differ: {_some(same)}; put them together if they are the same")
+            found.append(f"classes with nearly equal names: {_some(same)}; merge them if they are the same")
     return found + ([] if part.folders is None else _folder_warnings(part.part, part.folders))
 
 
@@ -319,12 +320,12 @@ def _folder_warnings(part: str, folders: ClassFolders) -> list[str]:
     found = []
     empty = [f"{folders.folder / name} ({in_words(held) or 'empty'})" for name, held in folders.empty.items()]
     if empty:
-        found.append(f"class folders of the {part} part without pictures, which are no classes: {_some(empty)}")
+        found.append(f"class folders of the {part} part without images, which are not used: {_some(empty)}")
     unread = {ending: count for ending, count in folders.left_out.items() if ending in UNREAD_PICTURES}
     if unread:
         found.append(
-            f"pictures of the {part} part are left out, as the installed Pillow does not read them: "
-            f"{in_words(unread)}; convert them, such as to JPEG"
+            f"images of the {part} part are left out because the installed Pillow cannot read them: "
+            f"{in_words(unread)}; convert them, for example to JPEG"
         )
     lost = {reason: count for reason, count in folders.left_out.items() if reason in (BROKEN, NOT_UTF8)}
     return found + ([f"left out of the {part} part: {in_words(lost)}"] if lost else [])

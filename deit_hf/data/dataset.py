@@ -1,6 +1,6 @@
-"""Datasets of images and labels as views: a key goes in, normalised pixels come out, the same ones every time.
+"""Datasets that turn a key into a view: normalised pixels and a label. Equal keys give equal views.
 
-Takes plain `datasets` with an image and a label column. Which keys come in which order is in sampling.py.
+The input is a `datasets.Dataset` with an image column and a label column. sampling.py decides the order of the keys.
 """
 
 import contextlib
@@ -20,19 +20,20 @@ from .mixing import Mixing
 from .sampling import ViewKey
 from .transforms import View
 
-_STREAM = 0  # keeps the views' random numbers apart from those of the mixing and the sampler
+_STREAM = 0  # separates the random numbers of the views from those of mixing.py and sampling.py
 
 
 class ImageDataset:
-    """Pictures and labels by index, checked once so that training does not find out at step 900.
+    """Images and labels by index; columns and labels are checked before training starts.
 
     Attributes:
-        num_classes: classes that labels may take.
-        labels: (N,); or with several right labels in a row (N, K), filled up with -1; None for rows without labels.
+        num_classes: number of classes; labels are in [0, num_classes).
+        labels: (N,), or (N, K) padded with -1 if rows may have several correct labels, or None for rows without
+            labels.
 
     Raises:
-        TypeError: not a map-style `datasets.Dataset`, or labels that are not integers.
-        ValueError: a missing column, no rows, or a label outside [0, num_classes).
+        TypeError: the dataset is not a map-style `datasets.Dataset`, or labels are not integers.
+        ValueError: a column is missing, there are no rows, or a label is outside [0, num_classes).
     """
 
     def __init__(
@@ -45,15 +46,16 @@ class ImageDataset:
         several_labels: bool = False,
         label_indices: Sequence[int] | None = None,
     ):
-        """Reads and checks all labels, and no image.
+        """Reads and checks all labels. Reads no image.
 
         Args:
-            dataset: rows of image and label.
+            dataset: rows with an image and a label.
             image_column_name: column of images.
-            label_column_name: column of labels; None for rows to predict, without labels.
-            num_classes: of the model.
-            several_labels: whether a row may hold a list of labels, all of them right.
-            label_indices: for each class of the data the model's, of `match_labels`; None if they are the same.
+            label_column_name: column of labels, or None for prediction without labels.
+            num_classes: number of classes of the model.
+            several_labels: whether a row may hold a list of labels, all of them correct.
+            label_indices: the model's class index for each class of the data (from `match_labels`); None if both
+                count the classes in the same way.
         """
         if not isinstance(dataset, datasets.Dataset):
             raise TypeError(
@@ -75,7 +77,7 @@ class ImageDataset:
         if label_column_name is not None:
             num_in_data = num_classes if label_indices is None else len(label_indices)
             labels = _checked_labels(dataset, label_column_name, num_in_data, several_labels)
-            # what fills up a row of several labels is -1, and stays -1
+            # the padding -1 of a row with several labels stays -1
             self.labels = labels if label_indices is None else np.append(label_indices, -1)[labels]
         rows = dataset.select_columns([image_column_name])
         if isinstance(dataset.features[image_column_name], datasets.Image):
@@ -86,33 +88,33 @@ class ImageDataset:
         return len(self._rows)
 
     def class_counts(self) -> list[int] | None:
-        """Images of each class, (num_classes,); None where images may have several labels, or have none."""
+        """Number of images of each class, (num_classes,), or None if images have several labels or none."""
         if self.labels is None or self.labels.ndim > 1:
             return None
         counts: list[int] = np.bincount(self.labels, minlength=self.num_classes).tolist()
         return counts
 
     def row(self, index: int) -> ImageRow:
-        """Row `index`, its image not decoded."""
+        """Row `index` with its undecoded image."""
         source = self.source(index)
         label = None if self.labels is None else self.labels[index]
         return ImageRow(index, source, label, f"row {index} of the dataset", (index, path_of(source)))
 
     def rows_from(self, index: int) -> Iterator[ImageRow]:
-        """Row `index` and the following ones, once round."""
+        """All rows once, from row `index` to the last one and then from row 0."""
         return (self.row((index + step) % len(self)) for step in range(len(self)))
 
     def source(self, index: int) -> Any:
-        """What row `index` holds, not decoded: see `decode_image`."""
+        """The undecoded image of row `index`, as `decode_image` takes it."""
         return self._rows[index][self._image_column_name]
 
 
 def _check_no_transform(dataset: datasets.Dataset) -> None:
     if dataset.format["type"] == "custom":
         raise ValueError(
-            "the dataset has a transform (`with_transform` or `set_transform`), which would have no effect: views are "
-            "made of the stored images; take it away with `dataset.with_format(None)`, and set the views with "
-            "`random_augment`, `crop_mode` and the other options, or change the images with `dataset.map`"
+            "the dataset has a transform (`with_transform` or `set_transform`), which would have no effect because "
+            "views are made from the stored images; remove it with `dataset.with_format(None)`, and configure the "
+            "views with `random_augment`, `crop_mode` and the other options, or change the images with `dataset.map`"
         )
 
 
@@ -129,10 +131,10 @@ def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int, seve
 
 
 def _checked_label_lists(lists: list[list[int]], num_classes: int) -> np.ndarray:
-    """(N, K), K being the most labels in a row; filled up with -1."""
+    """Labels (N, K), padded with -1; K is the largest number of labels in a row."""
     empty = next((row for row, labels in enumerate(lists) if not labels or None in labels), None)
     if empty is not None:
-        raise ValueError(f"row {empty} has labels {lists[empty]}; leave out rows that have none")
+        raise ValueError(f"row {empty} has labels {lists[empty]}; remove rows without labels")
     lists = [sorted(set(labels)) for labels in lists]
     sizes = [len(labels) for labels in lists]
     rows, places = np.repeat(np.arange(len(lists)), sizes), np.concatenate([np.arange(size) for size in sizes])
@@ -144,20 +146,21 @@ def _checked_label_lists(lists: list[list[int]], num_classes: int) -> np.ndarray
 
 
 def _check_range(labels: np.ndarray, rows: np.ndarray, num_classes: int) -> None:
-    """Names the first of `labels` outside the classes, and its row."""
+    """Raises a ValueError that names the first label outside the classes and its row."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         raise ValueError(
             f"row {rows[outside[0]]} has label {labels[outside[0]]}, but there are {num_classes} classes, so "
-            f"labels must be in [0, {num_classes - 1}] ({len(outside)} such rows); set `num_labels` or mend the data"
+            f"labels must be in [0, {num_classes - 1}] ({len(outside)} such rows); set `num_labels` or fix the data"
         )
 
 
 @contextlib.contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
-    """Seeds the random streams that image transforms draw from (python, numpy, torch), and restores them after.
+    """Seeds the global random generators of python, numpy and torch, and restores their states at the end.
 
-    A data worker's streams are not restored: nobody else draws from them, and numpy's takes longer than the seeding.
+    Image transforms draw from these generators. A data worker's generators are not restored: nothing else draws from
+    them, and restoring numpy's takes longer than the seeding.
     """
     words = np.random.SeedSequence(entropy).generate_state(4)
     in_worker = get_worker_info() is not None
@@ -177,8 +180,8 @@ def seeded(*entropy: int) -> Iterator[None]:
 class TrainingViews(Dataset):
     """Random views by key; a view is a pure function of (seed, epoch, sample, repeat).
 
-    With `skip_bad_images` the next row whose image can be decoded takes the place of one whose image cannot. Epoch,
-    position and repeat stay, so the view is still a function of its key.
+    With `skip_bad_images`, a row whose image cannot be decoded is replaced by the next row whose image can. Epoch,
+    position and repeat stay the same, so the view is still a function of its key.
     """
 
     def __init__(self, images: ImageDataset, view: View, *, seed: int, skip_bad_images: bool = False):
@@ -195,16 +198,16 @@ class TrainingViews(Dataset):
         return {"pixel_values": pixel_values, "labels": row.label, "key": key, "bad_images": bad_images}
 
     def rows_from(self, key: ViewKey) -> Iterator[ImageRow]:
-        """The row of a key, and those that take its place in turn."""
+        """The row of a key, followed by the rows that may replace it."""
         return self.images.rows_from(key.sample)
 
     def seeded(self, key: ViewKey) -> contextlib.AbstractContextManager[None]:
-        """The random streams of a key's view."""
+        """Seeds the random generators for the view of a key."""
         return seeded(self.seed, _STREAM, key.epoch, key.sample, key.repeat)
 
 
 class EvaluationViews(Dataset):
-    """The one evaluation view of each image, by index."""
+    """Evaluation views by index, one for each image."""
 
     def __init__(self, images: ImageDataset, view: View):
         self.images, self.view = images, view
@@ -222,7 +225,7 @@ class EvaluationViews(Dataset):
 
 @contextlib.contextmanager
 def _named_view(where: str, image: Image) -> Iterator[None]:
-    """Adds the row and the size of the image to an error of a transform."""
+    """Adds the row and the image size to the error of a transform."""
     try:
         yield
     except Exception as error:
@@ -232,11 +235,14 @@ def _named_view(where: str, image: Image) -> Iterator[None]:
 
 
 class ViewCollator:
-    """Batches views; training views are mixed on the way.
+    """Collates views into a batch, and mixes training views.
 
-    Returns `pixel_values` (B, channels, height, width), `labels` (B,) or, with several right labels, (B, K) (none for
-    rows without), and for mixed views `mix_ratios` (B,): the share that each image kept, its partner being its
-    neighbour (mixing.py). Where bad images were replaced, `bad_images` lists them (bad_images.py).
+    A batch has these entries:
+        - `pixel_values`: (B, channels, height, width).
+        - `labels`: (B,), or (B, K) if images may have several correct labels; absent for rows without labels.
+        - `mix_ratios`: (B,), only if views are mixed: the share that each image kept. Neighbours are partners
+          (mixing.py).
+        - `bad_images`: only if bad images were replaced: a list of them (bad_images.py).
     """
 
     def __init__(self, mixing: Mixing):

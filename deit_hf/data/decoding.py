@@ -16,7 +16,7 @@ import PIL.Image
 from PIL.Image import Image, Transpose
 
 URL_TIMEOUT = 30  # seconds
-URL_HEADERS = {"User-Agent": "deit_hf"}  # some sites refuse a client without a name of its own
+URL_HEADERS = {"User-Agent": "deit_hf"}  # some sites refuse Python's default user agent
 _ORIENTATION = PIL.ExifTags.Base.Orientation
 _TO_UPRIGHT = {  # by EXIF orientation
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -27,12 +27,12 @@ _TO_UPRIGHT = {  # by EXIF orientation
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-# What a disk or a machine is at fault for, and no picture.
-_FAULTS_OF_THE_MACHINE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
+# I/O errors caused by the machine, not by the image.
+_MACHINE_ERRORS = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
 
 
 class BadImageError(ValueError):
-    """An image that cannot be read because of its own content; a missing file is a FileNotFoundError."""
+    """The content of an image is invalid, or cannot be fetched. A missing file is a FileNotFoundError instead."""
 
 
 class ImageRow(NamedTuple):
@@ -40,10 +40,10 @@ class ImageRow(NamedTuple):
 
     Attributes:
         sample: number of the row in the key of a view.
-        source: what the row holds: see `decode_image`.
-        label: class index of the student; for an evaluation row possibly several.
-        where: names the row in errors.
-        listed_as: its number and file in the list of bad images.
+        source: the undecoded image, as `decode_image` takes it.
+        label: class index of the student; an evaluation row may have several.
+        where: name of the row in error messages.
+        listed_as: row number and file in the list of bad images.
     """
 
     sample: int
@@ -56,14 +56,15 @@ class ImageRow(NamedTuple):
 def first_decodable(
     rows: Iterable[ImageRow], *, skip_bad_images: bool
 ) -> tuple[ImageRow, Image, list[dict[str, Any]]]:
-    """The first row whose image can be decoded; the others take its place only if `skip_bad_images`.
+    """Decodes the image of the first row; with `skip_bad_images`, of the first row whose image can be decoded.
 
     Returns:
-        The row, its image, and the bad images before it: row, file (None for bytes in the dataset) and reason.
+        The row, its image, and the skipped bad images: row, file (None for bytes in the dataset) and reason of each.
 
     Raises:
-        BadImageError: the first image, or with `skip_bad_images` no image at all can be decoded.
-        OSError: the disk or the machine is at fault.
+        BadImageError: the first image cannot be decoded; with `skip_bad_images`, none of the images can be decoded.
+        FileNotFoundError: the file of the first image does not exist, without `skip_bad_images`.
+        OSError: the machine failed, such as a disk error.
     """
     bad_images: list[dict[str, Any]] = []
     for row in rows:
@@ -78,20 +79,19 @@ def first_decodable(
 
 
 def decode_image(source: Any, where: str) -> Image:
-    """An RGB picture from what a dataset row, a file path or a URL holds; EXIF rotation is applied.
+    """Decodes an image to RGB and applies its EXIF rotation.
 
-    Of an animation it is the first frame; transparency is dropped. An EXIF block or colour profile that cannot be
-    read does not count against a picture whose pixels can.
+    An animation gives its first frame. Transparency is dropped. A damaged EXIF block or colour profile is ignored.
 
     Args:
         source: `{"bytes", "path"}` of an undecoded `datasets.Image`, a PIL image, a path or a URL.
-        where: names the source in the error.
+        where: name of the source in error messages.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        BadImageError: it cannot be fetched, read or decoded.
-        OSError: the disk or the machine is at fault.
-        MemoryError: there is too little.
+        FileNotFoundError: the file does not exist.
+        BadImageError: the image cannot be fetched, read or decoded.
+        OSError: the machine failed, such as a disk error.
+        MemoryError: there is too little memory to decode the image.
     """
     path = path_of(source)
     named = f"{where} ({path})" if path and path != where else where
@@ -103,15 +103,17 @@ def decode_image(source: Any, where: str) -> Image:
     except _NotFetchedError as error:
         raise BadImageError(f"{named} could not be fetched: {error}; check the address and the connection") from error
     except PIL.UnidentifiedImageError as error:
-        raise BadImageError(f"{named} is empty or of no image format that Pillow knows; mend or remove it") from error
+        raise BadImageError(
+            f"{named} is empty or not in an image format that Pillow knows; fix or remove it"
+        ) from error
     except MemoryError as error:
         raise MemoryError(f"{named}: there is too little memory to decode it") from error
-    except Exception as error:  # Pillow's decoders raise whatever they stumble on, RuntimeError included
-        if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_MACHINE:
+    except Exception as error:  # Pillow's decoders raise many types of errors, RuntimeError included
+        if isinstance(error, OSError) and error.errno in _MACHINE_ERRORS:
             raise OSError(error.errno, f"{named} could not be read: {error.strerror}") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadImageError(
-            f"{named} is not an image that can be decoded: {reason[:200]}; mend or remove it"
+            f"{named} is not an image that can be decoded: {reason[:200]}; fix or remove it"
         ) from error
 
 
@@ -125,51 +127,51 @@ def _open(source: Any) -> Image:
     if isinstance(source, Image):
         return source
     if not isinstance(source, str | io.BytesIO):
-        raise TypeError(f"it holds {type(source).__name__}, but must hold a picture, a path or a URL")
+        raise TypeError(f"it holds {type(source).__name__}, but must hold an image, a path or a URL")
     with warnings.catch_warnings():
-        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)  # would decode it all the same
+        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)  # by default only a warning
         if isinstance(source, str) and source.startswith(("http://", "https://")):
             source = io.BytesIO(_fetched(source))
         if isinstance(source, str) and os.path.isdir(source):
-            raise ValueError("it is no file but a directory; name the pictures in it")
+            raise ValueError("it is a directory, not a file; name the images in it")
         if isinstance(source, str) and not stat.S_ISREG(os.stat(source).st_mode):
-            raise ValueError("it is no file")  # to open a pipe waits for ever
+            raise ValueError("it is not a regular file")  # opening a pipe would block forever
         image = PIL.Image.open(source)
     if image.format == "EPS":
-        raise ValueError("it is PostScript, which is a program that Ghostscript would run")
+        raise ValueError("it is PostScript, which is a program that Ghostscript would execute")
     return image
 
 
 def _fetched(url: str) -> bytes:
-    """What an address answers with.
+    """Downloads a URL.
 
     Raises:
-        _NotFetchedError: it does not, or not with a file.
+        _NotFetchedError: the download failed.
     """
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=URL_HEADERS), timeout=URL_TIMEOUT) as answer:
             return answer.read()
-    except (OSError, HTTPException, ValueError) as error:  # refused, cut off, or no address
+    except (OSError, HTTPException, ValueError) as error:  # refused, interrupted, or not a valid URL
         reason = " ".join(str(error).split()).removeprefix("<urlopen error ").rstrip(">")
         raise _NotFetchedError(reason or type(error).__name__) from error
 
 
 class _NotFetchedError(Exception):
-    """Why a picture could not be had from its address."""
+    """The reason why an image could not be downloaded."""
 
 
 def _upright(image: Image) -> Image:
-    """The picture as its EXIF orientation says; without a copy where there is nothing to turn."""
-    image.load()  # some formats keep EXIF data behind the pixels
+    """Applies the EXIF orientation; returns the same image if there is nothing to rotate."""
+    image.load()  # some formats store EXIF data after the pixels
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # the block is damaged in one of a dozen ways; the pixels are not
+    except Exception:  # a damaged EXIF block raises many types of errors; the pixels are still valid
         return image
     return image.transpose(_TO_UPRIGHT[orientation]) if orientation in _TO_UPRIGHT else image
 
 
 def _to_8_bit(image: Image) -> Image:
-    """Grey of 16 bits scaled to 8; Pillow's own conversion would clip nearly all of it to white."""
+    """Scales 16-bit grey to 8 bits; Pillow's own conversion would clip nearly all values to white."""
     if image.mode.startswith("I;16"):
         return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "F" or (image.mode == "I" and np.any(np.asarray(image) >> 8)):  # 0..255 have no higher bits

@@ -1,4 +1,4 @@
-"""What training rows hold, as a few values: the same for the same rows in another place, another for other rows."""
+"""A fingerprint of the training rows: equal rows have equal fingerprints wherever they are stored."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from PIL.Image import Image
 from .dataset import TrainingViews
 from .streaming import ImageStream, StreamViews
 
-NUM_PICTURES = 256  # that are read, spread evenly over the rows
-NUM_SHARDS, ROWS_OF_SHARD = 4, 2  # of a stream, where looking up a row means reading up to it
+NUM_PICTURES = 256  # images to read, spread evenly over the rows
+NUM_SHARDS, ROWS_OF_SHARD = 4, 2  # of a stream, where a row is found only by reading all rows before it
 
 
 def data_fingerprint(views: TrainingViews) -> dict[str, Any]:
-    """Number, labels and pictures of the training rows; no paths, and no random numbers are drawn.
+    """Fingerprint of the number of rows, the labels and the images. Paths do not count; draws no random numbers.
 
     Args:
-        views: of rows by index, or of a stream, of which the lengths of all shards and the first rows of a few count.
+        views: training views. For a stream, the lengths of all shards and the first rows of a few shards are used.
 
     Returns:
         `rows` (a count), `labels` and `pictures` (short hashes); for a stream also `shards`.
@@ -45,20 +45,20 @@ def data_fingerprint(views: TrainingViews) -> dict[str, Any]:
 
 
 def spread_places(length: int, most: int) -> list[int]:
-    """At most `most` places among `length`, spread evenly, the first one among them."""
+    """At most `most` indices below `length`, spread evenly and starting with 0."""
     number = min(length, most)
     return [i * length // number for i in range(number)]
 
 
 def file_fingerprint(path: Path, *, chunks: int = 64, chunk_size: int = 65536) -> str:
-    """Hash of a file's size and of chunks spread over it; of all of it, if it is small."""
+    """Hash of the size of a file and of chunks spread over it; a small file is hashed completely."""
     size = path.stat().st_size
     parts = [str(size)]
     with path.open("rb") as file:
         if size <= chunks * chunk_size:
             return _hash(*parts, file.read())
         read = []
-        for i in range(chunks):  # the last one ends with the file
+        for i in range(chunks):  # the last chunk ends at the end of the file
             file.seek(i * (size - chunk_size) // (chunks - 1))
             read.append(file.read(chunk_size))
     return _hash(*parts, *read)
@@ -71,19 +71,19 @@ def _first_rows(stream: ImageStream) -> Iterator[tuple[Any, Any]]:
 
 
 def _content(source: Any) -> bytes | str:
-    """The bytes of an undecoded picture; of a URL its name, as it is not worth a download."""
+    """The bytes of an undecoded image; for a URL the URL itself, to avoid a download."""
     if isinstance(source, dict):
         source = source["path"] if source.get("bytes") is None else source["bytes"]
     if isinstance(source, Image):
         return source.tobytes()
     if isinstance(source, str) and not source.startswith(("http://", "https://")):
         path = Path(source)
-        return path.read_bytes() if path.is_file() else "is missing"  # training says so, or skips it
+        return path.read_bytes() if path.is_file() else "is missing"  # training reports or skips it
     return source if isinstance(source, bytes) else repr(source)
 
 
 def _hash(*parts: bytes | str) -> str:
-    """Of the parts, each with its length, so that no two lists of them look alike."""
+    """Hash of the parts. The length of each part is hashed, too, so that the boundaries between parts count."""
     digest = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part

@@ -1,8 +1,8 @@
-"""Mixup, cutmix and label smoothing (arXiv:2012.12877 sec. 5 and table 9), free of how an epoch is cut into batches.
+"""Mixup, cutmix and label smoothing (arXiv:2012.12877 sec. 5 and table 9).
 
-Partners and ratios follow from positions in the epoch: positions 2k and 2k + 1 are partners, and each block of
-consecutive positions shares one draw. So the number of processes and of accumulation steps changes no mixed image. (It
-changes what a student draws for itself: stochastic depth and dropout.)
+Partners and ratios depend on positions in the epoch: positions 2k and 2k + 1 are partners, and each block of
+consecutive positions shares one draw. So the mixed images do not depend on how an epoch is split into batches,
+processes and accumulation steps. (The random numbers of the student, for stochastic depth and dropout, do.)
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 MAX_BLOCK_SIZE = 64  # images that share one draw: the official batch of one GPU for DeiT-B (README_deit.md:235)
-_STREAM = 1  # keeps this module's random numbers apart from those of the views
+_STREAM = 1  # separates the random numbers of this module from those of the views
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of how to mix: `ratio` is the share that an image keeps, in [0, 1].
+    """Random parameters of one mix.
 
-    `box` is (top, bottom, left, right) in pixels, pasted from the partner; None blends whole images (mixup).
+    Attributes:
+        ratio: share of itself that an image keeps, in [0, 1].
+        box: (top, bottom, left, right) in pixels of the region pasted from the partner (cutmix); None blends the whole
+            images (mixup).
     """
 
     ratio: float
@@ -29,18 +32,18 @@ class Draw:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How a training batch is mixed.
+    """Mixes training batches by mixup or cutmix.
 
-    Source: official main.py:128-139 with timm's `Mixup(mode="batch")`: always on, mixup or cutmix by a coin.
-    Differs: the partner is the neighbour, not the mirror image in the local batch, and the block of one draw is cut
-    by position in the epoch (pinned by test_mixing_does_not_depend_on_how_the_epoch_is_cut).
+    Source: official main.py:128-139 with timm's `Mixup(mode="batch")`: always on, mixup or cutmix chosen at random.
+    Differs: the partner is the neighbour, not the mirror image in the local batch, and the images that share a draw
+    are a block of positions in the epoch (pinned by test_mixing_does_not_depend_on_how_the_epoch_is_cut).
 
     Attributes:
         mixup_alpha: both parameters of the Beta distribution of mixup's ratio; 0 turns mixup off.
         cutmix_alpha: the same for cutmix.
-        switch_prob: probability of cutmix when both are on.
-        block_size: positions that share one draw.
-        seed: of the run.
+        switch_prob: probability of cutmix if both are on.
+        block_size: number of consecutive positions that share one draw.
+        seed: seed of the run.
     """
 
     mixup_alpha: float
@@ -68,10 +71,10 @@ class Mixing:
         Args:
             images: (B, channels, height, width); B even, in the order of `positions`.
             epoch: number of the epoch.
-            positions: B consecutive positions in the epoch, the first one even.
+            positions: B consecutive positions in the epoch, starting at an even one.
 
         Returns:
-            Mixed images, and the share (B,) that each image kept, for `mix_targets`.
+            The mixed images, and the share of itself that each image kept, (B,), for `mix_targets`.
         """
         mixed, ratios = torch.empty_like(images), torch.empty(len(images))
         for block, part in self._blocks(positions):
@@ -81,7 +84,7 @@ class Mixing:
         return mixed, ratios
 
     def _blocks(self, positions: Sequence[int]) -> Iterator[tuple[int, slice]]:
-        """The blocks of positions that a batch covers, each with its part of the batch."""
+        """Yields (block, slice of the batch) for each block of positions that the batch covers."""
         first, end = positions[0], positions[-1] + 1
         assert first % 2 == 0, positions
         assert end - first == len(positions), positions
@@ -92,7 +95,7 @@ class Mixing:
 
 
 def _draw_box(generator: np.random.Generator, ratio: float, image_size: tuple[int, int]) -> Draw:
-    """A box that covers 1 - ratio of the image, cut at its borders; the ratio is then the share really kept.
+    """Draws a box that covers 1 - ratio of the image, clips it to the image, and corrects the ratio for the clipping.
 
     Source: CutMix (arXiv:1905.04899 sec. 3.1) as timm's `rand_bbox` and its corrected ratio.
     """
@@ -107,12 +110,12 @@ def _draw_box(generator: np.random.Generator, ratio: float, image_size: tuple[in
 
 
 def swap_partners(batch: Tensor) -> Tensor:
-    """Each row's partner: rows 2k and 2k + 1 change places, (B, ...) with B even."""
+    """Swaps rows 2k and 2k + 1 of a batch (B, ...); B is even."""
     return batch.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
 def mix_images(images: Tensor, draw: Draw) -> Tensor:
-    """Images (B, channels, height, width), each mixed with its partner; B is even."""
+    """Mixes each of the images (B, channels, height, width) with its partner; B is even."""
     partners = swap_partners(images)
     if draw.box is None:
         return torch.lerp(partners, images, draw.ratio)
@@ -123,20 +126,21 @@ def mix_images(images: Tensor, draw: Draw) -> Tensor:
 
 
 def mix_targets(labels: Tensor, ratios: Tensor | None, *, num_classes: int, smoothing: float) -> Tensor:
-    """Training targets (B, C) of labels (B,): smoothed one-hot rows, mixed with the partner's.
+    """Training targets (B, C) from labels (B,): smoothed one-hot rows, mixed with those of the partners.
 
-    Source: timm's `mixup_target`, the official recipe's; smoothing ε takes ε and spreads it over all C classes.
+    Source: timm's `mixup_target`, which the official recipe uses. Smoothing ε subtracts ε from the label and spreads
+    it over all C classes.
 
     Args:
-        labels: class indices (B,); B even when there are `ratios`.
+        labels: class indices (B,); B is even if `ratios` are given.
         ratios: share (B,) that each image kept, or None for unmixed images.
         num_classes: C.
         smoothing: ε in [0, 1).
 
     Returns:
-        float32, rows sum to 1.
+        float32 targets (B, C); rows sum to 1.
     """
-    # `F.one_hot` would wait for the labels' range, on some devices
+    # `F.one_hot` would synchronise some devices to check the range of the labels
     one_hot = torch.zeros(len(labels), num_classes, device=labels.device).scatter_(1, labels[:, None], 1.0)  # (B, C)
     targets = one_hot * (1 - smoothing) + smoothing / num_classes
     if ratios is None:

@@ -1,7 +1,8 @@
-"""Which view of which image comes at which position of an epoch, with repeated augmentation (sec. 5, [1, 2] there).
+"""The order of the views in an epoch, with repeated augmentation (sec. 5, [1, 2] there).
 
-The order is global: it knows no rank and no batch of a process. Accelerate cuts it into batches and shares them out.
-Positions 2k and 2k + 1 are partners in mixing.py, so the order also decides that no image is mixed with itself.
+The order is global: it does not depend on ranks or on the batches of a process. Accelerate splits it into batches and
+distributes them to the processes. Positions 2k and 2k + 1 are partners in mixing.py, so the order also ensures that no
+image is mixed with itself.
 """
 
 import math
@@ -11,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-_STREAM = 2  # keeps this module's random numbers apart from those of the views and the mixing
+_STREAM = 2  # separates the random numbers of this module from those of the views and mixing.py
 
 
 class ViewKey(NamedTuple):
-    """Names one training view. With the seed, the view is a function of (epoch, sample, repeat).
+    """Key of a training view. The view is a pure function of (seed, epoch, sample, repeat).
 
-    `position` is the place in the epoch's global order; how a view is mixed is a function of it.
+    `position` is the index in the global order of the epoch. It decides how the view is mixed.
     """
 
     epoch: int
@@ -27,25 +28,26 @@ class ViewKey(NamedTuple):
 
 
 class ViewSampler(Sampler[ViewKey]):
-    """The global order of an epoch's view keys; a pure function of (seed, epoch).
+    """Yields the view keys of an epoch in global order; the order is a pure function of (seed, epoch).
 
-    With repeats, each image comes `num_repeats` times in a row of different views, and the epoch is cut at about
-    as many views as there are images: an epoch then sees 1/`num_repeats` of the images (footnote 3).
+    With repeated augmentation, an epoch has `num_repeats` different views of each image that it shows. It still has
+    about as many views as the dataset has images, so it shows 1/`num_repeats` of the images (footnote 3).
+
     Source: official samplers.py:16-59.
-    Differs: the repeats of an image stay within one optimizer step but lie apart in it, so that they meet on
-    different processes and are never mixed with each other; any number of images and of processes works. Two
-    exceptions: where `num_repeats` does not divide `step_size`, the image at the border of two steps lies in both (at
-    1024 and 3, 834 of the 427,008 images of an ImageNet epoch); and a step of fewer than two images' repeats takes
-    the views of two images in turn, over as many steps as they need. Only a dataset of one image is mixed with itself
-    (pinned by test_no_image_is_its_own_partner_and_right_steps_are_as_they_were).
+    Differs: the repeats of an image stay within one optimizer step but are spread over it. So they are on different
+    processes, and are never mixed with each other. Any number of images and of processes works. Two exceptions:
+    (1) If `num_repeats` does not divide `step_size`, the image at the border of two steps is in both (with step size
+    1024 and 3 repeats, 834 of the 427,008 images of an ImageNet epoch). (2) If a step is smaller than the repeats of
+    two images, the views of two images alternate over as many steps as they need. An image is mixed with itself only
+    if the dataset has no other image (pinned by test_no_image_is_its_own_partner_and_right_steps_are_as_they_were).
 
     Attributes:
         num_images: images in the dataset, at least 1.
         step_size: views of one optimizer step, over all processes and accumulation steps.
         num_repeats: views per image, at least 1.
-        seed: of the run.
+        seed: seed of the run.
         epoch: number of the epoch, set by `set_epoch`.
-        num_streams: equal parts of a step that are ordered for themselves (streaming.py).
+        num_streams: number of equal parts of a step, each with its own order (streaming.py).
     """
 
     num_streams = 1
@@ -61,12 +63,12 @@ class ViewSampler(Sampler[ViewKey]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Whole steps only, and at least one: the rest of the images waits for other epochs, as with drop_last."""
+        """Number of views: whole steps only, like `drop_last`, and at least one step."""
         return max(1, self.num_images // self.step_size) * self.step_size
 
     @property
     def num_unique_images(self) -> int:
-        """Different images that one epoch shows; the same number in every epoch."""
+        """Number of different images that one epoch shows; the same in every epoch."""
         num_views, in_pair = len(self) // self.num_streams, 2 * self.num_repeats
         num_shown = math.ceil(num_views / self.num_repeats)
         if self.takes_images_in_pairs:
@@ -75,7 +77,7 @@ class ViewSampler(Sampler[ViewKey]):
 
     @property
     def takes_images_in_pairs(self) -> bool:
-        """Whether an image would find too few others to be mixed with if its repeats came in a row."""
+        """Whether the views of two images alternate, because a step has too few other images to mix an image with."""
         too_few_others = self.num_images == 2 or self.step_size // self.num_streams < 2 * self.num_repeats
         return too_few_others and self.num_images > 1 and self.step_size % 2 == 0
 
@@ -88,10 +90,10 @@ class ViewSampler(Sampler[ViewKey]):
         else:  # A0 A1 A2 B0 ...
             images, repeats = np.divmod(places, self.num_repeats)
         samples = order[images % self.num_images]
-        # a dataset smaller than one step comes round again, under new repeat numbers
+        # a dataset that is smaller than one step is repeated with new repeat numbers
         repeats += places // (self.num_repeats * self.num_images) * self.num_repeats
         steps = places // self.step_size
-        spread = np.lexsort((places, repeats, steps))  # within a step, all first views, then all second ones, ...
+        spread = np.lexsort((places, repeats, steps))  # within a step: all first views, all second views, ...
         if self.step_size % 2 == 0:
             spread = spread[_with_other_partners(samples[spread])]
         for position, place in enumerate(spread.tolist()):
@@ -99,10 +101,10 @@ class ViewSampler(Sampler[ViewKey]):
 
 
 def _with_other_partners(samples: np.ndarray) -> np.ndarray:
-    """An order of the samples (P,), P even, in which none is its own partner; (P,), as it is where it is right.
+    """Reorders samples (P,), P even, so that no sample is its own partner; returns the order, (P,).
 
-    One of two equal partners changes places with one of the first pair that lacks the image. Only a dataset that comes
-    round again in a step needs this.
+    If two partners are equal, one of them is swapped with a sample of the first pair without this image; all other
+    samples keep their places. Only a dataset that is repeated within a step needs this.
     """
     order = np.arange(len(samples))
     for left in np.flatnonzero(samples[::2] == samples[1::2]) * 2:

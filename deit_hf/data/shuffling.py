@@ -1,4 +1,4 @@
-"""Deals shards to streams, reads ahead, and shuffles rows in a buffer: iterators that know nothing of images."""
+"""Iterators for streams of any items: assign shards to streams, read ahead, interleave, and shuffle in a buffer."""
 
 import itertools
 from collections import deque
@@ -8,13 +8,16 @@ from typing import TypeVar
 
 import numpy as np
 
-ROWS_AHEAD = 32  # that each open shard reads while others are used
+ROWS_AHEAD = 32  # rows that each open shard reads in advance
 
 T = TypeVar("T")
 
 
 def deal_shards(num_shards: int, lengths: Sequence[int] | None, num_streams: int) -> list[list[int]]:
-    """The shards of each stream; of known lengths the longest first, each to the stream with fewest rows."""
+    """Assigns shards to streams.
+
+    If the lengths are known, the longest shards come first, and each goes to the stream with the fewest rows.
+    """
     if lengths is None:
         return [list(range(stream, num_shards, num_streams)) for stream in range(num_streams)]
     streams: list[list[int]] = [[] for _ in range(num_streams)]
@@ -27,7 +30,7 @@ def deal_shards(num_shards: int, lengths: Sequence[int] | None, num_streams: int
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, read in another thread while earlier ones are used."""
+    """Yields the same items, and reads the next ones in another thread."""
     with ThreadPoolExecutor(max_workers=1) as reader:
         reading = reader.submit(_some, items)
         while some := reading.result():
@@ -40,7 +43,7 @@ def _some(items: Iterator[T]) -> list[T]:
 
 
 def take_turns(sources: Iterable[Iterator[T]], num_open: int) -> Iterator[T]:
-    """One item of each of `num_open` sources in turn; when a source ends the next one takes its place."""
+    """Yields one item of each of `num_open` sources in turn; the next source replaces one that ends."""
     waiting = iter(sources)
     turns = deque(itertools.islice(waiting, num_open))
     while turns:
@@ -51,7 +54,7 @@ def take_turns(sources: Iterable[Iterator[T]], num_open: int) -> Iterator[T]:
 
 
 def shuffled(items: Iterator[T], buffer_size: int, generator: np.random.Generator) -> Iterator[T]:
-    """All items once; each comes as soon as it is drawn from a buffer that the next one then fills up."""
+    """Yields all items once, shuffled: each new item replaces a random item of the buffer, which is yielded."""
     buffer = list(itertools.islice(items, buffer_size))
     for item in items:
         place = int(generator.integers(buffer_size))

@@ -1,22 +1,23 @@
-"""Training views of images that no disk holds: rows are read in order from shards, and never looked up.
+"""Training views of data that is larger than the disk: rows are read in order from shards, not by index.
 
-The process that trains reads rows without decoding them, in an order that it makes from the shards, and hands each row
-to its data workers inside the key of a view. So all that holds for views of rows by index (dataset.py, sampling.py)
-holds here: a view is a pure function of (seed, epoch, sample, repeat), and the order of an epoch one of (seed, epoch).
+The training process reads rows without decoding them, in an order that it derives from the shards. It sends each row
+to its data workers as part of the key of a view. So the same guarantees hold as for rows by index (dataset.py,
+sampling.py): a view is a pure function of (seed, epoch, sample, repeat), and the order of an epoch is a pure function
+of (seed, epoch).
 
-- The sample is the row's place: its shard, and the row in that shard. It does not depend on workers or processes.
+- The sample identifies a row by its shard and its number in the shard. It does not depend on workers or processes.
 - The order depends on the data, the seed, the epoch, the size of an optimizer step, `num_streams` and the size of the
-  shuffle buffer. It does not depend on the number of workers, nor on how a step is cut into processes, batches and
-  accumulation steps. Nor does the mixing.
-- With one stream every process reads all rows, of which it decodes its own. With several, a process reads only those
-  streams that its batches take from, as little as one of as many.
-- A row comes at most once an epoch (with repeated augmentation: its views are in one stream's part of a step, but for
-  the exceptions of `ViewSampler`). An epoch is cut at whole steps, as with rows by index; its last rows wait for
-  another epoch, in whose order others are last. The shuffle is as good as the buffer is large.
-- A resumed epoch reads the rows before its place once more, but decodes none of them.
-- What takes the place of a bad picture is the next good one of its shard, which is read once more for it.
+  shuffle buffer. The order and the mixing do not depend on the number of workers, or on how a step is split into
+  processes, batches and accumulation steps.
+- With one stream, every process reads all rows, and decodes only its own. With several streams, a process reads only
+  the streams that its batches need: with one stream per process, only its own.
+- A row is used at most once per epoch. With repeated augmentation, all its views are in the part of one stream in one
+  step, with the exceptions of `ViewSampler`. An epoch has whole steps only, as with rows by index. The rows left over
+  differ between epochs. A larger buffer shuffles better.
+- A resumed epoch reads the rows before its position again, but does not decode them.
+- A bad image is replaced by the next good image of its shard; the shard is read again for this.
 
-Evaluation counts each image once, of rows by index: evaluation splits are loaded.
+Evaluation counts each image exactly once, so evaluation splits are loaded and read by index.
 """
 
 import itertools
@@ -34,13 +35,13 @@ from .shuffling import ROWS_AHEAD, deal_shards, read_ahead, shuffled, take_turns
 from .sources.shards import ShardedRows, check_features, count_images
 from .transforms import View
 
-MAX_OPEN_SHARDS = 10  # of a stream; read in turn, so that neighbours in a shard come apart even in a small buffer
+MAX_OPEN_SHARDS = 10  # per stream; read in turn, which separates neighbours in a shard even if the buffer is small
 SHARD_BITS = 32  # a sample is shard * 2**32 + row in the shard
-_STREAM = 3  # keeps this module's random numbers apart from those of the views, the mixing and the sampler
+_STREAM = 3  # separates the random numbers of this module from those of dataset.py, mixing.py and sampling.py
 
 
 class Row(NamedTuple):
-    """A row that was read, but not decoded."""
+    """A row with its undecoded image."""
 
     shard: int
     number: int
@@ -53,7 +54,7 @@ class Row(NamedTuple):
 
 
 class StreamKey(NamedTuple):
-    """A `ViewKey` with its row, which is None where the view belongs to another process."""
+    """A `ViewKey` with its row, or None if the view belongs to another process."""
 
     epoch: int
     position: int
@@ -63,7 +64,7 @@ class StreamKey(NamedTuple):
 
 
 class ImageStream:
-    """Undecoded rows by shard, checked as far as a stream can be before it is read.
+    """Undecoded rows by shard. Checks everything that can be checked before the stream is read.
 
     Attributes:
         num_shards: at least 1.
@@ -71,8 +72,8 @@ class ImageStream:
         num_images: rows in an epoch.
 
     Raises:
-        TypeError: labels that are not integers.
-        ValueError: a missing column, or a number of rows that is not known or not there.
+        TypeError: labels are not integers.
+        ValueError: a column is missing, or the number of rows is unknown or too large.
     """
 
     def __init__(
@@ -83,7 +84,14 @@ class ImageStream:
         label_column_name: str,
         num_images: int | None = None,
     ):
-        """`num_images` is for streams that do not tell, or to use fewer."""
+        """Checks the columns and counts the rows.
+
+        Args:
+            sharded: the rows.
+            image_column_name: column of images.
+            label_column_name: column of labels.
+            num_images: rows in an epoch, for a stream of unknown length or to use fewer rows.
+        """
         if isinstance(sharded, datasets.IterableDataset):
             sharded = ShardedRows(sharded)
         rows = sharded.rows.with_format(None)  # a user's format would change what a row holds
@@ -99,18 +107,18 @@ class ImageStream:
         self.num_images = count_images(sharded, num_images)
 
     def class_counts(self) -> None:
-        """None: the labels of a stream are not known before they are read."""
+        """Returns None, because the labels of a stream are unknown before they are read."""
         return
 
     def read(self, shard: int) -> Iterator[Row]:
-        """The rows of a shard that are used, in their order; in a data worker, too.
+        """Yields the used rows of a shard in order, in the training process or in a data worker.
 
         Raises:
-            ValueError: the shard has fewer; names it.
+            ValueError: the shard has fewer rows than expected; the message names it.
         """
         rows = self._rows.shard(num_shards=self.num_shards, index=shard)
         length = None if self.lengths is None else self.lengths[shard]
-        batches = rows.iter(ROWS_AHEAD)  # a loop over the rows would share them out among data workers
+        batches = rows.iter(ROWS_AHEAD)  # a loop over `rows` would split them among data workers
         columns = itertools.chain.from_iterable(zip(*self._columns(batch), strict=True) for batch in batches)
         num_read = 0
         for image, label in itertools.islice(columns, length):
@@ -118,17 +126,17 @@ class ImageStream:
             num_read += 1
         if length is not None and num_read < length:
             raise ValueError(
-                f"{self.name(shard)} has {num_read} rows, but {length} of it were to be used; lower "
-                "`max_train_samples`, or mend the shard"
+                f"{self.name(shard)} has {num_read} rows, but should have at least {length}; lower "
+                "`max_train_samples`, or fix the shard"
             )
 
     def after(self, row: Row) -> Iterator[Row]:
-        """The other rows of a row's shard, from the next one round to the one before; reads the shard once more."""
+        """The other rows in the shard of a row, starting after it and wrapping around; reads the shard again."""
         later = itertools.islice(self.read(row.shard), row.number + 1, None)
         return itertools.chain(later, itertools.islice(self.read(row.shard), row.number))
 
     def place(self, sample: int) -> str:
-        """The row of a sample, in words."""
+        """Name of the row of a sample, for messages."""
         return f"row {sample % 2**SHARD_BITS} of {self.name(sample >> SHARD_BITS)}"
 
     def name(self, shard: int) -> str:
@@ -136,13 +144,13 @@ class ImageStream:
 
 
 class StreamViews(TrainingViews):
-    """Random views of streamed rows by key; otherwise as of rows by index.
+    """Like `TrainingViews`, for streamed rows.
 
-    Rows are checked here, not by the sampler that reads the stream. With `skip_bad_images` the next row of the shard
-    takes the place of one whose image cannot be decoded.
+    Labels are checked here, not by the sampler that reads the stream. With `skip_bad_images`, the next row of the
+    shard replaces a row whose image cannot be decoded.
     """
 
-    images: ImageStream  # type: ignore[assignment]  # rows by index in the parent
+    images: ImageStream  # type: ignore[assignment]  # rows by index in `TrainingViews`
 
     def __init__(
         self,
@@ -154,7 +162,7 @@ class StreamViews(TrainingViews):
         skip_bad_images: bool = False,
         label_indices: Sequence[int] | None = None,
     ):
-        """`num_classes` and `label_indices` as for `ImageDataset`."""
+        """`num_classes` and `label_indices` are the same as for `ImageDataset`."""
         self.images, self.view, self.seed, self.skip_bad_images = stream, view, seed, skip_bad_images
         self.label_indices: Sequence[int] = range(num_classes) if label_indices is None else label_indices
 
@@ -162,10 +170,10 @@ class StreamViews(TrainingViews):
         return self.images.num_images
 
     def rows_from(self, key: StreamKey) -> Iterator[ImageRow]:  # type: ignore[override]  # keys bring their rows
-        """The row of a key, and the others of its shard; a label is checked before its row is used."""
+        """The row of a key, followed by the other rows of its shard; the label of each is checked first."""
         if key.row is None:
             raise ValueError(
-                "batches were dealt to processes in another way than a stream reads them; leave `split_batches` and "
+                "a process was given a batch that its stream did not read for it; leave `split_batches` and "
                 "`dispatch_batches` out of `accelerator_config`"
             )
         for row in itertools.chain([key.row], self.images.after(key.row)):
@@ -179,31 +187,34 @@ def _check_label(row: Row, where: str, num_classes: int) -> None:
     path = row.source.get("path") if isinstance(row.source, dict) else None
     named = f"{where} ({path})" if path else where
     if not isinstance(row.label, int) or isinstance(row.label, bool):
-        raise ValueError(f"{named} has label {row.label!r}, but labels must be class indices; mend or remove the row")
+        raise ValueError(f"{named} has label {row.label!r}, but labels must be class indices; fix or remove the row")
     if not 0 <= row.label < num_classes:
         raise ValueError(
             f"{named} has label {row.label}, but there are {num_classes} classes, so labels must be in "
-            f"[0, {num_classes - 1}]; set `num_labels` or mend the data"
+            f"[0, {num_classes - 1}]; set `num_labels` or fix the data"
         )
 
 
 class StreamSampler(ViewSampler):
-    """The global order of an epoch's keys with the rows that this process needs; a pure function of (seed, epoch).
+    """Yields the view keys of an epoch in global order, with the rows that this process needs.
 
-    The shards are dealt to `num_streams` streams. Each stream mixes its shards and has a shuffle buffer of its own;
-    each optimizer step takes equally many views of each stream, one stream after the other.
-    Differs from rows by index: the repeats of an image lie apart within its stream's part of a step.
+    The order is a pure function of (seed, epoch). The shards are distributed among `num_streams` streams. Each stream
+    interleaves its shards and has its own shuffle buffer. Each optimizer step has the same number of views from each
+    stream, one stream after the other.
+
+    Differs from rows by index: the repeats of an image are spread over the part of its stream in a step.
 
     Attributes:
         stream: the rows.
         num_streams: at least 1.
         buffer_size: rows in the shuffle buffer of each stream.
-        batch_size: views of a process in one forward pass.
-        process_index: of this process.
-        num_processes: of the run; batch m of the global order belongs to process m modulo `num_processes`.
+        batch_size: views of one process in one forward pass.
+        process_index: index of this process.
+        num_processes: number of processes; batch m of the global order belongs to process m modulo `num_processes`.
 
     Raises:
-        ValueError: fewer rows than a step needs, or streams that shards or steps cannot be dealt to.
+        ValueError: there are fewer rows than a step needs, fewer shards than streams, or `num_streams` does not divide
+            the step.
     """
 
     def __init__(
@@ -242,7 +253,7 @@ class StreamSampler(ViewSampler):
             )
 
     def _count_steps(self) -> int:
-        """Whole steps that all streams have rows for, in each of which they have the same number of views."""
+        """Number of whole steps for which every stream has enough rows."""
         num_steps = self.num_images // self.step_size
         if self.stream.lengths is not None:
             lengths = [sum(self.stream.lengths[shard] for shard in shards) for shards in self._shards]
@@ -256,7 +267,7 @@ class StreamSampler(ViewSampler):
         return num_steps
 
     def __len__(self) -> int:
-        """Views of an epoch: whole steps only."""
+        """Number of views in an epoch: whole steps only."""
         return self._num_steps * self.step_size
 
     def __iter__(self) -> Iterator[StreamKey]:  # type: ignore[override]  # keys bring their rows
@@ -269,7 +280,7 @@ class StreamSampler(ViewSampler):
         position = 0
         for _ in range(self._num_steps):
             for row, repeat in itertools.chain.from_iterable(map(next, streams)):
-                # rows of other processes are not kept: Accelerate keeps the first batches of all
+                # Accelerate holds the first batches of all processes, so rows of other processes are dropped here
                 row = row if self._is_own(position) else None
                 yield StreamKey(self.epoch, position, 0 if row is None else row.sample, repeat, row)
                 position += 1
@@ -282,26 +293,29 @@ class StreamSampler(ViewSampler):
         return {position * self.num_streams // self.step_size for position in own}
 
     def _views(self, stream: int) -> Iterator[tuple[Row | None, int]]:
-        """The stream's (row, repeat), all of one row and then the next, or two rows in turn."""
+        """Yields (row, repeat) of a stream: all repeats of one row, then of the next; or alternates two rows."""
         rows, num_rows = self._rows(stream), 2 if self.takes_images_in_pairs else 1
         while some := list(itertools.islice(rows, num_rows)):
             yield from ((row, repeat) for repeat in range(self.num_repeats) for row in some)
 
     def _parts(self, stream: int) -> Iterator[list[tuple[Row | None, int]]]:
-        """The stream's (row, repeat) of each step; unless in pairs first views first, then second ones, ..."""
+        """Yields the (row, repeat) of a stream for each step: all first repeats, all second ones, ...
+
+        If rows alternate in pairs, their order is kept.
+        """
         views, size = self._views(stream), self.step_size // self.num_streams
         for step in range(self._num_steps):
             part = list(itertools.islice(views, size))
             if len(part) < size:
                 raise ValueError(
-                    f"stream {stream} of {self.num_streams} ended in step {step + 1} of the {self._num_steps} of an "
-                    f"epoch of {self.num_images} rows; set `num_train_samples` to the rows that there are, or for "
-                    "shards of different lengths to fewer"
+                    f"stream {stream} of {self.num_streams} ended in step {step + 1} of {self._num_steps} in an epoch "
+                    f"of {self.num_images} rows; set `num_train_samples` to the number of rows that there are, or to "
+                    "fewer if the shards have different lengths"
                 )
             yield part if self.takes_images_in_pairs else sorted(part, key=itemgetter(1))
 
     def _rows(self, stream: int) -> Iterator[Row]:
-        """The stream's rows in the order of the epoch."""
+        """Yields the rows of a stream in the order of the epoch."""
         generator = np.random.default_rng((self.seed, _STREAM, self.epoch, stream))
         shards = generator.permutation(self._shards[stream]).tolist()
         rows = take_turns((read_ahead(self.stream.read(shard)) for shard in shards), MAX_OPEN_SHARDS)

@@ -1,8 +1,8 @@
-"""From a picture to pixels: the training view of the paper's recipe, and the evaluation view.
+"""Transforms from an image to normalised pixels: training views and evaluation views.
 
-Training views use timm's transforms, which are the official recipe's own (official datasets.py:79-112), and those of
-DeiT III (arXiv:2204.07118). Mixing works on batches and is in mixing.py, how a view gets its random numbers is in
-dataset.py, and the processor that fixes the evaluation view in image_processing_deit.py.
+Training views use timm's transforms, like the official recipe (datasets.py:79-112), and those of DeiT III
+(arXiv:2204.07118). Elsewhere: mixing of batches (mixing.py), random seeds of views (dataset.py), and the image
+processor that defines the evaluation view (image_processing_deit.py).
 """
 
 import re
@@ -26,11 +26,11 @@ from ..model.image_processing_deit import crops_the_centre
 
 PAPER_CROP_MIN_SCALE = 0.08
 THREE_AUGMENT = "3-augment"
-# timm itself ignores the parts of a policy that it cannot read, such as `mx`
+# timm silently ignores the parts of a policy that it does not know, such as `mx`
 RANDOM_AUGMENT_POLICY = re.compile(r"rand(-(m|n|mmax|inc)\d+|-(p|mstd)\d+(\.\d+)?|-t(weights|3aw?))*")
-MAX_ASPECT_RATIO = 32  # of an image that is resized by its short side
+MAX_ASPECT_RATIO = 32  # of an image whose short side is resized
 CROP_PADDING = 4  # pixels that DeiT III's simple crop reflects at each border
-# of `training_view`, which are options of a training by the same names
+# arguments of `training_view` that are training options of the same name
 VIEW_OPTIONS = (
     "crop_min_scale",
     "horizontal_flip_prob",
@@ -45,14 +45,14 @@ CropMode = Literal["random_resized", "simple"]
 
 
 def check_view_options(random_augment: str, crop_mode: CropMode, crop_min_scale: float) -> None:
-    """Refuses arguments of `training_view` that timm would misread or that contradict each other.
+    """Checks arguments of `training_view` that timm would misread, or that contradict each other.
 
     Raises:
-        ValueError: names the option.
+        ValueError: an option is invalid; the message names it.
     """
     if random_augment not in ("none", THREE_AUGMENT) and not RANDOM_AUGMENT_POLICY.fullmatch(random_augment):
         raise ValueError(
-            f"`random_augment` is {random_augment!r}, which is no RandAugment policy of timm; use one like "
+            f"`random_augment` is {random_augment!r}, which is not a RandAugment policy of timm; use one such as "
             f"'rand-m9-mstd0.5-inc1', or '{THREE_AUGMENT}', or 'none'"
         )
     if crop_mode == "simple" and crop_min_scale != PAPER_CROP_MIN_SCALE:
@@ -63,10 +63,10 @@ def check_view_options(random_augment: str, crop_mode: CropMode, crop_min_scale:
 
 
 def evaluation_view(processor: Any) -> View:
-    """The view that the processor, and with it a pipeline, gives of an image: (channels, height, width).
+    """The evaluation view: the pixels (channels, height, width) that the processor computes, as in a pipeline.
 
-    Of an image that is more than 32 times as long as wide, it sees the middle alone, of which a centre crop takes a
-    part anyhow: to resize a whole line of 20000x1 pixels takes gigabytes.
+    If an image is more than 32 times as long as it is wide, only its middle is resized before the centre crop. The
+    crop is inside this middle anyway, and resizing a whole image of 20000x1 pixels takes gigabytes.
     """
     return partial(_processed, processor, crops_the_centre(processor))
 
@@ -77,11 +77,12 @@ def _processed(processor: Any, crops: bool, image: Image) -> Tensor:
 
 
 def middle_of(image: Image) -> Image:
-    """The middle of an image that is longer than 32 times its width, else the image itself."""
+    """The middle of an image that is more than 32 times as long as it is wide; otherwise the image itself."""
     longest = MAX_ASPECT_RATIO * min(image.size)
     if max(image.size) <= longest:
         return image
-    width, height = (min(size, longest + (size - longest) % 2) for size in image.size)  # the same middle exactly
+    # the middle stays exactly the same because the cut keeps the parity of each side
+    width, height = (min(size, longest + (size - longest) % 2) for size in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
@@ -98,24 +99,23 @@ def training_view(
     random_erase_prob: float,
     crop_mode: CropMode = "random_resized",
 ) -> View:
-    """A random view of an image, (channels, height, width), normalised.
+    """A random transform of an image to normalised pixels (channels, height, width).
 
-    Source: table 9 and official main.py:96-123: bicubic random-resized crop, flip, RandAugment in timm's meaning,
-    per-pixel random erasing after normalisation. `3-augment` and the simple crop: DeiT III, official augment.py.
-    Differs: for models of at most 32 pixels the official code (datasets.py:91-94) takes a random crop of the picture
-    with a border of 4 black pixels, which fits pictures of that size alone; here the options hold at every size, and
-    `crop_mode` simple is much the same (pinned by test_training_view_of_a_small_size_is_as_the_options_say).
+    Source: table 9 and official main.py:96-123: bicubic random-resized crop, flip, timm's RandAugment, per-pixel
+    random erasing after normalisation. `3-augment` and the simple crop: DeiT III, official augment.py.
+    Differs: for models of at most 32 pixels, the official code (datasets.py:91-94) takes a random crop of the image
+    with a border of 4 black pixels, which only works for images of that size. Here the options apply at every size;
+    `crop_mode` simple is similar (pinned by test_training_view_of_a_small_size_is_as_the_options_say).
 
     Args:
         image_size: (height, width) in pixels.
         mean: per channel, of pixels in [0, 1].
         std: per channel.
-        crop_min_scale: smallest share of the image's area that a random-resized crop takes, in (0, 1]; the largest is
-            1.
-        horizontal_flip_prob: in [0, 1].
-        random_augment: timm's policy, such as `rand-m9-mstd0.5-inc1`; `3-augment`; or `none`.
-        color_jitter: strength; as in timm not with a policy, unless it is one of its `-t3a`.
-        random_erase_prob: in [0, 1].
+        crop_min_scale: smallest share of the image area that a random-resized crop takes, in (0, 1]; the largest is 1.
+        horizontal_flip_prob: probability in [0, 1].
+        random_augment: a RandAugment policy of timm, such as `rand-m9-mstd0.5-inc1`; or `3-augment`, or `none`.
+        color_jitter: strength. As in timm, it is not used with a policy, except for one with `-t3a`.
+        random_erase_prob: probability in [0, 1].
         crop_mode: `random_resized`, or `simple` for `simple_crop`.
     """
     crop_and_flip, colours, pixels = timm.data.create_transform(
@@ -135,15 +135,15 @@ def training_view(
     )
     steps = list(crop_and_flip.transforms)
     if crop_mode == "simple":
-        steps[:1] = [middle_of, *simple_crop(image_size)]  # the whole of a long line would take gigabytes
+        steps[:1] = [middle_of, *simple_crop(image_size)]  # resizing a whole long image would take gigabytes
     if random_augment == THREE_AUGMENT:
         steps.append(three_augment())
-    steps += [_mended(step) if isinstance(step, RandAugment) else step for step in colours.transforms]
+    steps += [_with_our_posterize(step) if isinstance(step, RandAugment) else step for step in colours.transforms]
     return transforms.Compose([*steps, NormalizedPixels(mean, std), *pixels.transforms[2:]])
 
 
 def simple_crop(image_size: tuple[int, int]) -> list[Callable[[Image], Image]]:
-    """Nearly the whole image: resized, bicubic, until it just covers `image_size`, and cropped at random.
+    """A crop of nearly the whole image: resizes it (bicubic) until it just covers `image_size`, then crops at random.
 
     Source: DeiT III, arXiv:2204.07118 sec. 3 ("simple random crop"), official augment.py, `new_data_aug_generator`
     with `--src`: before the crop, 4 pixels are reflected at each border.
@@ -151,18 +151,19 @@ def simple_crop(image_size: tuple[int, int]) -> list[Callable[[Image], Image]]:
     height, width = image_size
     if height == width:
         resize = transforms.Resize(height, interpolation=InterpolationMode.BICUBIC)
-    else:  # torchvision's knows one size for the short side, whichever that is
+    else:  # torchvision's `Resize` takes one size for the short side, be it height or width
         resize = ResizeKeepRatio(image_size, interpolation="bicubic")
     return [resize, transforms.RandomCrop(image_size, padding=CROP_PADDING, padding_mode="reflect")]
 
 
 def three_augment() -> transforms.RandomChoice:
-    """One of greyscale, solarisation and Gaussian blur, each as likely.
+    """Greyscale, solarisation or Gaussian blur, with equal probability.
 
     Source: DeiT III, arXiv:2204.07118 sec. 3 ("3-Augment"), official augment.py, `new_data_aug_generator` with
-    `--ThreeAugment`: solarised from half of the range on, blurred with a radius uniform in [0.1, 2] pixels.
-    Differs: timm's `rand-...-t3a` gives its three operations one magnitude; at that of this solarisation greyscale
-    keeps a quarter of the colour and the radius is fixed (pinned by
+    `--ThreeAugment`: solarisation inverts the upper half of the range, the radius of the blur is uniform in [0.1, 2]
+    pixels.
+    Differs: timm's `rand-...-t3a` uses one magnitude for its three operations. At the magnitude of this solarisation,
+    its greyscale keeps a quarter of the colour, and the radius of its blur is fixed (pinned by
     test_timms_three_operations_are_not_those_of_deit_iii).
     """
     return transforms.RandomChoice(
@@ -175,7 +176,7 @@ def three_augment() -> transforms.RandomChoice:
 
 
 class NormalizedPixels:
-    """`ToTensor` and `Normalize` of torchvision, bit for bit, in half of their time.
+    """Same result as torchvision's `ToTensor` and `Normalize`, bit for bit, in half the time.
 
     Args:
         mean: per channel, of pixels in [0, 1].
@@ -186,7 +187,7 @@ class NormalizedPixels:
         self.mean, self.std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
 
     def __call__(self, image: Image) -> Tensor:
-        """Pixels (channels, height, width) of an RGB image."""
+        """Normalised pixels (channels, height, width) of an RGB image."""
         levels = np.empty((3, image.height, image.width), np.float32)
         for channel, band in enumerate(image.getbands()):
             plane = np.frombuffer(image.tobytes("raw", band), np.uint8)  # Pillow is faster than a strided copy
@@ -194,8 +195,8 @@ class NormalizedPixels:
         return torch.from_numpy(levels).div_(255).sub_(self.mean).div_(self.std)
 
 
-def _mended(policy: RandAugment) -> RandAugment:
-    """timm's policy with our `posterize`, and its operations as numpy chooses fastest."""
+def _with_our_posterize(policy: RandAugment) -> RandAugment:
+    """Puts `posterize` of this module into timm's policy, and its operations into an array (faster for numpy)."""
     for operation in policy.ops:
         if operation.aug_fn is auto_augment.posterize:
             operation.aug_fn = posterize
@@ -204,9 +205,10 @@ def _mended(policy: RandAugment) -> RandAugment:
 
 
 def posterize(image: Image, bits_to_keep: int, **options: Any) -> Image:
-    """timm's posterize, which of magnitude 10 keeps no bits; Pillow made that black until 13, and now refuses it.
+    """timm's posterize, also for 0 bits, which gives a black image.
 
-    In the paper's policy (magnitude 9, deviation 0.5) about one image in seven hundred meets it.
+    At magnitude 10, timm keeps 0 bits. Pillow 13 refuses this; earlier versions return a black image. With the policy
+    of the paper (magnitude 9, deviation 0.5), about one image in 700 is affected.
     """
     if bits_to_keep < 1:
         return PIL.Image.new(image.mode, image.size)

@@ -1,4 +1,4 @@
-"""Reports a data worker that died in one line that says what to change."""
+"""Reports the death of a data worker in one line that says what to change."""
 
 import contextlib
 import traceback
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def named_crashes() -> Iterator[None]:
-    """Turns the errors that torch raises after the death of a data worker into one that names likely causes.
+    """Replaces the errors that torch raises after the death of a data worker by one that names likely causes.
 
     Raises:
         ChildProcessError: a data worker died.
@@ -26,7 +26,7 @@ def named_crashes() -> Iterator[None]:
 
 
 def _is_crash(error: Exception) -> bool:
-    """Whether torch reports a worker's death, or lost the connection to it a moment before."""
+    """Whether the error is torch's report of a dead worker, or of a lost connection to it."""
     if isinstance(error, RuntimeError):
         return "DataLoader worker (pid" in str(error)
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]

@@ -1,4 +1,4 @@
-"""Pictures of every kind are read as they are meant, damaged ones are named, and a training can go on without them."""
+"""Images of all formats are decoded correctly, damaged ones are named, and training can continue without them."""
 
 import errno
 import io
@@ -30,7 +30,7 @@ from deit_hf.model.image_processing_deit import make_processor
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
-# EXIF orientation: how the stored pixels are turned to be upright
+# EXIF orientation -> function that turns the stored pixels upright
 UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -60,7 +60,7 @@ def chunk(kind: bytes, data: bytes, is_sound: bool = True) -> bytes:
 
 
 def png(width: int, height: int, depth: int, colour: int, lines: list[bytes], extra: bytes = b"", **sound) -> bytes:
-    """A PNG made by hand: colour 0 is grey, 2 RGB, 4 grey with alpha, 6 RGB with alpha."""
+    """A handmade PNG; `colour` is 0 for grey, 2 for RGB, 4 for grey with alpha, and 6 for RGB with alpha."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0), sound.get("header", True))
     data = zlib.compress(b"".join(b"\0" + line for line in lines))
     return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", data) + chunk(b"IEND", b"")
@@ -94,11 +94,11 @@ def animation(image_format: str) -> bytes:
 
 
 RED = np.tile(np.array([255, 0, 0], np.uint8), (3, 4, 1))
-WORDS = struct.pack(">4H", 0x0000, 0x1234, 0xABCD, 0xFFFF)  # of 16 bits; 0x00, 0x12, 0xAB and 0xFF are kept
+WORDS = struct.pack(">4H", 0x0000, 0x1234, 0xABCD, 0xFFFF)  # 16 bits each; 0x00, 0x12, 0xAB and 0xFF are kept
 GREY_WORDS = grey([0x00, 0x12, 0xAB, 0xFF])
 GOOD = {
     "rgb": (rgb_png(), PIXELS),
-    "rgba": (encoded(np.dstack([PIXELS, np.zeros((6, 9), np.uint8)])), PIXELS),  # what is transparent has colours too
+    "rgba": (encoded(np.dstack([PIXELS, np.zeros((6, 9), np.uint8)])), PIXELS),  # transparent pixels have colours, too
     "grey with alpha": (encoded(Image.new("LA", (2, 1), (77, 10))), grey([77, 77])),
     "one bit": (encoded(Image.fromarray(np.array([[True, False, True]]))), grey([255, 0, 255])),
     "two bits": (png(4, 1, 2, 0, [bytes([0b00011011])]), grey([0, 85, 170, 255])),
@@ -119,7 +119,7 @@ GOOD = {
     "1x1": (encoded(PIXELS[:1, :1]), PIXELS[:1, :1]),
     "20000x1": (encoded(np.tile(PIXELS[:1], (1, 2000, 1))[:, :20000]), None),
     "1x20000": (encoded(np.tile(PIXELS[:, :1], (4000, 1, 1))[:20000]), None),
-    # these do not touch the pixels
+    # the damage below is outside the pixels
     "broken exif": (rgb_png(chunk(b"eXIf", b"rubbish")), PIXELS),
     "exif of no known orientation": (with_orientation(9), PIXELS),
     "colour profile of rubbish": (rgb_png(chunk(b"iCCP", b"x\0\0" + zlib.compress(b"rubbish" * 9))), PIXELS),
@@ -128,12 +128,12 @@ GOOD = {
 JPEG = encoded(np.kron(PIXELS, np.ones((8, 8, 1), np.uint8)), "JPEG")
 TEXT_OF_50_MB = b"Comment\0\0" + zlib.compress(b"A" * 50_000_000)
 BAD = {
-    "nothing": (b"", "is empty or of no image format"),
-    "text": (b"hello", "is empty or of no image format"),
-    "radiance": (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n\1\2\3\4", "of no image format"),
+    "nothing": (b"", "is empty or not in an image format"),
+    "text": (b"hello", "is empty or not in an image format"),
+    "radiance": (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n\1\2\3\4", "not in an image format"),
     "cut jpeg": (JPEG[: len(JPEG) // 2], "[tT]runcated"),
     "cut png": (rgb_png()[:-60], "truncated"),
-    "png with a damaged header": (rgb_png(header=False), "is empty or of no image format"),
+    "png with a damaged header": (rgb_png(header=False), "is empty or not in an image format"),
     "header of 10^19 pixels": (png(2**31 - 1, 2**31 - 1, 8, 2, []), "exceeds limit"),
     "header above Pillow's error": (png(20_000, 10_000, 8, 2, []), "200000000 pixels. exceeds limit"),
     "header above Pillow's warning": (png(10_000, 10_000, 8, 2, []), "100000000 pixels. exceeds limit"),
@@ -159,7 +159,7 @@ def make_view(**options):
 
 
 def views_of(images: ImageDataset, row: int = 0) -> list[torch.Tensor]:
-    """A training view of each kind, and both evaluation views."""
+    """One training view for each crop mode, and one evaluation view for each crop."""
     views = [TrainingViews(images, make_view(**o), seed=0) for o in ({}, {"crop_mode": "simple"})]
     seen = [part[ViewKey(0, 0, row, 0)]["pixel_values"] for part in views]
     for crop in ("center", "squash"):
@@ -167,13 +167,13 @@ def views_of(images: ImageDataset, row: int = 0) -> list[torch.Tensor]:
     return seen
 
 
-# ---- what is read, and as what ----
+# ---- decoding ----
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_picture_is_read_as_it_is_meant_and_gives_views_of_the_right_size(tmp_path: Path, name: str):
     content, expected = GOOD[name]
-    path = tmp_path / "picture.jpg"  # whatever it is called
+    path = tmp_path / "image.jpg"  # the format does not depend on the name
     path.write_bytes(content)
     images = make_images([str(path)])
     if expected is not None:
@@ -186,7 +186,7 @@ def test_picture_is_read_as_it_is_meant_and_gives_views_of_the_right_size(tmp_pa
 @pytest.mark.parametrize("name", BAD)
 def test_bad_picture_is_an_error_that_names_row_and_file_and_never_a_warning(tmp_path: Path, name: str):
     content, reason = BAD[name]
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(content)
     images = make_images([encoded(PIXELS), str(path)])
     with warnings.catch_warnings(record=True) as warned:
@@ -196,21 +196,21 @@ def test_bad_picture_is_an_error_that_names_row_and_file_and_never_a_warning(tmp
             (EvaluationViews(images, evaluation_view(make_processor(16))), 1),
         ):
             with pytest.raises(
-                BadImageError, match=rf"^row 1 of the dataset \({path}\) .*{reason}.*mend or remove it$"
+                BadImageError, match=rf"^row 1 of the dataset \({path}\) .*{reason}.*fix or remove it$"
             ):
                 part[key]
     assert not [each for each in warned if each.category is Image.DecompressionBombWarning]
 
 
 def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path):
-    os.mkfifo(tmp_path / "pipe")  # to open one waits for a writer
+    os.mkfifo(tmp_path / "pipe")  # opening a pipe blocks until somebody writes to it
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for name, reason in (("pipe", "no file"), ("folder.jpg", "no file"), ("loop", "symbolic links")):
+    for name, reason in (("pipe", "not a regular file"), ("folder.jpg", "is a directory"), ("loop", "symbolic links")):
         path = str(tmp_path / name)
         with pytest.raises(BadImageError, match=rf"^row 0 .*{name}\) is not an image .*{reason}"):
             image_of(make_images([path]), 0)
-    with pytest.raises(BadImageError, match="is no file"):
+    with pytest.raises(BadImageError, match="is not a regular file"):
         decode_image("/dev/zero", "here")
 
 
@@ -239,15 +239,13 @@ def test_fault_of_the_machine_is_not_the_pictures(monkeypatch: pytest.MonkeyPatc
         decode_image("a.png", "here")
 
 
-@pytest.mark.parametrize(
-    "picture", [Image.fromarray(PIXELS), PIXELS, PIXELS[..., 0], PIXELS[..., 0].astype(np.uint16)]
-)
-def test_pictures_and_arrays_of_users_are_read(picture):
-    expected = np.asarray(picture)
+@pytest.mark.parametrize("image", [Image.fromarray(PIXELS), PIXELS, PIXELS[..., 0], PIXELS[..., 0].astype(np.uint16)])
+def test_pictures_and_arrays_of_users_are_read(image):
+    expected = np.asarray(image)
     if expected.dtype == np.uint16:
         expected = (expected >> 8).astype(np.uint8)
     expected = expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, axis=2)
-    images = make_images([picture])
+    images = make_images([image])
     np.testing.assert_array_equal(np.asarray(image_of(images, 0)), expected)
     assert all(view.shape == (3, 16, 16) for view in views_of(images))
 
@@ -269,7 +267,7 @@ def test_dataset_without_labels_is_refused():
         ImageDataset(rows, image_column_name="image", label_column_name="label", num_classes=2)
 
 
-# ---- long pictures ----
+# ---- long images ----
 
 
 @pytest.mark.parametrize("size", [(321, 1), (1, 400), (330, 10), (700, 3)])
@@ -292,13 +290,13 @@ def test_picture_of_usual_shape_and_squashed_ones_are_not_cut():
     assert torch.equal(evaluation_view(squash)(long), whole)
 
 
-# ---- what takes a bad picture's place ----
+# ---- the image that replaces a bad one ----
 
-DAMAGED = (1, 4, 5, 9)  # the last one wraps round to row 0
+DAMAGED = (1, 4, 5, 9)  # the last one is replaced by row 0
 
 
 def damaged_sources(damaged: tuple[int, ...] = DAMAGED, num: int = 10) -> list:
-    """Pictures of one grey value each, ten times their row; the damaged ones are text."""
+    """Images of one grey value each, which is ten times the row number; the damaged ones are text."""
     good = [encoded(np.full((20, 20, 3), 10 * i, np.uint8)) for i in range(num)]
     return [b"text" if i in damaged else good[i] for i in range(num)]
 
@@ -314,7 +312,7 @@ def test_next_good_picture_takes_the_place_under_the_same_epoch_position_and_rep
     assert TrainingViews(images, make_view(), seed=0, skip_bad_images=True)[key]["key"] == ViewKey(3, 7, taken, 2)
     assert np.asarray(image)[0, 0, 0] == 10 * taken
     assert [entry["row"] for entry in bad] == met
-    assert all(entry["file"] == "x.jpg" and "no image format" in entry["reason"] for entry in bad)
+    assert all(entry["file"] == "x.jpg" and "not in an image format" in entry["reason"] for entry in bad)
 
 
 def test_view_that_takes_a_place_is_the_view_of_its_own_key_with_its_own_label():
@@ -355,7 +353,7 @@ def test_batches_bring_along_what_the_workers_found(num_workers: int):
     assert [entry["row"] for entry in second["bad_images"]] == [1, 4, 5]
 
 
-# ---- a training among bad pictures ----
+# ---- training with bad images ----
 
 
 def rows_with_bad_pictures(tmp_path: Path) -> datasets.Dataset:
@@ -401,7 +399,7 @@ def test_bad_pictures_are_listed_once_counted_and_said_whatever_the_number_of_wo
     by_row = {entry["row"]: entry for entry in listed(tmp_path / "one")}
     assert by_row[1]["file"] == str(tmp_path / "bad.jpg")
     assert by_row[4]["file"] is None
-    assert [record.message.count("takes its place") for record in caplog.records].count(1) == 1
+    assert [record.message.count("is replaced by another image") for record in caplog.records].count(1) == 1
     assert "4 bad images were replaced by others" in caplog.text
     two = make_trainer(tmp_path / "two", rows, tiny_config, dataloader_num_workers=2)
     assert two.train().metrics["train_bad_images"] == 4

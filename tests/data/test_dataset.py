@@ -1,4 +1,4 @@
-"""Views are pure functions of their keys, pictures of every kind are read, and bad rows are named."""
+"""Views are pure functions of their keys, images of all formats are decoded, and errors name bad rows."""
 
 import io
 import random
@@ -24,7 +24,7 @@ KEYS = [ViewKey(epoch, i, i % 4, repeat) for epoch in (0, 1) for repeat in (0, 1
 
 
 def make_rows(labels=(0, 1, 2, 0), label_type=None, images=None) -> datasets.Dataset:
-    """Rows of constant pictures whose grey value is ten times the row number."""
+    """Rows with images of one grey value each, which is ten times the row number."""
     images = [np.full((20, 24, 3), 10 * i, np.uint8) for i in range(len(labels))] if images is None else images
     label_type = datasets.ClassLabel(names=["ant", "bee", "cat"]) if label_type is None else label_type
     features = datasets.Features({"image": datasets.Image(), "label": label_type})
@@ -41,9 +41,9 @@ def make_images(rows: datasets.Dataset, num_classes: int = 3, **columns) -> Imag
 
 
 def noise_rows() -> datasets.Dataset:
-    """Four times the same noise, so that two views differ by their random numbers alone."""
-    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    return make_rows(images=[picture] * 4)
+    """Four rows with the same noise, so that two views differ only by their random numbers."""
+    image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    return make_rows(images=[image] * 4)
 
 
 def make_views(seed: int = 0) -> TrainingViews:
@@ -101,7 +101,7 @@ def test_views_are_the_same_in_any_number_of_workers(num_workers: int):
 
 @pytest.mark.parametrize("part", ["seed", "epoch", "sample", "repeat"])
 def test_each_part_of_the_key_gives_another_view_of_the_same_picture(part: str):
-    # a part that is left out of the seed repeats views: of an epoch, of all images, or of all repeats
+    # if the seed leaves out a part of the key, views are repeated in other epochs, images or repeats
     key = ViewKey(epoch=2, position=0, sample=1, repeat=1)
     same, other = make_views(), make_views(seed=1) if part == "seed" else make_views()
     other_key = key if part == "seed" else key._replace(**{part: 3})
@@ -147,7 +147,7 @@ def test_seeded_reaches_every_stream_that_transforms_draw_from(draw):
     assert len({drawn(1, 2), drawn(2, 1), drawn(1, 2, 3), drawn(2**40, 2)}) == 4
 
 
-# ---- pictures of every kind ----
+# ---- images of all formats ----
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_seeded_reaches_every_stream_that_transforms_draw_from(draw):
         (Image.new("RGB", (1, 1), (200, 100, 50)), (200, 100, 50)),
         (Image.new("L", (3, 2), 77), (77, 77, 77)),
         (Image.new("1", (3, 2), 1), (255, 255, 255)),
-        # transparency is dropped, as the official loader does: the colour that is stored stays
+        # transparency is dropped, as in the official loader: the stored colour stays
         (Image.new("LA", (3, 2), (77, 10)), (77, 77, 77)),
         (Image.new("RGBA", (3, 2), (200, 100, 50, 0)), (200, 100, 50)),
         (Image.new("CMYK", (3, 2), (255, 0, 0, 0)), (0, 255, 255)),
@@ -203,7 +203,7 @@ def test_exif_rotation_is_applied():
     image = Image.new("RGB", (4, 2), "red")
     image.paste("blue", (2, 0, 4, 2))  # red left, blue right
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees: left becomes top
+    exif[0x0112] = 6  # displayed rotated clockwise by 90 degrees: left becomes top
     decoded = decode_image(encoded(image, "PNG", exif=exif), "here")
     assert decoded.size == (2, 4)
     assert decoded.getpixel((0, 0)) == decoded.getpixel((1, 1)) == (255, 0, 0)
@@ -218,19 +218,19 @@ def test_bytes_path_and_picture_are_read_alike(tmp_path: Path):
         assert decode_image(source, "here").tobytes() == image.tobytes()
 
 
-class _PictureServer(BaseHTTPRequestHandler):
+class _ImageServer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/a.png" else 404)
         self.end_headers()
         self.wfile.write(encoded(Image.new("RGB", (3, 2), "red"), "PNG")["bytes"] if self.path == "/a.png" else b"no")
 
     def log_message(self, *args: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def test_url_is_fetched_and_a_bad_one_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with HTTPServer(("127.0.0.1", 0), _PictureServer) as server:
+    with HTTPServer(("127.0.0.1", 0), _ImageServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{server.server_port}"
         assert colours(decode_image(f"{base}/a.png", "here")) == [(255, 0, 0)] * 6
@@ -246,7 +246,7 @@ def test_url_is_fetched_and_a_bad_one_named(monkeypatch: pytest.MonkeyPatch):
         decode_image("http://[x", "here")
 
 
-# ---- pictures that cannot be read ----
+# ---- images that cannot be decoded ----
 
 
 def write(path: Path, content: bytes) -> str:
@@ -260,11 +260,11 @@ def test_unreadable_files_are_named_in_one_line(tmp_path: Path):
     for name, content in contents.items():
         path = write(tmp_path / name, content)
         for source in ({"bytes": None, "path": path}, {"bytes": content, "path": path}):
-            with pytest.raises(ValueError, match="mend or remove it$") as caught:
+            with pytest.raises(ValueError, match="fix or remove it$") as caught:
                 decode_image(source, "row 3 of the dataset")
             assert str(caught.value).startswith(f"row 3 of the dataset ({path}) is ")
             assert "\n" not in str(caught.value)
-            assert "0x" not in str(caught.value)  # an object's address helps nobody
+            assert "0x" not in str(caught.value)  # no object's address in the message
 
 
 def test_missing_file_is_said_to_be_missing(tmp_path: Path):
@@ -278,7 +278,7 @@ def test_missing_file_is_said_to_be_missing(tmp_path: Path):
 
 @pytest.mark.parametrize("source", [None, {"bytes": None, "path": None}, 5, [[1, 2], [3, 4]]])
 def test_row_without_a_picture_is_named(source: object):
-    with pytest.raises(ValueError, match="row 3 is not an image .* must hold a picture, a path or a URL"):
+    with pytest.raises(ValueError, match="row 3 is not an image .* must hold an image, a path or a URL"):
         decode_image(source, "row 3")
 
 
@@ -293,10 +293,10 @@ def test_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF"])
 def test_whatever_a_decoder_stumbles_on_becomes_an_error_that_names_the_row(image_format: str):
     generator = np.random.default_rng(0)
-    picture = Image.fromarray(generator.integers(0, 256, (24, 20, 3), dtype=np.uint8))
-    content = np.frombuffer(encoded(picture, image_format)["bytes"], np.uint8)
+    image = Image.fromarray(generator.integers(0, 256, (24, 20, 3), dtype=np.uint8))
+    content = np.frombuffer(encoded(image, image_format)["bytes"], np.uint8)
     messages = []
-    for _ in range(60):  # decoders raise OSError, SyntaxError, RuntimeError, ..., or see nothing wrong
+    for _ in range(60):  # decoders raise OSError, SyntaxError, RuntimeError, ..., or nothing
         damaged = content.copy()
         damaged[generator.integers(0, min(300, len(content)), 8)] = generator.integers(0, 256, 8)
         try:
@@ -327,7 +327,7 @@ def test_a_users_transform_is_refused_and_a_format_changes_nothing():
 
 
 def test_selected_rows_keep_picture_and_label_together():
-    # the label column and the image column are read apart, so each must follow the selection
+    # the label column and the image column are read separately, so each must follow the selection
     images = make_images(make_rows().select([3, 2, 1]))
     assert len(images) == 3
     assert [grey_values(image_of(images, i))[0] for i in range(3)] == [30, 20, 10]
@@ -440,9 +440,9 @@ def test_rows_of_an_evaluation_may_have_several_right_labels():
     [
         ([[0], [1, 3]], r"row 1 has label 3, but there are 3 classes"),
         ([[0, -1], [1]], r"row 0 has label -1, .*\(1 such rows\)"),
-        ([[0], []], r"row 1 has labels \[\]; leave out rows that have none"),
-        ([None, [1]], "row 0 has labels None; leave out"),
-        ([[0, None], [1]], r"row 0 has labels \[0, None\]; leave out"),
+        ([[0], []], r"row 1 has labels \[\]; remove rows without labels"),
+        ([None, [1]], "row 0 has labels None; remove"),
+        ([[0, None], [1]], r"row 0 has labels \[0, None\]; remove"),
     ],
 )
 def test_label_lists_outside_the_classes_are_named(labels: list, message: str):

@@ -1,4 +1,4 @@
-"""Training rows are known by what they hold, wherever they lie."""
+"""The fingerprint of training rows depends on their content, not on where they are stored."""
 
 import io
 import shutil
@@ -15,9 +15,9 @@ from deit_hf.data.fingerprint import data_fingerprint, file_fingerprint, spread_
 from deit_hf.data.streaming import ImageStream, StreamViews
 
 
-def rows_of(pictures: list, labels: list[int]) -> datasets.Dataset:
+def rows_of(images: list, labels: list[int]) -> datasets.Dataset:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
-    return datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
 
 
 def fingerprint(rows) -> dict:
@@ -44,7 +44,7 @@ def test_the_same_pictures_in_another_place_or_in_a_table_are_the_same(files: li
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     moved = [str(tmp_path / "b" / Path(file).name) for file in files]
     inside = [{"bytes": Path(file).read_bytes(), "path": None} for file in files]
-    found = [fingerprint(rows_of(pictures, LABELS)) for pictures in (files, moved, inside)]
+    found = [fingerprint(rows_of(images, LABELS)) for images in (files, moved, inside)]
     assert found[0] == found[1] == found[2]
     assert found[0]["rows"] == 12
 
@@ -58,7 +58,7 @@ def _relabel(files: list[str], labels: list[int]) -> None:
 
 
 def _swap(files: list[str], labels: list[int]) -> None:
-    files[0], files[3] = files[3], files[0]  # of one class
+    files[0], files[3] = files[3], files[0]  # both of the same class
 
 
 def _drop(files: list[str], labels: list[int]) -> None:
@@ -98,8 +98,8 @@ def test_selected_rows_are_those_that_count(files: list[str]):
 
 def test_only_some_pictures_of_many_are_read():
     read = []
-    picture = io.BytesIO()
-    PIL.Image.new("RGB", (4, 4)).save(picture, "png")
+    image = io.BytesIO()
+    PIL.Image.new("RGB", (4, 4)).save(image, "png")
 
     class Images:
         labels = np.zeros(100_000, np.int64)
@@ -109,7 +109,7 @@ def test_only_some_pictures_of_many_are_read():
 
         def source(self, index: int) -> dict:
             read.append(index)
-            return {"bytes": picture.getvalue(), "path": None}
+            return {"bytes": image.getvalue(), "path": None}
 
     data_fingerprint(SimpleNamespace(images=Images()))
     assert len(read) == 256

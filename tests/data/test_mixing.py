@@ -1,4 +1,4 @@
-"""Mixing against its definition, and against the statistics of timm's Mixup, the official recipe's."""
+"""Compares mixing with its definition, and with the statistics of timm's Mixup, which the official recipe uses."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_kept_share_is_the_share_of_pixels_that_cutmix_leaves():
 
 
 def timm_draws(num_draws: int, **options) -> list[Draw]:
-    """What timm's Mixup does to pairs of a black and a white image, read off its images and targets."""
+    """Draws of timm's Mixup, derived from what it does to pairs of a black and a white image and their targets."""
     mixup = timm.data.Mixup(label_smoothing=0.0, num_classes=2, **options)
     np.random.seed(0)
     draws = []
@@ -90,7 +90,7 @@ def timm_draws(num_draws: int, **options) -> list[Draw]:
 
 
 def largest_gap(ours: list[float], theirs: list[float]) -> float:
-    """Kolmogorov and Smirnov's distance of two samples."""
+    """Kolmogorov-Smirnov distance of two samples."""
     values = np.sort(np.concatenate([ours, theirs]))
     shares = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (ours, theirs)]
     return float(np.abs(shares[0] - shares[1]).max())
@@ -98,13 +98,14 @@ def largest_gap(ours: list[float], theirs: list[float]) -> float:
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_ratios_and_boxes_are_distributed_as_in_timm(kind: str):
-    # another Beta, a ratio that is not corrected at the border or boxes that never meet it lie further away
+    # the distance is larger for another Beta, for a ratio without correction at the border, and for boxes that never
+    # reach the border
     alphas = (
         {"mixup_alpha": 0.8, "cutmix_alpha": 0.0} if kind == "mixup" else {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}
     )
     theirs = timm_draws(3000, **alphas)
     ours = [make_mixing(**alphas).draw(0, block, SIZE) for block in range(3000)]
-    allowed = 1.95 * (2 / 3000) ** 0.5  # one equal pair in a thousand differs more
+    allowed = 1.95 * (2 / 3000) ** 0.5  # two samples of one distribution differ more in 1 of 1000 cases
     assert largest_gap([draw.ratio for draw in ours], [draw.ratio for draw in theirs]) < allowed
     if kind == "cutmix":
         boxes = [np.array([draw.box for draw in draws if draw.ratio < 1]) for draws in (ours, theirs)]
@@ -113,7 +114,7 @@ def test_ratios_and_boxes_are_distributed_as_in_timm(kind: str):
 
 
 class Dealt:
-    """A generator that deals one ratio, and a box centre of (row, column), row first."""
+    """A random generator that always returns the same ratio, and the row and the column of a given box centre."""
 
     def __init__(self, ratio: float, center: tuple[int, int]):
         self.ratio, self.center = ratio, iter(center)
@@ -128,7 +129,7 @@ class Dealt:
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.37, 0.9, 1.0])
 @pytest.mark.parametrize("center", [(0, 0), (5, 12), (23, 31), (23, 0)])
 def test_box_is_timms_for_the_same_ratio_and_centre(ratio: float, center: tuple[int, int], monkeypatch):
-    # a box that is one pixel off, or whose sides are swapped, is hidden by any statistics
+    # statistics do not detect a box that is one pixel off or has its sides swapped
     dealt, timms = Dealt(ratio, center), Dealt(ratio, center)
     monkeypatch.setattr(np.random, "default_rng", lambda _: dealt)
     monkeypatch.setattr(np.random, "randint", lambda low, high, size: timms.integers(high))
@@ -148,7 +149,7 @@ def test_cutmix_is_as_frequent_as_in_timm():
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0)], ids=["mixup", "cutmix"])
 def test_a_pair_is_mixed_as_timm_does_with_the_same_draw(alphas: tuple[float, float], seed: int):
-    # of two images the neighbour is also the mirror image in the batch, so both must agree on every pixel and share
+    # in a batch of two, the neighbour is also the mirror image, so both must agree on every pixel and ratio
     options = {"mixup_alpha": alphas[0], "cutmix_alpha": alphas[1]}
     images, labels = torch.rand(2, 3, *SIZE), torch.tensor([1, 3])
     np.random.seed(0)

@@ -1,4 +1,4 @@
-"""The order of view keys: global, a function of (seed, epoch), and whole for every world size."""
+"""The order of view keys: global, a function of (seed, epoch), and complete for every world size."""
 
 import itertools
 from collections import Counter
@@ -50,7 +50,7 @@ def test_repeats_share_a_step_but_are_never_partners():
 
 
 def spread_by_repeats(num_images: int, step_size: int, num_repeats: int, seed: int, epoch: int) -> list[tuple]:
-    """(sample, repeat) of one image after the other, in each step all first views before all second ones."""
+    """(sample, repeat) of the views, image after image; within a step, all first views come before all second ones."""
     order = np.random.default_rng((seed, 2, epoch)).permutation(num_images).tolist()
     views = []
     for place in range(max(1, num_images // step_size) * step_size):
@@ -67,7 +67,7 @@ def own_partners(views: list[tuple]) -> list[int]:
 
 @pytest.mark.parametrize("num_repeats", range(1, 7))
 def test_no_image_is_its_own_partner_and_right_steps_are_as_they_were(num_repeats: int):
-    """Every step of up to 20 views of up to 40 images, against the order by repeats alone."""
+    """Compares all steps of up to 20 views and datasets of up to 40 images with the order by repeats alone."""
     for step_size, num_images in itertools.product(range(1, 21), range(1, 41)):
         epoch, case = (step_size + num_images) % 3, (step_size, num_images)
         sampler = make_sampler(num_images, step_size, num_repeats, seed=7, epoch=epoch)
@@ -75,7 +75,7 @@ def test_no_image_is_its_own_partner_and_right_steps_are_as_they_were(num_repeat
         plain = spread_by_repeats(num_images, step_size, num_repeats, 7, epoch)
         assert len(set(views)) == len(views) == len(plain), case
         assert sampler.num_unique_images == len({sample for sample, _ in views}), case
-        if step_size % 2 or num_images == 1:  # nothing is mixed, or nothing else is there
+        if step_size % 2 or num_images == 1:  # nothing is mixed, or there is no other image
             assert views == plain, case
             continue
         assert own_partners(views) == [], case
@@ -87,7 +87,7 @@ def test_no_image_is_its_own_partner_and_right_steps_are_as_they_were(num_repeat
 
 
 def test_small_steps_take_two_images_in_turn():
-    # at a batch of four a third of the views would be mixed with another view of the same image
+    # otherwise, with a batch size of four, a third of the views would be mixed with another view of the same image
     views = [(key.sample, key.repeat) for key in make_sampler(12, 4, num_repeats=3)]
     a, b, c, d = dict.fromkeys(sample for sample, _ in views)
     expected = [(a, 0), (b, 0), (a, 1), (b, 1), (a, 2), (b, 2), (c, 0), (d, 0), (c, 1), (d, 1), (c, 2), (d, 2)]
@@ -99,11 +99,12 @@ def test_images_at_the_border_of_two_steps_are_as_many_as_the_docstring_says():
     steps: dict[int, set[int]] = {}
     for key in make_sampler(10_300, 1024, num_repeats=3):
         steps.setdefault(key.sample, set()).add(key.position // 1024)
-    num_borders = 9  # between ten steps; each third of them lies between two images
+    num_borders = 9  # between ten steps; every third border is between two images
     assert sum(len(found) == 2 for found in steps.values()) == num_borders - num_borders // 3
     num_borders = 1_281_167 // 1024 - 1  # of ImageNet
     num_in_two, num_shown = num_borders - num_borders // 3, make_sampler(1_281_167, 1024, 3).num_unique_images
-    assert f"at 1024 and 3, {num_in_two} of the {num_shown:,} images" in " ".join(str(ViewSampler.__doc__).split())
+    docstring = " ".join(str(ViewSampler.__doc__).split())
+    assert f"step size 1024 and 3 repeats, {num_in_two} of the {num_shown:,} images" in docstring
 
 
 @given(
@@ -141,7 +142,7 @@ def test_processes_together_see_each_key_once_in_global_order(world_size: int, n
 
 
 class Keys(Dataset):
-    """Gives back the key that it is asked for."""
+    """Returns the key itself."""
 
     def __getitem__(self, key: tuple) -> tuple:
         return key
@@ -150,8 +151,8 @@ class Keys(Dataset):
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 @pytest.mark.parametrize("num_images", [1, 5, 40, 255, 256, 300])
 def test_processes_together_train_on_the_expected_images_however_many_they_are(num_images: int, world_size: int):
-    # the official sampler is off on one process, and gives nothing below 256 images, which it rounds to; and a sampler
-    # that picks its rank's share is shared out a second time
+    # The official sampler is not used with one process. It rounds down to a multiple of 256, so it yields nothing for
+    # fewer images. And Accelerate would split a sampler that selects the share of its rank a second time.
     seen: Counter = Counter()
     for rank in range(world_size):
         loader = DataLoader(
@@ -169,7 +170,7 @@ def test_processes_together_train_on_the_expected_images_however_many_they_are(n
     assert len(images) == min(num_images, -(-num_views // 3))
     if num_images >= 16:
         assert sorted(images.values()) == sorted([3] * (num_views // 3) + [num_views % 3] * (num_views % 3 > 0))
-    else:  # a step of all images over and over
+    else:  # one step that repeats all images
         assert set(images) == set(range(num_images))
         assert max(images.values()) - min(images.values()) <= 3
 

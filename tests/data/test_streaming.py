@@ -1,4 +1,4 @@
-"""Streams: every row once, whoever reads it; the same views for any number of workers and processes; exact resume."""
+"""Streams: each row is used once; views do not depend on the number of workers and processes; resume is exact."""
 
 import itertools
 import json
@@ -29,13 +29,19 @@ from deit_hf.data.streaming import ImageStream, StreamKey, StreamSampler, Stream
 ROOT = Path(__file__).parents[2]
 COLUMNS = {"image_column_name": "image", "label_column_name": "label"}
 LENGTHS = [7, 9, 5, 8, 6]  # no multiple of anything
-NO_PICTURE = {"bytes": b"no picture", "path": "x.png"}
+NO_IMAGE = {"bytes": b"not an image", "path": "x.png"}
 
 
 def rows_of(
     lengths: list[int], opened: list[int] | None = None, bad: Collection[int] = ()
 ) -> datasets.IterableDataset:
-    """Shards of grey pictures, each of another level; notes which shards are opened, and spoils some rows of each."""
+    """Shards of grey images with one level each.
+
+    Args:
+        lengths: rows of each shard.
+        opened: receives the shards that are opened.
+        bad: rows of each shard whose image cannot be decoded.
+    """
 
     def generate(shards: list[int]) -> Iterator[dict]:
         for shard in shards:
@@ -44,7 +50,7 @@ def rows_of(
             for number in range(lengths[shard]):
                 level = 20 * shard + number
                 image = np.full((8, 8, 3), level, np.uint8)
-                yield {"image": NO_PICTURE if number in bad else image, "label": level % 5}
+                yield {"image": NO_IMAGE if number in bad else image, "label": level % 5}
 
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcde"))})
     shards = {"shards": list(range(len(lengths)))}
@@ -92,7 +98,7 @@ def test_processes_share_out_every_row_once(lengths, num_processes: int, num_str
     assert all(key.row is not None and key.row.sample == key.sample for key in seen)
     assert max(Counter(samples(seen)).values()) == 1
     assert sorted(key.position for key in seen) == list(range(len(seen)))
-    if num_streams == 1:  # nothing but an incomplete step is left out
+    if num_streams == 1:  # only an incomplete step is left out
         assert len(seen) == stream.num_images // (2 * num_processes) * 2 * num_processes
 
 
@@ -139,7 +145,7 @@ def test_repeats_of_a_row_share_a_step_and_are_no_neighbours():
     keys = list(sampler)
     assert len(keys) == len(sampler) == 24
     assert len({key.sample for key in keys}) == sampler.num_unique_images == 8
-    for first in range(0, 24, 6):  # a stream's part of a step: two rows, three views each
+    for first in range(0, 24, 6):  # the part of a stream in a step: two rows, three views each
         part = keys[first : first + 6]
         assert [key.repeat for key in part] == [0, 0, 1, 1, 2, 2]
         assert samples(part[:2]) == samples(part[2:4]) == samples(part[4:])
@@ -153,7 +159,7 @@ def test_repeats_that_do_not_fit_into_a_step_go_on_in_the_next():
 
 
 def test_small_steps_take_two_rows_in_turn():
-    # a step of four views with three of one row would mix two of them with each other
+    # with all three views of a row in a step of four, two of them would be mixed with each other
     sampler = sampler_of(stream_of(), step_size=4, num_repeats=3)
     keys = list(sampler)
     a, b, c, d = dict.fromkeys(samples(keys[:12]))
@@ -165,7 +171,7 @@ def test_small_steps_take_two_rows_in_turn():
 
 @pytest.mark.parametrize("num_streams", [1, 2, 3, 4])
 def test_no_row_of_a_stream_is_its_own_partner(num_streams: int):
-    """A part of a step may begin at an odd position, and be shorter or longer than the repeats of two rows."""
+    """The part of a stream in a step may start at an odd position and have fewer or more views than two rows have."""
     for part, num_repeats in itertools.product(range(1, 10), range(1, 5)):
         step_size = part * num_streams
         if step_size % 2:
@@ -182,7 +188,7 @@ def test_no_row_of_a_stream_is_its_own_partner(num_streams: int):
 
 
 def key_view(image) -> torch.Tensor:
-    """The picture's level and a random number."""
+    """The grey level of the image and a random number."""
     return torch.tensor([image.getpixel((0, 0))[0], torch.rand(()).item()], dtype=torch.float64)
 
 
@@ -202,11 +208,11 @@ def test_views_do_not_depend_on_workers():
     assert seen[0] == seen[1] == seen[2]
     for epoch, _, sample, _, label, level, _ in seen[0]:
         assert (epoch, level, label) == (0, 20 * (sample >> 32) + sample % 2**32, level % 5)
-    assert len({row[-1] for row in seen[0]}) == len(seen[0])  # each view has random numbers of its own
+    assert len({row[-1] for row in seen[0]}) == len(seen[0])  # each view has its own random numbers
 
 
 def with_a_bad_row(position: int, row: dict) -> tuple[ImageStream, StreamKey]:
-    """A stream in which the row at a position of the epoch is another one."""
+    """A stream in which `row` replaces the row at a position of the epoch; also returns the key of that position."""
     key = list(sampler_of(stream_of()))[position]
 
     def replace(old: dict, number: int) -> dict:
@@ -232,11 +238,11 @@ def with_a_bad_row(position: int, row: dict) -> tuple[ImageStream, StreamKey]:
         ({"label": 5}, r"\(x.png\) has label 5, but there are 5 classes, so labels must be in \[0, 4\]"),
         ({"label": -1}, r"\(x.png\) has label -1, but there are 5 classes"),
         ({"label": None}, r"\(x.png\) has label None, but labels must be class indices"),
-        ({}, r"\(x.png\) is empty or of no image format"),
+        ({}, r"\(x.png\) is empty or not in an image format"),
     ],
 )
 def test_row_that_cannot_be_used_is_named_with_its_shard_and_file(row: dict, message: str):
-    stream, key = with_a_bad_row(5, {"image": NO_PICTURE, **row})
+    stream, key = with_a_bad_row(5, {"image": NO_IMAGE, **row})
     named = f"row {key.row.number} of shard part-{key.row.shard}.tar "
     with pytest.raises(ValueError, match=named + message):
         list(loader_of(sampler_of(stream), num_workers=0))
@@ -244,7 +250,7 @@ def test_row_that_cannot_be_used_is_named_with_its_shard_and_file(row: dict, mes
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_skipped_batches_are_not_decoded(num_workers: int):
-    stream, _ = with_a_bad_row(5, {"image": NO_PICTURE})
+    stream, _ = with_a_bad_row(5, {"image": NO_IMAGE})
     rest = list(skip_first_batches(loader_of(sampler_of(stream), num_workers), 3))
     expected = list(loader_of(sampler_of(stream_of()), num_workers))[3:]
     assert [[row["key"] for row in batch] for batch in rest] == [[row["key"] for row in batch] for batch in expected]
@@ -264,15 +270,13 @@ def test_batches_that_are_dealt_in_another_way_are_refused():
 
 def test_stream_that_ends_too_early_is_an_error_and_not_a_short_epoch():
     sampler = sampler_of(stream_of(known=False, num_images=40))
-    with pytest.raises(
-        ValueError, match="stream 0 of 1 ended in step 9 of the 10 of an epoch of 40 rows; set `num_tr"
-    ):
+    with pytest.raises(ValueError, match="stream 0 of 1 ended in step 9 of 10 in an epoch of 40 rows; set `num_train"):
         list(sampler)
 
 
 def test_shard_with_fewer_rows_than_it_should_have_is_named():
     sharded = ShardedRows(rows_of([3, 3]), [3, 4], ["one", "two"])
-    with pytest.raises(ValueError, match="shard two has 3 rows, but 4 of it were to be used"):
+    with pytest.raises(ValueError, match="shard two has 3 rows, but should have at least 4; lower"):
         list(sampler_of(ImageStream(sharded, **COLUMNS), step_size=7))
 
 
@@ -303,7 +307,7 @@ def test_streams_that_do_not_fit_are_refused_before_anything_is_read(options: di
 
 def test_number_of_rows_is_asked_for_where_nothing_tells_it():
     rows = rows_of(LENGTHS)
-    with pytest.raises(ValueError, match="say how many with `num_train_samples`"):
+    with pytest.raises(ValueError, match="set it with `num_train_samples`"):
         ImageStream(rows, **COLUMNS)
     with pytest.raises(ValueError, match="`num_train_samples` is 36, but the stream has 35 rows"):
         ImageStream(ShardedRows(rows, LENGTHS), num_images=36, **COLUMNS)
@@ -320,7 +324,7 @@ def test_columns_are_checked_before_anything_is_read():
         ImageStream(ShardedRows(rows, LENGTHS), image_column_name="jpg", label_column_name="label")
     with pytest.raises(TypeError, match="column `label` of the stream holds .*string.*, but labels must be class ind"):
         ImageStream(ShardedRows(rows.cast_column("label", datasets.Value("string")), LENGTHS), **COLUMNS)
-    with pytest.raises(ValueError, match="the stream does not tell its columns"):
+    with pytest.raises(ValueError, match="the columns of the stream are unknown; add `features`"):
         ImageStream(ShardedRows(rows.map(dict), LENGTHS), **COLUMNS)
 
 
@@ -376,7 +380,7 @@ def train(folder: Path, config, *, resume: bool = False, **options) -> dict[str,
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_resume_in_mid_epoch_gives_the_same_weights(tmp_path: Path, tiny_config, num_workers: int):
-    # an epoch has 4 steps, so that step 5 is the first of the second one
+    # an epoch has 4 steps, so step 5 is the first step of the second epoch
     options = {"dataloader_num_workers": num_workers}
     whole = train(tmp_path / "run", tiny_config, **options)
     resumed = train(tmp_path / "run", tiny_config, resume=True, **options)
@@ -477,8 +481,8 @@ def levels_of(rows: list[dict]) -> list[int]:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_next_good_row_of_the_shard_takes_the_place_of_a_bad_one(num_workers: int):
-    """With one shard torch's way of sharing out a stream would leave the second worker without rows."""
-    lengths, bad = [8], (2, 3, 7)  # 4 takes the place of 2 and 3, and 0 that of the last one
+    """One shard, because torch's own way to split a stream among workers would leave the second one without rows."""
+    lengths, bad = [8], (2, 3, 7)  # row 4 replaces rows 2 and 3, row 0 replaces the last one
     keys = list(sampler_of(stream_of(lengths), step_size=8))
     loader = loader_of(sampler_of(stream_of(lengths, bad=bad), step_size=8), num_workers, skip_bad_images=True)
     rows = [row for batch in loader for row in batch]

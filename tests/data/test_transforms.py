@@ -1,4 +1,4 @@
-"""Views against the official recipe's own pieces: torchvision's for evaluation, timm's for training."""
+"""Compares views with the transforms of the official recipe: torchvision's for evaluation, timm's for training."""
 
 import random
 from collections import Counter
@@ -65,7 +65,7 @@ def noise(height: int, width: int) -> Image.Image:
 
 
 def official_view(size: tuple[int, int], short_side: int, center_crop=transforms.CenterCrop) -> transforms.Compose:
-    """Official datasets.py:98-108, of torchvision's parts alone."""
+    """Official datasets.py:98-108, with torchvision's transforms only."""
     return transforms.Compose(
         [
             transforms.Resize(short_side, interpolation=InterpolationMode.BICUBIC),
@@ -107,7 +107,7 @@ def test_training_view_of_a_small_size_is_as_the_options_say():
 )
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (500, 500), (64, 100), (20, 30)])
 def test_pil_backend_gives_the_official_view_bit_for_bit(tmp_path, size, short_side: int, shape: tuple[int, int]):
-    # a squashed aspect ratio, another filter, another short side or other statistics would show here
+    # fails for another aspect ratio, filter, short side, mean or standard deviation
     expected = official_view(size if isinstance(size, tuple) else (size, size), short_side)(noise(*shape))
     assert torch.equal(pil_view(size, tmp_path)(noise(*shape)), expected)
 
@@ -185,7 +185,7 @@ def test_crop_is_said_in_words(processor, words: str):
 
 
 def test_odd_margin_is_cut_one_row_higher_than_in_torchvision(tmp_path):
-    # 257 x 256 becomes 439 x 438: of the 55 rows too many transformers cuts 27 above, torchvision 28
+    # 257 x 256 is resized to 439 x 438: of the 55 extra rows, transformers removes 27 at the top, torchvision 28
     def crop_27_above(size: tuple[int, int]):
         return lambda image: crop(image, 27, 27, *size)
 
@@ -197,7 +197,7 @@ def test_odd_margin_is_cut_one_row_higher_than_in_torchvision(tmp_path):
 @pytest.mark.parametrize("size", [224, 384])
 @pytest.mark.parametrize("shape", [(300, 400), (500, 500), (20, 30)])
 def test_default_backend_is_within_two_of_255_levels_of_the_official_view(size: int, shape: tuple[int, int]):
-    # measured: at most 2 levels in a pixel, 0.013 levels on average; it rounds after resizing each axis
+    # measured: at most 2 levels in a pixel, 0.013 levels on average; the backend rounds after resizing each axis
     expected = official_view((size, size), int(size / 0.875))(noise(*shape))
     levels = (evaluation_view(make_processor(size))(noise(*shape)) - expected).abs() * 255
     levels = levels * torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None]
@@ -254,7 +254,7 @@ def test_training_view_is_the_papers_op_by_op():
     assert isinstance(to_pixels, NormalizedPixels)
     assert torch.equal(to_pixels.mean.flatten(), torch.tensor(IMAGENET_DEFAULT_MEAN))
     assert torch.equal(to_pixels.std.flatten(), torch.tensor(IMAGENET_DEFAULT_STD))
-    # erasing comes after normalisation, with noise of its own for each pixel
+    # erasing comes after normalisation, with separate noise for each pixel
     assert isinstance(erase, RandomErasing)
     assert (erase.probability, erase.per_pixel, erase.min_count, erase.max_count) == (0.25, True, 1, 1)
     assert (erase.min_area, erase.max_area) == pytest.approx((0.02, 1 / 3))
@@ -272,21 +272,21 @@ def test_rand_augment_is_timms_with_two_increasing_ops_at_half_probability():
 
 @pytest.mark.parametrize("name", RAND_AUGMENT_OPS)
 def test_each_rand_augment_operation_is_timms_under_the_same_seed(name: str):
-    # another strength, sign, noise, fill colour or filter of any one operation shows here
+    # fails for another strength, sign, noise, fill colour or filter of any operation
     settings = {"translate_const": 100, "img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC}
     theirs = AugmentOp(name, prob=0.5, magnitude=9, hparams={**settings, "magnitude_std": 0.5})
     ours = {op.name: op for op in make_view((224, 224)).transforms[2].ops}[name]
-    picture, changed = Image.fromarray(np.asarray(noise(24, 30)) // 2 + 60), 0
+    image, changed = Image.fromarray(np.asarray(noise(24, 30)) // 2 + 60), 0
     for seed in range(40):
         seed_all(seed)
         try:
-            expected = theirs(picture)
+            expected = theirs(image)
         except ValueError:
-            assert name == "PosterizeIncreasing"  # to no bits, which Pillow 13 refuses
-            expected = Image.new("RGB", picture.size)
+            assert name == "PosterizeIncreasing"  # to 0 bits, which Pillow 13 refuses
+            expected = Image.new("RGB", image.size)
         seed_all(seed)
-        assert np.array_equal(ours(picture), expected), seed
-        changed += expected is not picture
+        assert np.array_equal(ours(image), expected), seed
+        changed += expected is not image
     assert 10 <= changed <= 30
 
 
@@ -307,11 +307,11 @@ def test_rand_augment_chooses_as_timm_does_and_varies_the_magnitude():
     counts = Counter(name for name, *_ in ours)
     assert set(counts) == set(RAND_AUGMENT_OPS)
     assert all(count == pytest.approx(200, abs=50) for count in counts.values())  # deviation 14
-    one_level = {"Rotate": 3, "ShearX": 0.03, "ShearY": 0.03}  # degrees or share of the side
+    one_level = {"Rotate": 3, "ShearX": 0.03, "ShearY": 0.03}  # in degrees, or as a share of the side
     levels = [args[0] / one_level[name] for name, *args in ours if name in one_level]
     assert np.mean(np.sign(levels)) == pytest.approx(0, abs=0.12)
     magnitudes = np.abs(levels)
-    assert np.mean(magnitudes) == pytest.approx(8.996, abs=0.06)  # of N(9, 0.5) cut at 10
+    assert np.mean(magnitudes) == pytest.approx(8.996, abs=0.06)  # mean of N(9, 0.5) clipped at 10
     assert np.std(magnitudes) == pytest.approx(0.49, abs=0.04)
     assert max(magnitudes) == pytest.approx(10)
 
@@ -339,18 +339,19 @@ def test_erased_boxes_are_timms_and_have_the_papers_statistics():
     assert np.abs(log_ratios).max() == pytest.approx(np.log(1 / 0.3), abs=0.15)
     assert np.mean(log_ratios) == pytest.approx(0, abs=0.1)
     pixels = torch.cat(values)
-    assert pixels.numel() == pytest.approx(3 * 64**2 * sum(areas))  # each channel of each pixel has its own number
+    # each channel of each pixel has its own random number
+    assert pixels.numel() == pytest.approx(3 * 64**2 * sum(areas))
     assert (pixels.mean().item(), pixels.std().item()) == pytest.approx((0, 1), abs=0.01)
     assert pixels.unique().numel() > 0.9 * pixels.numel()
 
 
 def test_normalised_pixels_are_torchvisions_bit_for_bit():
-    # every level in every channel, where the channels differ and height is not width
+    # every level in every channel; the channels differ, and so do height and width
     levels = np.arange(256, dtype=np.uint8).reshape(8, 32)
-    picture = Image.fromarray(np.stack([levels, levels[::-1], levels[:, ::-1]], axis=-1))
+    image = Image.fromarray(np.stack([levels, levels[::-1], levels[:, ::-1]], axis=-1))
     statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    expected = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*statistics)])(picture)
-    assert torch.equal(NormalizedPixels(*statistics)(picture), expected)
+    expected = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*statistics)])(image)
+    assert torch.equal(NormalizedPixels(*statistics)(image), expected)
 
 
 def test_training_view_equals_timms_parts_under_the_same_seeds():
@@ -376,13 +377,13 @@ def test_training_view_equals_timms_parts_under_the_same_seeds():
 
 
 def test_posterize_to_no_bits_is_black_whatever_pillow_says():
-    picture = noise(20, 20)
-    assert posterize(picture, 0).getextrema() == ((0, 0), (0, 0), (0, 0))
-    assert np.array_equal(posterize(picture, 4), np.asarray(picture) & 0b11110000)
+    image = noise(20, 20)
+    assert posterize(image, 0).getextrema() == ((0, 0), (0, 0), (0, 0))
+    assert np.array_equal(posterize(image, 4), np.asarray(image) & 0b11110000)
 
 
 def test_strongest_magnitude_never_ends_a_training():
-    view = make_view(random_augment="rand-m10-mstd0.5-inc1-n6")  # Pillow 13 refuses what timm's posterize asks of it
+    view = make_view(random_augment="rand-m10-mstd0.5-inc1-n6")  # asks for 0 bits, which Pillow 13 refuses
     for seed in range(40):
         seed_all(seed)
         assert view(noise(24, 24)).isfinite().all()
@@ -401,7 +402,7 @@ def test_colour_jitter_only_works_without_random_augment():
 
 
 def test_all_options_off_leave_the_resized_picture():
-    # a flip, jitter or erasing that stays on, or a crop of less than everything, would change with the seed
+    # a flip, jitter or erasing that is still on, or a crop of a part, would change with the seed
     whole = transforms.Resize((32, 32), interpolation=InterpolationMode.BICUBIC)(noise(50, 50))
     expected = official_view((32, 32), 32)(whole)
     views: list[Tensor] = []
@@ -421,25 +422,25 @@ def test_smallest_crop_bounds_the_area_of_all_crops():
 # ---- DeiT III ----
 
 
-def official_three_augment(picture: Image.Image) -> Image.Image:
-    """Official augment.py, drawn in the order of torchvision's RandomChoice."""
+def official_three_augment(image: Image.Image) -> Image.Image:
+    """Official augment.py, with the random numbers in the order of torchvision's RandomChoice."""
     kind = random.choices(["grey", "solarize", "blur"])[0]
     if kind == "grey":
-        return picture.convert("L").convert("RGB")
+        return image.convert("L").convert("RGB")
     if kind == "solarize":
-        return ImageOps.solarize(picture)
-    return picture.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
+        return ImageOps.solarize(image)
+    return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
 
 
 def test_three_augment_is_greyscale_solarisation_or_blur_each_a_third_of_the_time():
-    augment, picture = three_augment(), noise(8, 9)
+    augment, image = three_augment(), noise(8, 9)
     kinds: Counter = Counter()
-    grey, solarized = np.asarray(picture.convert("L").convert("RGB")), np.asarray(ImageOps.solarize(picture))
+    grey, solarized = np.asarray(image.convert("L").convert("RGB")), np.asarray(ImageOps.solarize(image))
     for seed in range(1500):
         random.seed(seed)
-        expected = np.asarray(official_three_augment(picture))
+        expected = np.asarray(official_three_augment(image))
         random.seed(seed)
-        drawn = np.asarray(augment(picture))
+        drawn = np.asarray(augment(image))
         assert np.array_equal(drawn, expected), seed
         kinds[np.array_equal(drawn, grey), np.array_equal(drawn, solarized)] += 1
     assert [kinds[kind] / 1500 for kind in ((True, False), (False, True), (False, False))] == pytest.approx(
@@ -448,17 +449,17 @@ def test_three_augment_is_greyscale_solarisation_or_blur_each_a_third_of_the_tim
 
 
 def test_timms_three_operations_are_not_those_of_deit_iii():
-    # why `3-augment` is no name for a policy of timm: at no magnitude are solarisation and greyscale both DeiT III's
-    picture = noise(8, 9)
-    grey, solarized = picture.convert("L").convert("RGB"), ImageOps.solarize(picture)
+    # the reason why `3-augment` is not a policy of timm: no magnitude gives DeiT III's solarisation and greyscale
+    image = noise(8, 9)
+    grey, solarized = image.convert("L").convert("RGB"), ImageOps.solarize(image)
 
     def agree(magnitude: int) -> tuple[bool, bool]:
         policy = rand_augment_transform(f"rand-m{magnitude}-n1-p1-t3a-inc1", {"img_mean": (0, 0, 0)})
         ops = {op.name: op for op in policy.ops}
         assert set(ops) == {"SolarizeIncreasing", "Desaturate", "GaussianBlur"}
-        assert np.array_equal(ops["GaussianBlur"](picture), ops["GaussianBlur"](picture))  # the radius does not vary
-        return np.array_equal(ops["SolarizeIncreasing"](picture), solarized), np.array_equal(
-            ops["Desaturate"](picture), grey
+        assert np.array_equal(ops["GaussianBlur"](image), ops["GaussianBlur"](image))  # the radius does not vary
+        return np.array_equal(ops["SolarizeIncreasing"](image), solarized), np.array_equal(
+            ops["Desaturate"](image), grey
         )
 
     assert [agree(magnitude) for magnitude in (5, 10)] == [(True, False), (False, True)]
@@ -467,7 +468,7 @@ def test_timms_three_operations_are_not_those_of_deit_iii():
 
 @pytest.mark.parametrize("crop_mode", ["random_resized", "simple"])
 def test_view_of_deit_iii_equals_its_parts_under_the_same_seeds(crop_mode: str):
-    # a jitter that is off beside 3-augment, or before it, gives other pixels
+    # fails if jitter is off with 3-augment, or comes before it
     crops = {
         "random_resized": [RandomResizedCropAndInterpolation((32, 32), interpolation="bicubic")],
         "simple": [
@@ -497,12 +498,12 @@ def test_view_of_deit_iii_equals_its_parts_under_the_same_seeds(crop_mode: str):
 
 
 def test_simple_crop_takes_every_place_of_the_reflected_picture_as_often():
-    picture = noise(16, 16)
-    padded = np.pad(np.asarray(picture), ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    image = noise(16, 16)
+    padded = np.pad(np.asarray(image), ((4, 4), (4, 4), (0, 0)), mode="reflect")
     places = {padded[y : y + 16, x : x + 16].tobytes(): (y, x) for y in range(9) for x in range(9)}
-    crop_picture = transforms.Compose(simple_crop((16, 16)))
+    crop_image = transforms.Compose(simple_crop((16, 16)))
     seed_all(0)
-    counts = Counter(places[crop_picture(picture).tobytes()] for _ in range(4050))
+    counts = Counter(places[crop_image(image).tobytes()] for _ in range(4050))
     assert len(counts) == 81
     assert max(counts.values()) < 50 + 5 * 50**0.5
 
@@ -519,7 +520,7 @@ def test_simple_crop_takes_every_place_of_the_reflected_picture_as_often():
     ],
 )
 def test_simple_crop_covers_its_size_and_keeps_the_shape_of_things(size, shape, expected: tuple[int, int]):
-    # a squashed picture, or one whose short side is not the one that binds, has other sides
+    # fails if the image is squashed, or if the wrong side is resized to cover the crop
     resize, crop_op = simple_crop(size)
     assert resize(noise(*shape)).size == expected[::-1]
     assert crop_op(resize(noise(*shape))).size == size[::-1]

@@ -20,7 +20,7 @@ REPORT = r"^a data worker died \(.*\); it probably ran out of memory .*/dev/shm.
 
 
 class DeadlyView:
-    """Ends its process at the picture of one row."""
+    """Kills its process at the image of one row."""
 
     def __init__(self, view, end):
         self.view, self.end = view, end
@@ -34,7 +34,7 @@ class DeadlyView:
 
 
 def make_trainer(tmp_path: Path, config, **options) -> DistillationTrainer:
-    for i in range(40):  # each row has one grey value, which tells the view where it is
+    for i in range(40):  # each row has its own grey value, by which the view recognises the row
         path = tmp_path / f"{i}.png"
         path.write_bytes(datasets.Image().encode_example(np.full((20, 20, 3), 5 * i, np.uint8))["bytes"])
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
@@ -90,7 +90,7 @@ def test_workers_that_are_not_forked_are_reported_too(tmp_path, tiny_config, con
 
 
 class LostWorker:
-    """The handle of a tensor of a worker that died before it sent the tensor."""
+    """Handle of a tensor whose worker died before it sent the tensor."""
 
     def __init__(self, error: Exception):
         self.error = error
@@ -115,15 +115,15 @@ def test_errors_of_others_pass_unchanged(error: Exception):
 
 
 @pytest.mark.parametrize(
-    ("said", "reported"),
+    ("message", "reported"),
     [
         ("(pid 9) is killed by signal: Killed. ", "(pid 9) is killed by signal: Killed"),
         ("(pid(s) 111, 222) exited unexpectedly", "(pid(s) 111, 222) exited unexpectedly"),
     ],
 )
-def test_command_ends_with_one_line_and_exit_code_2(capsys, said: str, reported: str):
+def test_command_ends_with_one_line_and_exit_code_2(capsys, message: str, reported: str):
     with pytest.raises(SystemExit) as left, one_line_errors(), named_crashes():
-        raise RuntimeError(f"DataLoader worker {said}")
+        raise RuntimeError(f"DataLoader worker {message}")
     assert left.value.code == 2
     line = capsys.readouterr().err
     assert line.startswith(f"error: a data worker died (DataLoader worker {reported}); it probably ran out of memory")

@@ -85,7 +85,7 @@ def test_pictures_before_a_bad_one_are_answered(tmp_path: Path, model: str):
     (tmp_path / "bad.png").write_text("hello")
     answers = predict([write_images(tmp_path)[1], str(tmp_path / "bad.png")], model)
     assert next(answers).image.endswith("cmyk.tiff")
-    with pytest.raises(ValueError, match=r"^[^ ]*bad.png is empty or of no image format that Pillow knows"):
+    with pytest.raises(ValueError, match=r"^[^ ]*bad.png is empty or not in an image format that Pillow knows"):
         next(answers)
 
 
@@ -116,7 +116,7 @@ def test_model_that_is_no_saved_model_says_what_to_do(tmp_path: Path, source: st
 
 
 def test_directory_of_pictures_and_model_without_processor_say_what_to_do(tmp_path: Path, model: str):
-    with pytest.raises(ValueError, match="it is no file but a directory; name the pictures in it"):
+    with pytest.raises(ValueError, match="it is a directory, not a file; name the images in it"):
         list(predict([str(tmp_path)], model))
     (Path(model) / "preprocessor_config.json").unlink()
     with pytest.raises(

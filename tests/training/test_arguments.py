@@ -264,7 +264,7 @@ def test_rand_augment_policies_of_timm_are_taken(tmp_path: Path, policy: str):
 )
 def test_policy_that_timm_would_misread_is_refused(tmp_path: Path, policy: str):
     # timm silently skips parts without a number: `rand-m9-inc` would not increase
-    with pytest.raises(ValueError, match=f"`random_augment` is '{policy}', which is no RandAugment policy"):
+    with pytest.raises(ValueError, match=f"`random_augment` is '{policy}', which is not a RandAugment policy"):
         make_args(tmp_path, random_augment=policy)
 
 

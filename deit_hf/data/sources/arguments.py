@@ -1,4 +1,4 @@
-"""Where images and labels come from."""
+"""Options of the data source."""
 
 from dataclasses import dataclass, field
 
@@ -9,30 +9,32 @@ DIGITS = "digits"  # scikit-learn's
 
 @dataclass
 class DataArguments:
-    """Where images and labels come from; the names are those of transformers' `run_image_classification.py`.
+    """Options of the data source, named as in transformers' `run_image_classification.py`.
 
     Raises:
-        ValueError: from the constructor, when no source is named, or two.
+        ValueError: from the constructor, if no source or two sources are named, or options contradict each other.
     """
 
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Hub id, builder, local directory of parquet files or class folders (beside each other, or in "
-            "train/, val/ and test/), or digits: scikit-learn's handwritten digits, which need no download."
+            "help": "Hub id, builder of the datasets library, local directory of parquet files or class folders "
+            "(class folders may be in train/, val/ and test/), or digits: scikit-learn's handwritten digits, which "
+            "need no download."
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
     train_dir: str | None = field(
-        default=None, metadata={"help": "Folder with one sub-folder of images, at any depth, per class."}
+        default=None, metadata={"help": "Training folder: one sub-folder per class, with images at any depth."}
     )
-    validation_dir: str | None = field(default=None, metadata={"help": "The same for evaluation."})
+    validation_dir: str | None = field(default=None, metadata={"help": "Evaluation folder, like `train_dir`."})
     train_split: str = field(default="train", metadata={"help": "Name of the training split."})
     eval_split: str | None = field(
         default=None,
         metadata={
             "help": "Name of the evaluation split; by default validation (also val, valid, dev or eval), else test. "
-            "A test split beside it is measured once, at the end of a training (test_results.json), never to choose."
+            "If there is also a test split, it is measured once, at the end of a training (test_results.json), and "
+            "never used to choose a model."
         },
     )
     image_column_name: str = field(default="image", metadata={"help": "Column that holds the images."})
@@ -40,7 +42,7 @@ class DataArguments:
     label_file: str | None = field(
         default=None,
         metadata={
-            "help": "Right labels of the evaluation images instead of the data's own: JSON with a list of class "
+            "help": "File with correct labels that replace those of the evaluation images: JSON with a list of class "
             "indices for each image (ImageNet-ReaL's real.json), or text with a line `name index` for each image."
         },
     )
@@ -48,21 +50,21 @@ class DataArguments:
         default=False,
         metadata={
             "help": "Read the training split in order from its shards (parquet files, or webdataset tars, whose "
-            "columns are file endings such as jpg and cls) instead of loading it; the evaluation split is loaded."
+            "columns are file extensions such as jpg and cls) instead of loading it; the evaluation split is loaded."
         },
     )
     num_labels: int | None = field(
-        default=None, metadata={"help": "Classes, where the label column has numbers without names."}
+        default=None, metadata={"help": "Number of classes, if the labels are numbers without names."}
     )
     max_train_samples: int | None = field(
         default=None,
         metadata={
-            "help": "Use only so many, drawn at random, the same ones every time; of a stream the first ones of each "
-            "shard."
+            "help": "Maximum number of training rows: a random selection, the same every time; of a stream, the first "
+            "rows of each shard."
         },
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Use only so many, drawn at random, the same ones every time."}
+        default=None, metadata={"help": "Maximum number of evaluation rows: a random selection, the same every time."}
     )
 
     def __post_init__(self) -> None:
@@ -71,7 +73,7 @@ class DataArguments:
         if (self.dataset_name is not None) == folders:
             raise ValueError(
                 f"`dataset_name` is {self.dataset_name}, `train_dir` {self.train_dir} and `validation_dir` "
-                f"{self.validation_dir}; give either a dataset or folders"
+                f"{self.validation_dir}; set either `dataset_name` or folders"
             )
         if self.train_dir is not None and self.validation_dir is not None and self.eval_split == self.train_split:
             raise ValueError(
@@ -86,7 +88,7 @@ class DataArguments:
         if self.streaming and (folders or self.dataset_name == DIGITS):
             raise ValueError(
                 "`streaming` reads the shards of a dataset, so `dataset_name` must name one (a Hub id, or a directory "
-                "of parquet files or webdataset tars); name it, or leave `streaming` out"
+                "of parquet files or webdataset tars); set it, or leave `streaming` out"
             )
         for name in ("max_train_samples", "max_eval_samples"):
             if getattr(self, name) is not None:

@@ -1,6 +1,6 @@
-"""Reads folders of pictures: the first level below a folder is the class, at any depth below it.
+"""Reads class folders: each sub-folder is a class, with its images at any depth.
 
-Which folder is the training part, and which the evaluation part, is decided in folder_layout.py.
+folder_layout.py decides which folder is the training part and which is the evaluation part.
 """
 
 import os
@@ -18,36 +18,36 @@ import pyarrow as pa
 from datasets.config import HF_DATASETS_CACHE
 from huggingface_hub.constants import HF_HUB_CACHE
 
-PART_NAMES = {  # in lower case, the best known first
+PART_NAMES = {  # in lower case, the most common first
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
-# Pillow recognises these formats, but decodes none of their pixels, or runs a program to do so (PostScript).
+# Pillow recognises these formats, but cannot decode their pixels, or runs a program for it (PostScript).
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _OF_THE_SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"}
 METADATA_NAMES = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
-# Reasons for which something is left out; all others are file endings.
+# Reasons why a file or folder is left out; every other reason is a file extension.
 HIDDEN = "hidden"
-BROKEN = "broken links and other entries that are no files"
-READ_ALREADY = "links to a folder that is read already"
+BROKEN = "broken links and other entries that are not files"
+READ_ALREADY = "links to a folder that is already read"
 LEADS_OUT = "links that lead out of a downloaded dataset"
-OUTSIDE = "pictures outside the class folders"
-NO_ENDING = "without an ending"
+OUTSIDE = "images outside the class folders"
+NO_ENDING = "without an extension"
 NOT_UTF8 = "names that are not UTF-8"
 METADATA = "metadata files (the folders give the labels)"
 
 
 @dataclass
 class ClassFolders:
-    """What a folder of class folders holds.
+    """The contents of a folder of class folders.
 
     Attributes:
         folder: the folder.
-        classes: the paths of the pictures of each class that has any, in the order of the rows.
-        empty: class folders without a picture, and how many files of which ending they hold instead.
-        loose: pictures that lie beside the class folders.
-        left_out: how many files and folders are not used, by reason or by ending.
+        classes: paths of the images of each class that has images, in the order of the rows.
+        empty: class folders without images, with the number of other files by extension or reason.
+        loose: images next to the class folders.
+        left_out: number of files and folders that are not used, by extension or reason.
     """
 
     folder: Path
@@ -58,12 +58,12 @@ class ClassFolders:
 
 
 def part_of(name: str) -> str | None:
-    """`train`, `validation` or `test` for a name that is known to mean it, else None."""
+    """`train`, `validation` or `test` if `name` is a known name of that part, otherwise None."""
     return next((part for part, names in PART_NAMES.items() if name.casefold() in names), None)
 
 
 def picture_endings() -> set[str]:
-    """File endings, in lower case, of the formats that the installed Pillow decodes."""
+    """File extensions, in lower case, of the formats that the installed Pillow can decode."""
     return {
         ending
         for ending, name in PIL.Image.registered_extensions().items()
@@ -76,35 +76,35 @@ def is_hidden(name: str) -> bool:
 
 
 def visible_folders(folder: str | Path) -> list[str]:
-    """Names of the folders in a folder, links to folders included, sorted as text."""
+    """Names of the folders in a folder, including links to folders, sorted as text."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if not is_hidden(entry.name) and _kind(entry) == "folder")
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:
-    """`folder`, `file`, or None for a broken link, a pipe and the like; asks the disk for links only."""
-    if entry.is_symlink():  # `entry.is_dir` raises at a link that leads to itself
+    """`folder`, `file`, or None for a broken link, a pipe and the like; reads the disk only for links."""
+    if entry.is_symlink():  # `entry.is_dir` raises an error for a link to itself
         return "folder" if os.path.isdir(entry.path) else "file" if os.path.isfile(entry.path) else None
     return "folder" if entry.is_dir() else "file" if entry.is_file() else None
 
 
 def read_class_folders(folder: str | Path, dataset: str | Path | None = None) -> ClassFolders:
-    """Finds the pictures of each class; opens none of them.
+    """Finds the images of each class without opening them.
 
-    Links are followed, but in a downloaded dataset not out of it, and no folder is read twice.
+    Links are followed, except links that lead out of a downloaded dataset. No folder is read twice.
 
     Args:
-        folder: holds a folder for each class.
-        dataset: the folder that the user named, if this is a part of it.
+        folder: contains a folder for each class.
+        dataset: the dataset folder that the user named, if `folder` is a part of it.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: one folder is that of two classes, the name of a class is not UTF-8, or the folder is a link that
+        FileNotFoundError: the folder does not exist.
+        ValueError: two classes link to the same folder, the name of a class is not UTF-8, or the folder is a link that
             leads out of a downloaded dataset.
     """
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder `{folder}`; it must hold one sub-folder of images per class")
+        raise FileNotFoundError(f"no folder `{folder}`; it must contain one sub-folder of images per class")
     found, reader = ClassFolders(folder), _Reader(folder, _boundary(Path(dataset or folder)))
     if reader.leads_out(folder):
         raise ValueError(f"`{folder}` is a link that leads out of a downloaded dataset; it is not followed")
@@ -114,9 +114,9 @@ def read_class_folders(folder: str | Path, dataset: str | Path | None = None) ->
         if not _is_utf8(name):
             raise ValueError(f"the class folder {ascii(name)} in `{folder}` has a name that is not UTF-8; rename it")
         left_out: Counter[str] = Counter()
-        pictures = reader.pictures(path, name, left_out)
-        if pictures:
-            found.classes[name] = pictures
+        images = reader.images(path, name, left_out)
+        if images:
+            found.classes[name] = images
         else:
             found.empty[name] = left_out
         found.left_out += left_out
@@ -126,7 +126,7 @@ def read_class_folders(folder: str | Path, dataset: str | Path | None = None) ->
 
 
 class _Reader:
-    """Lists folders, each once: a link may lead to a folder above it, or to that of another class."""
+    """Lists each folder only once, because links may lead to a parent folder or to the folder of another class."""
 
     def __init__(self, root: Path, boundary: Path | None):
         self.endings, self.boundary = picture_endings(), boundary
@@ -135,17 +135,17 @@ class _Reader:
             _identity(path): (None, str(path)) for path in above
         }
 
-    def pictures(self, folder: str, label: str, left_out: Counter[str]) -> list[str]:
-        """All pictures below a class folder, sorted by path as text."""
+    def images(self, folder: str, label: str, left_out: Counter[str]) -> list[str]:
+        """All images below a class folder, sorted by path as text."""
         waiting, found = [folder], []
         while waiting:
             current = waiting.pop()
             if self._is_new(current, label):
-                folders, pictures = self.list(current, left_out)
+                folders, images = self.list(current, left_out)
                 if current == folder:
                     _check_no_parts(folder, folders)
                 waiting += reversed(folders)
-                found += pictures
+                found += images
             else:
                 left_out[READ_ALREADY] += 1
         return sorted(found)
@@ -154,14 +154,14 @@ class _Reader:
         known_label, known = self.read.setdefault(_identity(folder), (label, folder))
         if known_label not in (None, label):
             raise ValueError(
-                f"`{known}` and `{folder}` are the same folder, but of the classes {known_label!r} and {label!r}; "
-                "remove one of them"
+                f"`{known}` and `{folder}` are the same folder, but belong to the classes {known_label!r} and "
+                f"{label!r}; remove one of them"
             )
         return known == folder
 
     def list(self, folder: str | Path, left_out: Counter[str]) -> tuple[list[str], list[str]]:
-        """The paths of (folders, pictures) in a folder, sorted; counts all else."""
-        folders, pictures = [], []
+        """Sorted paths of (folders, images) in a folder; counts everything else in `left_out`."""
+        folders, images = [], []
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 ending = os.path.splitext(entry.name)[1].lower()
@@ -172,7 +172,7 @@ class _Reader:
                 elif entry.is_symlink() and Path(os.path.realpath(folder)).is_relative_to(
                     os.path.realpath(entry.path)
                 ):
-                    left_out[READ_ALREADY] += 1  # the link leads up, so that it would lead here again
+                    left_out[READ_ALREADY] += 1  # a link to a parent folder would lead here again
                 elif _kind(entry) == "folder":
                     folders.append(entry.path)
                 elif _kind(entry) is None:
@@ -184,20 +184,20 @@ class _Reader:
                 elif not _is_utf8(entry.name):
                     left_out[NOT_UTF8] += 1
                 else:
-                    pictures.append(entry.path)
-        return folders, pictures
+                    images.append(entry.path)
+        return folders, images
 
     def leads_out(self, path: str | Path) -> bool:
         return self.boundary is not None and not Path(os.path.realpath(path)).is_relative_to(self.boundary)
 
 
 def _check_no_parts(folder: str, inside: list[str]) -> None:
-    """Refuses `cat/train` beside `cat/test`, which would train on both."""
+    """Rejects a class folder that contains parts (`cat/train` and `cat/test`), because all would be trained on."""
     names = [os.path.basename(path) for path in inside]
     if len({part_of(name) for name in names} - {None}) > 1:
         raise ValueError(
-            f"the class folder `{folder}` holds the parts {', '.join(names)}; put the parts first, as in "
-            f"{names[0]}/{os.path.basename(folder)}"
+            f"the class folder `{folder}` contains the parts {', '.join(names)}; put the class folders into the "
+            f"parts, such as {names[0]}/{os.path.basename(folder)}"
         )
 
 
@@ -211,13 +211,13 @@ def _is_utf8(name: str) -> bool:
 
 
 def _boundary(folder: Path) -> Path | None:
-    """The folder that links of a downloaded dataset must not leave; None for a folder of the user's own."""
+    """The folder that links of a downloaded dataset must not leave, or None for a folder of the user."""
     folder = folder.resolve()
     for cache in (Path(HF_HUB_CACHE).resolve(), Path(HF_DATASETS_CACHE).resolve()):
-        if folder.is_relative_to(cache):  # the pictures of a snapshot are links to the blobs of its repository
+        if folder.is_relative_to(cache):  # the images of a snapshot are links to blobs elsewhere in its repository
             return cache.joinpath(*folder.relative_to(cache).parts[:1])
     for root in (folder, *folder.parents):
-        marker = root / ".cache" / "huggingface" / "download"  # of `hf download --local-dir`
+        marker = root / ".cache" / "huggingface" / "download"  # created by `hf download --local-dir`
         if marker.is_dir() and (marker / folder.relative_to(root)).exists():
             return root
     return folder if (folder / ".git").exists() else None  # a clone
@@ -227,16 +227,16 @@ def _boundary(folder: Path) -> Path | None:
 
 
 def names_in_order(names: Iterable[str]) -> list[str]:
-    """Class names sorted as text; the numbers 0 to C - 1, as ImageNet-V2's folders are named, by value."""
+    """Class names sorted as text; if they are the numbers 0 to C - 1, as in ImageNet-V2, sorted by value."""
     in_order = sorted(names)
     numbers = [str(number) for number in range(len(in_order))]
     return numbers if sorted(numbers) == in_order else in_order
 
 
 def rows_of_classes(found: ClassFolders, names: list[str]) -> datasets.Dataset:
-    """The pictures with the index of their class in `names`, sorted by path as text.
+    """Rows of images and class indices (in `names`), sorted by path as text.
 
-    The order is that of `datasets`, on which the views of a training depend.
+    This is the order of `datasets`. Training views depend on it.
     """
     indices = {name: index for index, name in enumerate(names)}
     pairs = sorted((path, indices[name]) for name, paths in found.classes.items() for path in paths)
@@ -245,82 +245,82 @@ def rows_of_classes(found: ClassFolders, names: list[str]) -> datasets.Dataset:
 
 
 def rows_without_labels(found: ClassFolders) -> datasets.Dataset:
-    """The pictures of a folder without class folders."""
+    """Rows of the images in a folder without class folders."""
     return _rows(found.loose)
 
 
 def _rows(paths: list[str], **columns: tuple[Any, pa.Array]) -> datasets.Dataset:
     image = datasets.Image()
-    images = image.cast_storage(pa.array(paths, pa.string()))  # paths only: files are read when they are needed
+    images = image.cast_storage(pa.array(paths, pa.string()))  # only paths: files are read when they are needed
     table = pa.table({"image": images, **{name: array for name, (_, array) in columns.items()}})
     features = {"image": image, **{name: feature for name, (feature, _) in columns.items()}}
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=datasets.Features(features)))
 
 
 def check_classes(found: ClassFolders, *, at_least: int = 1) -> None:
-    """Refuses a folder that holds too few classes.
+    """Checks that a folder contains enough classes.
 
     Raises:
-        ValueError: names what the folder holds instead.
+        ValueError: there are too few classes; the message names what the folder contains instead.
     """
     if len(found.classes) >= at_least:
         return
     left_out = found.left_out | ({OUTSIDE: len(found.loose)} if found.loose else {})
-    empty = f"class folders without pictures: {', '.join(list(found.empty)[:4])}" if found.empty else ""
+    empty = f"class folders without images: {', '.join(list(found.empty)[:4])}" if found.empty else ""
     held = "; ".join(filter(None, (empty, in_words(left_out))))
-    besides = f" ({held})" if held else ""
+    instead = f" ({held})" if held else ""
     if not found.classes:
         raise ValueError(
-            f"`{found.folder}` holds no class folder with pictures{besides}; it must hold one sub-folder of images "
+            f"`{found.folder}` has no class folder with images{instead}; it must contain one sub-folder of images "
             "for each class"
         )
     name = next(iter(found.classes))
     inside = visible_folders(found.folder / name)
     hint = f"; if the classes are {', '.join(inside[:4])}, name `{found.folder / name}`" if len(inside) > 1 else ""
     raise ValueError(
-        f"`{found.folder}` holds pictures of one class only, `{name}`{besides}; it must hold a sub-folder of images "
+        f"`{found.folder}` has images of one class only, `{name}`{instead}; it must contain one sub-folder of images "
         f"for each class, at least two{hint}"
     )
 
 
 def in_words(left_out: Mapping[str, int]) -> str:
-    """What is left out, the most frequent first: `.heic 12, hidden 3`."""
+    """The counts of what is left out as text, the most frequent first: `.heic 12, hidden 3`."""
     return ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items(), key=lambda item: -item[1]))
 
 
 def check_known_classes(found: ClassFolders, trained: ClassFolders) -> None:
-    """Refuses an evaluation part with a class that the training part has no picture of.
+    """Checks that the training part has images of each class of the evaluation part.
 
     Raises:
-        ValueError: names both folders and the nearest class.
+        ValueError: a class is missing in training; the message names both folders and the most similar class.
     """
     unknown = [name for name in found.classes if name not in trained.classes]
     if not unknown:
         return
     name = unknown[0]
     if name in trained.empty:
-        hint = f"the class folder `{trained.folder / name}` has no picture that can be read; add some, or remove both"
+        hint = f"the class folder `{trained.folder / name}` has no readable images; add some, or remove both folders"
     else:
         nearest = nearest_name(name, trained.classes)
-        meant = f"; the nearest is {_shown(nearest, name)}" if nearest is not None else ""
-        hint = f"`{trained.folder}` has no such class{meant}; rename one of them, or remove it"
+        similar = f"; the most similar is {_shown(nearest, name)}" if nearest is not None else ""
+        hint = f"`{trained.folder}` has no such class{similar}; rename or remove the folder"
     others = f" ({len(unknown)} such classes: {', '.join(unknown[:4])})" if len(unknown) > 1 else ""
-    raise ValueError(f"`{found.folder / name}` holds a class that is not trained{others}: {hint}")
+    raise ValueError(f"`{found.folder / name}` is a class that the training part lacks{others}: {hint}")
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:
-    """The most similar name, None if none is; case, spaces and how accents are encoded do not count."""
+    """The most similar name, or None if no name is similar. Ignores the differences of `letters_of`."""
     by_letters: Mapping[str, str] = {letters_of(other): other for other in names}
     close = get_close_matches(letters_of(name), by_letters, n=1)
     return by_letters[close[0]] if close else None
 
 
 def letters_of(name: str) -> str:
-    """A name without what people overlook: case, separators, and how accents are encoded."""
+    """Normalises a name: ignores case, kinds of separators, and the Unicode encoding of accents."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _shown(name: str, other: str) -> str:
-    """A name; in ASCII where it would look the same as the other."""
+    """A name as text; both names in ASCII if they look the same."""
     same = unicodedata.normalize("NFKC", name) == unicodedata.normalize("NFKC", other)
     return f"{ascii(name)}, not {ascii(other)}" if same else f"`{name}`"

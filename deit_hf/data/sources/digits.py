@@ -5,14 +5,14 @@ import numpy as np
 
 
 def load_digits() -> datasets.DatasetDict:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, which need no download: 1,437 to train, 360 to test.
+    """Loads scikit-learn's 1,797 handwritten digits of 8x8 pixels, split into 1,437 to train and 360 to test.
 
-    Source: UCI "Optical Recognition of Handwritten Digits", test part. The split is stratified and fixed.
+    Source: UCI "Optical Recognition of Handwritten Digits", test part. The split is stratified and always the same.
 
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    try:  # an extra: only this dataset needs it
+    try:  # an optional dependency: only this dataset needs it
         from sklearn.datasets import load_digits as load_arrays
         from sklearn.model_selection import train_test_split
     except ImportError as error:

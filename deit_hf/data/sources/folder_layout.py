@@ -1,6 +1,6 @@
-"""Decides which folder is which part of a dataset on disk: `train/`, `val/` and `test/` beside each other.
+"""Finds the parts of a dataset in a folder, such as `train/`, `val/` and `test/`.
 
-Also the names of parts: what counts as training, validation and test, of any kind of dataset.
+Also recognises the names of training, validation and test parts of any dataset.
 """
 
 import csv
@@ -16,7 +16,7 @@ import yaml
 from .class_folders import METADATA_NAMES, PART_NAMES, is_hidden, part_of, picture_endings, visible_folders
 
 SHARD_ENDINGS = {".parquet", ".arrow"}
-# Pictures that Pillow alone does not read; they are counted and named instead of being taken for other data.
+# Extensions of images that Pillow alone cannot read; the data report counts and names them.
 UNREAD_PICTURES = {".heic", ".heif", ".avif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"}
 
 
@@ -24,7 +24,7 @@ UNREAD_PICTURES = {".heic", ".heif", ".avif", ".jxl", ".svg", ".dng", ".cr2", ".
 
 
 def find_part(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that is `name`, or means the same: `val` for `validation`. None if there is none."""
+    """The one of `names` that equals `name` or means the same part (`val` for `validation`), or None."""
     names, part = list(names), part_of(name)
     if name in names or part is None:
         return name if name in names else None
@@ -36,15 +36,18 @@ def find_part(name: str, names: Iterable[str]) -> str | None:
 
 
 def find_part_folders(folder: Path, named: Collection[str] = (), *, whole: str = "train") -> dict[str, Path]:
-    """The part folders in a folder, by their own names; the folder itself if it holds class folders.
+    """Finds the part folders in a folder, or takes the folder itself as a part if it contains class folders.
 
     Args:
-        folder: holds class folders, or parts that hold class folders, or one folder that holds the parts.
-        named: further names of parts.
-        whole: the name of the folder itself as a part.
+        folder: contains class folders, or parts with class folders, or one folder that contains the parts.
+        named: additional names of parts.
+        whole: name of the part if the folder itself is the part.
+
+    Returns:
+        The folder of each part, by its own name.
 
     Raises:
-        ValueError: one part stands beside other folders of pictures, so that it may be a part or a class.
+        ValueError: a single part is next to other folders of images, so it could be a part or a class.
     """
     folder = _unwrapped(folder, named)
     subfolders = visible_folders(folder)
@@ -52,18 +55,18 @@ def find_part_folders(folder: Path, named: Collection[str] = (), *, whole: str =
     others = [name for name in subfolders if name not in parts]
     if not parts:
         return {whole: folder}
-    if len(parts) == 1 and any(_first_data_file(folder / name) == "picture" for name in others):
+    if len(parts) == 1 and any(_first_data_file(folder / name) == "image" for name in others):
         if not visible_folders(folder / parts[0]):
-            return {whole: folder}  # of vehicles, `train` is a class
+            return {whole: folder}  # in a dataset of vehicles, `train` is a class
         raise ValueError(
-            f"`{folder}` holds `{parts[0]}` beside `{'`, `'.join(others[:4])}`, so that it may be a part of the data "
-            f"or a class; name what to train on with `--train_dir`: {folder / parts[0]} or {folder}"
+            f"`{folder}` contains `{parts[0]}` and `{'`, `'.join(others[:4])}`, so `{parts[0]}` could be a part or a "
+            f"class; name what to train on with `--train_dir`: {folder / parts[0]} or {folder}"
         )
     return {name: folder / name for name in parts}
 
 
 def _unwrapped(folder: Path, named: Collection[str]) -> Path:
-    """The folder that holds the parts, where archives unpack to a folder in a folder; else the folder itself."""
+    """The folder that contains the parts, possibly inside a folder of an archive; otherwise the folder itself."""
     inside = folder
     for _ in range(3):
         names = visible_folders(inside)
@@ -76,23 +79,23 @@ def _unwrapped(folder: Path, named: Collection[str]) -> Path:
 
 
 def check_no_parts(folder: Path, option: str) -> None:
-    """Refuses a folder of parts where one of class folders is named: the parts would be its classes.
+    """Checks that a folder contains class folders instead of parts, which would become its classes.
 
     Raises:
-        ValueError: names the parts.
+        ValueError: the folder contains parts; the message names them.
     """
     subfolders = visible_folders(folder)
     parts = [name for name in subfolders if part_of(name) is not None]
     several = len({part_of(name) for name in parts}) > 1 and any(visible_folders(folder / name) for name in parts)
     if parts and (several or len(parts) == len(subfolders)):
         raise ValueError(
-            f"`{option}` is {folder}, which holds the parts {', '.join(parts)} instead of class folders; name one of "
-            f"them ({folder / parts[0]}), or the whole with `--dataset_name {folder}`"
+            f"`{option}` is {folder}, which contains the parts {', '.join(parts)} instead of class folders; name one "
+            f"of them ({folder / parts[0]}), or the whole dataset with `--dataset_name {folder}`"
         )
 
 
 def parts_beside(folder: Path) -> list[Path]:
-    """Folders to evaluate on that lie beside a training folder: `data/val` for `data/train`."""
+    """Evaluation and test folders next to a training folder, such as `data/val` for `data/train`."""
     folder = Path(os.path.abspath(folder))
     if part_of(folder.name) != "train":
         return []
@@ -100,17 +103,17 @@ def parts_beside(folder: Path) -> list[Path]:
 
 
 def holds_class_folders(folder: Path, label_column_name: str) -> bool:
-    """Whether a folder on disk is one of class folders, and not of parquet files, archives or labelled metadata."""
+    """Whether a folder contains class folders, and not parquet files, archives or metadata with labels."""
     if _card_has_configs(folder) or metadata_has_labels(folder, label_column_name):
         return False
     subfolders = [folder / name for name in visible_folders(folder)]
     if any(_is_shard(name) for level in (folder, *subfolders) for name in os.listdir(level)):
         return False
-    return any(_first_data_file(subfolder) == "picture" for subfolder in subfolders)
+    return any(_first_data_file(subfolder) == "image" for subfolder in subfolders)
 
 
 def metadata_has_labels(folder: Path, label_column_name: str) -> bool:
-    """Whether a metadata file in a folder, or in a folder in it, has the label column; `datasets` reads such folders.
+    """Whether a metadata file in a folder or its sub-folders has the label column. `datasets` loads such folders.
 
     Raises:
         ValueError: a metadata file cannot be read.
@@ -121,16 +124,16 @@ def metadata_has_labels(folder: Path, label_column_name: str) -> bool:
 
 
 def check_same_metadata(folders: Iterable[Path], label_column_name: str) -> None:
-    """Refuses parts of which one has its labels in a metadata file and another in its folders.
+    """Checks that either all parts or none have labels in a metadata file.
 
     Raises:
-        ValueError: names one of each.
+        ValueError: some parts have labels in a metadata file and others do not; the message names one of each.
     """
     by_kind = {metadata_has_labels(folder, label_column_name): folder for folder in folders}
     if len(by_kind) > 1:
         raise ValueError(
             f"`{by_kind[True]}` has a metadata file with the column `{label_column_name}`, but `{by_kind[False]}` has "
-            "none; give each part one, or remove it, so that the class folders give the labels"
+            "none; add one to each part, or remove it to use the class folders as labels"
         )
 
 
@@ -141,11 +144,11 @@ def _columns(file: Path) -> list[str]:
         with open(file, encoding="utf-8-sig", newline="") as lines:
             return next(csv.reader(lines), []) if file.suffix == ".csv" else list(json.loads(lines.readline() or "{}"))
     except (ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"`{file}` cannot be read: {error}; mend or remove it") from error
+        raise ValueError(f"`{file}` cannot be read: {error}; fix or remove it") from error
 
 
 def _card_has_configs(folder: Path) -> bool:
-    """Whether the dataset's card says which files are which part."""
+    """Whether the dataset card assigns files to parts."""
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     if not text.startswith("---\n"):
@@ -153,7 +156,7 @@ def _card_has_configs(folder: Path) -> bool:
     try:
         head = yaml.safe_load(text.split("\n---", 1)[0])
     except yaml.YAMLError:
-        return False  # `datasets` would not read it either
+        return False  # `datasets` cannot read it either
     return isinstance(head, dict) and "configs" in head
 
 
@@ -162,8 +165,8 @@ def _is_shard(name: str) -> bool:
 
 
 def _first_data_file(folder: Path) -> str | None:
-    """`picture` or `shard`: what the first file of either kind is, level by level; None if there is none."""
-    pictures = picture_endings() | UNREAD_PICTURES
+    """The kind of the first image or shard, searched level by level: `image`, `shard` or None."""
+    endings = picture_endings() | UNREAD_PICTURES
     waiting, seen = deque([folder]), set()
     while waiting:
         current = waiting.popleft()
@@ -175,8 +178,8 @@ def _first_data_file(folder: Path) -> str | None:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if is_hidden(entry.name):
                     continue
-                if os.path.splitext(entry.name)[1].lower() in pictures:
-                    return "picture"
+                if os.path.splitext(entry.name)[1].lower() in endings:
+                    return "image"
                 if _is_shard(entry.name):
                     return "shard"
                 if os.path.isdir(entry.path):

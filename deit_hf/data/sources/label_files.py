@@ -1,6 +1,7 @@
-"""Labels of an evaluation from a file beside the images, such as ImageNet-ReaL's (arXiv:2006.07159).
+"""Labels of evaluation images from a separate file, such as ImageNet-ReaL's (arXiv:2006.07159).
 
-Which labels are right is decided here; how several of them count is in metrics.py. Labels are class indices from 0.
+This module reads the correct labels of each image; metrics.py computes the accuracy for several correct labels. Labels
+are class indices from 0.
 """
 
 import json
@@ -21,15 +22,18 @@ Labels = list[list[int]] | dict[str, list[int]]
 
 
 def read_label_file(path: str | Path) -> Labels:
-    """The right labels of each image: in order, or by file name.
+    """Reads the correct labels of each image.
 
     Args:
         path: JSON with a list of labels for each image (ImageNet-ReaL's real.json), or text with a line `name label`
             for each image.
 
+    Returns:
+        A list of labels for each image in order, or by file name.
+
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds something else.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file has another format.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,20 +71,21 @@ def _read_lines(path: Path, text: str) -> dict[str, list[int]]:
 def with_labels_of(
     path: str | Path, rows: datasets.Dataset, image_column_name: str, label_column_name: str
 ) -> datasets.Dataset:
-    """The rows with a file's labels in place of their own; rows that the file gives no label are left out.
+    """Replaces the labels of rows by those of a label file; removes rows without a label in the file.
 
-    File names decide which labels are whose, the last parts of a row's path if the file's names have folders. Without
-    names it is the number in ILSVRC2012_val_00000001.JPEG and the like (the first entry is 1's), else the order.
+    Labels and rows are matched by file name; if the names in the file include folders, by the last parts of the path.
+    A file without names is matched by the number in names such as ILSVRC2012_val_00000001.JPEG (number 1 is the first
+    entry), or by order if the rows have no such names.
 
     Args:
         path: see `read_label_file`.
-        rows: all of them, in their own order.
+        rows: all rows in their own order.
         image_column_name: column of images, or of their paths.
-        label_column_name: column that the labels are put in: of integers if each row has one label, else of lists.
+        label_column_name: column for the labels: integers if each row has one label, otherwise lists.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file does not fit the rows.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file does not match the rows.
     """
     labels, image_paths = read_label_file(path), _image_paths(rows, image_column_name)
     if isinstance(labels, dict):
@@ -92,7 +97,7 @@ def with_labels_of(
     labelled = [index for index, row_labels in enumerate(matched) if row_labels]
     if not labelled:
         raise ValueError(f"label file `{path}` gives none of the {len(rows)} images a label")
-    logger.warning("labels of %s, by %s: %d of %d images have one", path, words, len(labelled), len(rows))
+    logger.warning("labels from %s, matched by %s: %d of %d images have one", path, words, len(labelled), len(rows))
     if label_column_name in rows.column_names:
         rows = rows.remove_columns(label_column_name)
     one_each = all(len(row_labels) == 1 for row_labels in matched)
@@ -102,7 +107,7 @@ def with_labels_of(
 
 
 def _image_paths(rows: datasets.Dataset, column: str) -> list[str]:
-    """Where each image comes from, "" where that is not known; the images themselves are not read."""
+    """The path of each image, or "" if it is unknown; the images are not read."""
     if column not in rows.column_names:
         raise ValueError(f"the dataset has no column `{column}`, only {', '.join(rows.column_names)}")
     rows = rows.select_columns([column])
@@ -126,7 +131,7 @@ def _by_name(path: str | Path, labels: dict[str, list[int]], image_paths: list[s
                 f"`{next(iter(labels))}` and others"
             )
         if count > 1:
-            raise ValueError(f"{count} images are named `{'/'.join(parts)}`; put their folders in the file's names")
+            raise ValueError(f"{count} images are named `{'/'.join(parts)}`; add folders to the names in the file")
     return [by_parts[parts] for parts in names]
 
 
@@ -144,7 +149,7 @@ def _by_number(path: str | Path, labels: list[list[int]], image_paths: list[str]
 def _by_order(path: str | Path, labels: list[list[int]], image_paths: list[str]) -> list[list[int]]:
     if len(labels) != len(image_paths):
         raise ValueError(
-            f"label file `{path}` lists {len(labels)} images but there are {len(image_paths)}; list as many, or use "
+            f"label file `{path}` lists {len(labels)} images but there are {len(image_paths)}; list all, or use "
             "text with lines `name index`"
         )
     return labels

@@ -1,6 +1,6 @@
 """Loads training and evaluation rows from the Hub, a local directory, folders of images, or scikit-learn's digits.
 
-Shards to stream are found in shards.py.
+shards.py finds the shards of a dataset to stream.
 """
 
 import glob
@@ -41,16 +41,16 @@ from .untrusted_rows import check_dataset_name, check_downloaded_rows, load_name
 
 @dataclass
 class ImageParts:
-    """The parts of a dataset that a training or an evaluation uses, and what is known of where they came from.
+    """The parts of a dataset that a training or an evaluation uses, and facts about their sources.
 
     Attributes:
-        train: rows to train on; None where none were asked for.
-        evaluation: rows to evaluate on; None if the data has none.
-        test: rows to measure once at the end, if the data has a test part beside the one to evaluate on.
-        names: the name of each part in the data, by the attribute.
-        folders: what was found of each part that is read from class folders, by the attribute.
-        notes: what is not used of the data, and why, a sentence each.
-        evaluation_is_test: the rows to evaluate on are those of the test part, as there is no other.
+        train: training rows, or None if they were not requested.
+        evaluation: evaluation rows, or None if the data has none.
+        test: rows to measure once at the end, if the data has a test part in addition to the evaluation part.
+        names: name of each part in the data; the keys are the names of the attributes above.
+        folders: class folders of each part that is read from class folders, with the same keys.
+        notes: sentences about data that is not used, and why.
+        evaluation_is_test: whether the test part is evaluated on because there is no other part for it.
     """
 
     train: datasets.Dataset | ShardedRows | None = None
@@ -65,23 +65,24 @@ class ImageParts:
 def load_image_datasets(
     data: DataArguments, *, train: bool = True
 ) -> tuple[datasets.Dataset | ShardedRows | None, datasets.Dataset | None]:
-    """Training and evaluation rows of `load_image_parts`."""
+    """The training and evaluation rows of `load_image_parts`."""
     parts = load_image_parts(data, train=train)
     return parts.train, parts.evaluation
 
 
 def load_image_parts(data: DataArguments, *, train: bool = True) -> ImageParts:
-    """Training, evaluation and test rows, with integer labels of one common label set.
+    """Loads training, evaluation and test rows with integer labels of one label set.
 
-    With `streaming` the training rows are only found, not read, and no other split than the two is touched.
+    With `streaming`, the shards of the training split are found but not read, and only the training and the evaluation
+    split are used.
 
     Args:
-        data: names the source, splits and columns.
-        train: False loads no training and no test rows.
+        data: source, splits and columns.
+        train: whether to load training and test rows, too.
 
     Raises:
-        FileNotFoundError: no such dataset or folder.
-        ValueError: no such split or column, classes that the training split lacks, or a label file that does not fit.
+        FileNotFoundError: the dataset or a folder does not exist.
+        ValueError: a split or column is missing, the training split lacks a class, or a label file does not match.
     """
     if data.dataset_name is not None:
         check_dataset_name(data.dataset_name)
@@ -104,20 +105,20 @@ def load_image_parts(data: DataArguments, *, train: bool = True) -> ImageParts:
         rows["evaluation"] = with_labels_of(
             data.label_file, rows["evaluation"], data.image_column_name, data.label_column_name
         )
-    # the training split, if there is one, says which classes there are, even when only the other one is wanted
+    # the training split defines the classes, if there is one, even if only the evaluation split is loaded
     names = _label_names(rows["train"] if "train" in rows else rows["evaluation"], data)
     limits = {"train": data.max_train_samples, "evaluation": data.max_eval_samples, "test": data.max_eval_samples}
     for part in rows if train else ["evaluation"]:
         if part == "test" and not _all_labelled(rows[part], data, parts):
             continue
-        is_own = part == "evaluation" and data.label_file is not None  # a label file holds indices
+        is_own = part == "evaluation" and data.label_file is not None  # a label file contains indices
         some = _some_rows(rows[part], limits[part])
         setattr(parts, part, _encode_labels(some, data.label_column_name, None if is_own else names))
     return parts
 
 
 def _part_folders(data: DataArguments) -> dict[str, Path] | None:
-    """The folder of each part of a source of class folders; None for any other source."""
+    """The folder of each part, or None if the source is not made of class folders."""
     if data.dataset_name is not None:
         folder = Path(data.dataset_name)
         if data.dataset_name == DIGITS or data.dataset_config_name is not None or not folder.is_dir():
@@ -135,7 +136,7 @@ def _part_folders(data: DataArguments) -> dict[str, Path] | None:
         if not folder.is_dir():
             fault = " (it is a file; unpack an archive)" if folder.exists() else ""
             raise FileNotFoundError(
-                f"no folder `{folder}`{fault}; it must hold one sub-folder of images per class "
+                f"no folder `{folder}`{fault}; it must contain one sub-folder of images per class "
                 f"(`{named_folders[name][0]}`)"
             )
         check_no_parts(folder, named_folders[name][0])
@@ -159,7 +160,7 @@ def _load_splits(data: DataArguments) -> datasets.DatasetDict:
 
 
 def _choose_splits(data: DataArguments, names: list[str], train: bool) -> ImageParts:
-    """Which split is which part; the test split is measured apart unless it is the one to evaluate on."""
+    """Assigns splits to parts. The test split is a part of its own, unless it is the evaluation part."""
     parts = ImageParts()
     eval_split = _eval_split(data, names, needed=not train)
     train_split = find_part(data.train_split, names)
@@ -183,7 +184,7 @@ def _choose_splits(data: DataArguments, names: list[str], train: bool) -> ImageP
 def _read_folders(
     data: DataArguments, folders: dict[str, Path], parts: ImageParts, train: bool
 ) -> dict[str, datasets.Dataset]:
-    """The rows of the chosen parts by their names in the data; notes in `parts` what was found."""
+    """Reads the rows of the chosen parts, by their names in the data; adds folders and notes to `parts`."""
     found_in = {
         name: read_class_folders(folders[name], data.dataset_name) for name in dict.fromkeys(parts.names.values())
     }
@@ -195,10 +196,10 @@ def _read_folders(
     for part, found in parts.folders.items():
         has_own_labels = part == "evaluation" and data.label_file is not None
         if part == "test" and not found.classes:
-            parts.notes.append(f"`{found.folder}` is not evaluated, as it holds no class folders with pictures")
+            parts.notes.append(f"`{found.folder}` is not evaluated because it has no class folders with images")
             continue
         if part == "train" and not found.classes:
-            continue  # only asked for the names of its classes
+            continue  # it is only needed for the names of its classes
         if has_own_labels and found.loose and not found.classes:
             splits[parts.names[part]] = rows_without_labels(found)
             continue
@@ -212,7 +213,7 @@ def _read_folders(
 
 
 def _all_labelled(rows: datasets.Dataset, data: DataArguments, parts: ImageParts) -> bool:
-    """Whether a test split has labels; many are published without (all -1), which is noted."""
+    """Whether all rows of the test split have labels; adds a note if not. Many are published without (all -1)."""
     column = data.label_column_name
     if column in rows.column_names:
         labels = rows.select_columns([column])[:][column]
@@ -242,7 +243,7 @@ def _find_streamed(data: DataArguments, train: bool) -> ImageParts:
     parts.evaluation = _some_rows(eval_rows, data.max_eval_samples)
     if "test" in names:
         parts.notes.append(
-            f"split `{names.pop('test')}` is not read beside a stream; measure it with scripts/evaluate_model.py"
+            f"split `{names.pop('test')}` is not used with `streaming`; measure it with scripts/evaluate_model.py"
         )
     return parts
 
@@ -255,7 +256,7 @@ def _eval_split(data: DataArguments, splits: Iterable[str], *, needed: bool) -> 
 
 
 def _checked_split(splits: Iterable[str], name: str) -> str:
-    """The split of that name, or of another that means the same."""
+    """The split of this name, or of another name of the same part."""
     found = find_part(name, splits)
     if found is None:
         raise ValueError(
@@ -269,7 +270,7 @@ def _split(splits: Mapping[str, datasets.Dataset], name: str, label_column_name:
 
 
 def _with_numbers_in_order(rows: datasets.Dataset, column: str) -> datasets.Dataset:
-    """Labels of class folders that are numbered from 0 follow the numbers; `datasets` sorts names as text."""
+    """Makes the labels of class folders 0, 1, ... equal to these numbers; `datasets` sorts the names as text."""
     names = class_names(rows, column)
     if names is None or names != sorted(names) or names == names_in_order(names):
         return rows
@@ -279,20 +280,23 @@ def _with_numbers_in_order(rows: datasets.Dataset, column: str) -> datasets.Data
 
 
 def _some_rows(rows: datasets.Dataset | None, max_samples: int | None) -> datasets.Dataset | None:
-    """As many rows at most, the same ones every time; drawn, as the first rows of class folders are all of a class."""
+    """At most `max_samples` rows, selected at random: the first rows of class folders are all of one class.
+
+    The selection is the same every time.
+    """
     if rows is None or max_samples is None or max_samples >= len(rows):
         return rows
     return rows.shuffle(seed=0).select(range(max_samples))
 
 
 def _label_names(rows: datasets.Dataset | None, data: DataArguments) -> list[str] | None:
-    """The classes in a column of class names, in order; None for a column of anything else."""
+    """The sorted class names in a label column of names, or None if the column has other values."""
     assert rows is not None
     column = data.label_column_name
     if column not in rows.column_names and data.image_column_name not in rows.column_names:
         source = data.dataset_name or data.train_dir or data.validation_dir
         raise ValueError(
-            f"`{source}` holds neither pictures in class folders nor rows with the columns "
+            f"`{source}` contains neither images in class folders nor rows with the columns "
             f"`{data.image_column_name}` and `{column}`: its columns are {', '.join(rows.column_names)}; name another "
             "dataset, or its columns with `image_column_name` and `label_column_name`"
         )

@@ -1,7 +1,7 @@
-"""Datasets that others made: what their rows may make this machine read.
+"""Safe loading of downloaded datasets: rejects rows that point to local files or URLs.
 
-Archives and metadata files of image folders are checked by `datasets` itself: entries and file names that lead out of
-them are not followed.
+`datasets` itself checks archives and metadata files of image folders: it does not follow entries and file names that
+lead out of them.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from huggingface_hub.constants import HF_HUB_CACHE
 def load_named_dataset(
     name: str, config_name: str | None = None, image_column_name: str = "image"
 ) -> datasets.DatasetDict:
-    """The splits of a dataset on the Hub, or in a local directory, whose rows are the user's own.
+    """Loads the splits of a dataset from the Hub or a local directory. Rows of a local directory are trusted.
 
     Raises:
-        ValueError: the dataset brings code of its own, or rows of a downloaded one name files or addresses.
+        ValueError: the dataset contains code, or rows of a downloaded dataset point to files or URLs.
     """
     with said_by_cause(name):
         splits = datasets.load_dataset(name, config_name)
@@ -32,15 +32,15 @@ def load_named_dataset(
 
 
 def check_dataset_name(name: str) -> None:
-    """Refuses a name that can only be a directory, but is none, before the Hub is asked for it.
+    """Rejects a file or a missing directory before the Hub is asked for a dataset of that name.
 
     Raises:
-        FileNotFoundError: there is nothing of that name.
-        ValueError: it is a file.
+        FileNotFoundError: the name can only be a directory, and there is no such directory.
+        ValueError: the name is empty or is that of a file.
     """
     if not name.strip():
         raise ValueError("`dataset_name` is empty; name a directory or a Hub id, or leave it out")
-    if name.endswith(".py"):  # one with code is refused as that, when it is loaded
+    if name.endswith(".py"):  # loading it raises the error about datasets with code
         return
     if os.path.isfile(name):
         raise ValueError(
@@ -48,23 +48,26 @@ def check_dataset_name(name: str) -> None:
             "directory that holds its files"
         )
     if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not os.path.isdir(name):
-        raise FileNotFoundError(f"`dataset_name` is {name}, but there is no such directory; mend the path")
+        raise FileNotFoundError(f"`dataset_name` is {name}, but there is no such directory; fix the path")
 
 
 @contextlib.contextmanager
 def said_by_cause(name: str) -> Iterator[None]:
-    """Gives the errors of `datasets` their reason, which it leaves to a traceback.
+    """Replaces errors of `datasets` by errors of one line that include the cause.
 
     Raises:
-        ValueError: the dataset brings code of its own, or cannot be read; a file name in it may lead out of it.
+        ConnectionError: the dataset is not a local directory, and the Hub cannot be reached.
+        DatasetNotFoundError: the dataset is neither a local directory nor on the Hub.
+        ValueError: the dataset contains code or cannot be read (for example, a file name leads out of it), or its
+            configuration is wrong.
     """
     try:
         yield
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         reason = " ".join(str(error).split())
         raise type(error)(
-            f"`{name}` is no directory here and was not loaded: {reason}; name a directory, or a Hub id while the "
-            "Hub can be reached"
+            f"`{name}` is not a local directory and could not be loaded from the Hub: {reason}; name a directory, or "
+            "a Hub id while the Hub can be reached"
         ) from error
     except datasets.exceptions.DatasetGenerationError as error:
         reason = " ".join(str(error.__cause__ or error).split())
@@ -77,23 +80,23 @@ def said_by_cause(name: str) -> Iterator[None]:
         if "scripts are no longer supported" not in str(error):
             raise
         raise ValueError(
-            f"dataset `{name}` brings code of its own, which is never run here; name a version of parquet files or "
+            f"dataset `{name}` contains code, which is never executed here; name a version with parquet files or "
             "images (on the Hub often in the branch refs/convert/parquet)"
         ) from error
 
 
 def check_downloaded_rows(rows: datasets.Dataset, image_column_name: str, name: str) -> None:
-    """Refuses rows that name a file or an address instead of holding their image, unless the file was downloaded.
+    """Rejects rows that name a file or a URL instead of containing the image, unless the file was downloaded.
 
-    They would decide which files of this machine are read, and whom it calls.
+    Such rows would decide which local files are read and which servers are contacted.
 
     Args:
-        rows: of a downloaded dataset.
-        image_column_name: nothing is checked if there is no such column, as it cannot be trained on.
-        name: of the dataset.
+        rows: rows of a downloaded dataset.
+        image_column_name: column of images; nothing is checked without it, because such rows cannot be trained on.
+        name: name of the dataset.
 
     Raises:
-        ValueError: names the first such row.
+        ValueError: there is such a row; the message names the first one.
     """
     if image_column_name not in rows.column_names:
         return
@@ -106,15 +109,15 @@ def check_downloaded_rows(rows: datasets.Dataset, image_column_name: str, name: 
         for place, path in _paths_without_bytes(chunk):
             if not os.path.abspath(path).startswith(caches):
                 raise ValueError(
-                    f"row {start + place} of the downloaded dataset `{name}` names `{path}` instead of holding an "
-                    "image, so that it decides what this machine reads; if that is what you want, save its rows in a "
-                    "local folder and name that"
+                    f"row {start + place} of the downloaded dataset `{name}` names `{path}` instead of containing an "
+                    "image, so the dataset decides which files or URLs this machine reads; if you trust it, save its "
+                    "rows in a local folder and name that"
                 )
         start += len(chunk)
 
 
 def _paths_without_bytes(chunk: Any) -> list[tuple[int, str]]:
-    """(place, path) of each row of an Arrow array that has a path alone."""
+    """(index, path) of each row of an Arrow array that has a path but no bytes."""
     kind = str(chunk.type)
     if kind.startswith("struct"):
         places = np.flatnonzero(chunk.field("bytes").is_null().to_numpy(zero_copy_only=False))

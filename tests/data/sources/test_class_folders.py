@@ -1,4 +1,4 @@
-"""Folders of pictures as people have them: nested, linked, with files that are no pictures, and with other names."""
+"""Class folders as users have them: nested, linked, with other files, and with unusual names."""
 
 import os
 from collections import Counter
@@ -20,7 +20,7 @@ def _cache_of_the_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def write(root: Path, *files: str) -> Path:
-    """Pictures, and files of one byte where the ending is of no picture; folders where the name ends in a slash."""
+    """Writes images, one-byte files for other extensions, and folders for names that end with a slash."""
     for name in files:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def write(root: Path, *files: str) -> Path:
 
 
 def classes(root: Path) -> dict[str, list[str]]:
-    """Names of the pictures of each class, below the folder of the class."""
+    """Paths of the images of each class, relative to the folder of the class."""
     found = read_class_folders(root).classes
     return {name: [os.path.relpath(path, root / name) for path in paths] for name, paths in found.items()}
 
@@ -43,12 +43,12 @@ def load(train: bool = True, **options):
     return load_image_parts(DataArguments(**options), train=train)
 
 
-# ---- which class ----
+# ---- the class of an image ----
 
 
 @pytest.mark.parametrize("by_name", [True, False], ids=["dataset name", "train dir"])
 def test_class_is_the_first_level_at_any_depth(tmp_path: Path, by_name: bool):
-    """Red when the innermost folder is the class: then it is siteA, siteB and c."""
+    """Fails if the innermost folder is the class: for example siteA, siteB or c."""
     root = write(tmp_path / "data", "train/cat/siteA/1.png", "train/cat/siteB/2.png", "train/dog/a/b/c/3.png")
     write(root, "train/dog/4.png")
     source = {"dataset_name": str(root)} if by_name else {"train_dir": str(root / "train")}
@@ -66,7 +66,7 @@ def test_parts_of_different_depths_go_together(tmp_path: Path):
 
 @pytest.mark.parametrize("numbered", [False, True])
 def test_rows_and_labels_of_plain_folders_are_those_of_datasets(tmp_path: Path, numbered: bool):
-    """Views are a function of the row, so that another order would be another training."""
+    """Views are a function of the row, so another order would change the training."""
     names = [str(i) for i in range(11)] if numbered else ["cat", "cat 2", "cat-2", "Zebra", "é"]
     write(tmp_path / "t", *(f"{name}/{i}.png" for name in names for i in ("10", "9", "a b", "A")))
     rows = load(train_dir=str(tmp_path / "t")).train
@@ -81,17 +81,15 @@ def test_rows_and_labels_of_plain_folders_are_those_of_datasets(tmp_path: Path, 
 
 def test_one_class_is_refused_and_the_folders_in_it_are_named(tmp_path: Path):
     write(tmp_path, "flowers/rose/1.png", "flowers/tulip/1.png", "empty/")
-    message = (
-        "pictures of one class only, `flowers` .class folders without pictures: empty.*; if the classes are rose, "
-    )
+    message = "images of one class only, `flowers` .class folders without images: empty.*; if the classes are rose, "
     with pytest.raises(ValueError, match=message + "tulip, name `.*/flowers`"):
         load(train_dir=str(tmp_path))
 
 
 def test_parts_inside_of_classes_are_refused(tmp_path: Path):
-    """Red when `cat/test` is trained on."""
+    """Fails if `cat/test` is trained on."""
     write(tmp_path, *(f"{name}/{part}/1.png" for name in ("cat", "dog") for part in ("train", "test")))
-    with pytest.raises(ValueError, match="class folder `.*/cat` holds the parts test, train; put the parts first, as"):
+    with pytest.raises(ValueError, match="class folder `.*/cat` contains the parts test, train; put the class"):
         load(train_dir=str(tmp_path))
 
 
@@ -103,16 +101,16 @@ def test_parts_inside_of_classes_are_refused(tmp_path: Path):
     [
         (
             "Cat",
-            r"`.*/val/Cat` holds a class that is not trained: `.*/train` has no such class; the nearest is `cat`;",
+            r"`.*/val/Cat` is a class that the training part lacks: `.*/train` has no such class; the most similar is",
         ),
-        ("tulips", r"`.*/val/tulips` holds a class that is not trained: `.*/train` has no such class; rename"),
-        ("caf\u00e9", r"the nearest is 'cafe\\u0301', not 'caf\\xe9'"),
-        ("horse", r"the class folder `.*/train/horse` has no picture that can be read"),
+        ("tulips", r"`.*/val/tulips` is a class that the training part lacks: `.*/train` has no such class; rename"),
+        ("caf\u00e9", r"the most similar is 'cafe\\u0301', not 'caf\\xe9'"),
+        ("horse", r"the class folder `.*/train/horse` has no readable images"),
     ],
 )
 @pytest.mark.parametrize("by_name", [True, False], ids=["dataset name", "folders"])
 def test_class_that_only_the_evaluation_part_has_is_refused(tmp_path: Path, name: str, message: str, by_name: bool):
-    """Red when it becomes a class that is never trained."""
+    """Fails if it becomes a class that is never trained."""
     write(
         tmp_path,
         "train/cat/1.png",
@@ -147,7 +145,7 @@ def test_nearest_name(name: str, expected: str | None):
 
 
 def test_links_of_the_users_own_folders_are_followed(tmp_path: Path):
-    """Red when linked class folders "hold no files"."""
+    """Fails if linked class folders are reported as empty."""
     write(tmp_path / "store", "cats/1.png", "dogs/a/1.png", "more/2.png", "one.png")
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "cat").symlink_to(tmp_path / "store" / "cats")
@@ -166,11 +164,11 @@ def test_links_in_a_circle_and_to_nowhere_end(tmp_path: Path):
     write(tmp_path / "store", "1.png", "b/2.png")
     write(tmp_path / "t", "cat/3.png", "dog/a/4.png", "dog/b/5.png")
     (tmp_path / "t" / "cat" / "store").symlink_to(tmp_path / "store")
-    (tmp_path / "store" / "b" / "up").symlink_to("..")  # leads to what is read already
+    (tmp_path / "store" / "b" / "up").symlink_to("..")  # to a folder that is already read
     write(tmp_path / "above", "in/6.png", "other/7.png")
     (tmp_path / "t" / "cat" / "in").symlink_to(tmp_path / "above" / "in")
-    (tmp_path / "above" / "in" / "up").symlink_to("..")  # leads to a folder that nothing else leads to
-    (tmp_path / "store" / "back").symlink_to("../t")  # leads to `t`, but from elsewhere
+    (tmp_path / "above" / "in" / "up").symlink_to("..")  # to a folder that is reached only by this link
+    (tmp_path / "store" / "back").symlink_to("../t")  # to `t`, but from outside
     (tmp_path / "t" / "dog" / "a" / "other").symlink_to("../b")
     (tmp_path / "t" / "dog" / "b" / "other").symlink_to("../a")
     for name, target in (("self", "self"), ("root", tmp_path), ("t", ".."), ("gone.png", "nowhere.png")):
@@ -179,7 +177,7 @@ def test_links_in_a_circle_and_to_nowhere_end(tmp_path: Path):
     assert classes(tmp_path / "t")["cat"] == ["3.png", "in/6.png", "store/1.png", "store/b/2.png"]
     assert sorted(map(os.path.basename, found.classes["dog"])) == ["4.png", "5.png"]
     assert found.left_out == Counter(
-        {"links to a folder that is read already": 7, "broken links and other entries that are no files": 2}
+        {"links to a folder that is already read": 7, "broken links and other entries that are not files": 2}
     )
 
 
@@ -187,7 +185,7 @@ def test_one_folder_is_not_that_of_two_classes(tmp_path: Path):
     write(tmp_path, "cat/1.png", "dog/1.png")
     (tmp_path / "cat" / "x").symlink_to("../dog")
     with pytest.raises(
-        ValueError, match="`.*/cat/x` and `.*/dog` are the same folder, but of the classes 'cat' and 'dog'"
+        ValueError, match="`.*/cat/x` and `.*/dog` are the same folder, but belong to the classes 'cat' and 'dog'"
     ):
         load(train_dir=str(tmp_path))
 
@@ -196,7 +194,7 @@ def test_one_folder_is_not_that_of_two_classes(tmp_path: Path):
 
 
 def test_what_is_left_out_is_counted_by_ending_and_reason(tmp_path: Path):
-    """Red when .heic, or a class of nothing else, vanishes without a word."""
+    """Fails if .heic files, or a class with only such files, disappear without a message."""
     write(
         tmp_path, "a/1.HEIC", "a/2.heic", "a/3.JPG", "a/4.txt", "a/noending", "b/1.PNG", "only_heic/1.heic", "empty/"
     )
@@ -211,11 +209,11 @@ def test_what_is_left_out_is_counted_by_ending_and_reason(tmp_path: Path):
             ".heic": 3,
             ".txt": 1,
             ".mpg": 1,
-            "without an ending": 1,
+            "without an extension": 1,
             "hidden": 6,
-            "pictures outside the class folders": 1,
+            "images outside the class folders": 1,
             "metadata files (the folders give the labels)": 1,
-            "broken links and other entries that are no files": 1,
+            "broken links and other entries that are not files": 1,
         }
     )
 
@@ -223,7 +221,7 @@ def test_what_is_left_out_is_counted_by_ending_and_reason(tmp_path: Path):
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "gif", "bmp", "tiff", "avif"])
 def test_what_pillow_saves_is_read(tmp_path: Path, ending: str):
     if f".{ending}" not in picture_endings():
-        pytest.skip("this Pillow does not read it")
+        pytest.skip("this Pillow cannot read it")
     for name in ("a", "b"):
         write(tmp_path, f"t/{name}/")
         Image.new("RGB", (6, 4), (200, 10, 10)).save(tmp_path / "t" / name / f"1.{ending.upper()}")
@@ -244,6 +242,6 @@ def test_names_that_are_not_utf8_are_said(tmp_path: Path):
 def test_folder_without_pictures_says_what_it_holds(tmp_path: Path):
     write(tmp_path, "t/cat/1.heic", "t/dog/1.heic", "t/2.png")
     for source in ({"train_dir": str(tmp_path / "t")}, {"dataset_name": str(tmp_path / "t")}):
-        message = "no class folder with pictures .class folders without pictures: cat, dog; .heic 2, pictures outside"
+        message = "no class folder with images .class folders without images: cat, dog; .heic 2, images outside"
         with pytest.raises(ValueError, match=message):
             load(**source)

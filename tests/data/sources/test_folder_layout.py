@@ -1,4 +1,4 @@
-"""Which folder is which part, and which directories are left to `datasets`."""
+"""Finding the parts in a folder, and directories that `datasets` loads."""
 
 from pathlib import Path
 
@@ -19,14 +19,14 @@ def _cache_of_the_test_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def write(root: Path, **counts: int) -> str:
-    """Two classes in each named part; a picture is as wide as the count of its part."""
+    """Writes two classes of images for each part; `count` is the number of images per class, and their width."""
     for part, count in counts.items():
         for name in ("cat", "dog"):
-            write_pictures(root / part / name, count)
+            write_images(root / part / name, count)
     return str(root)
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         Image.new("RGB", (count, 4), (i, 0, 0)).save(folder / f"{i}.png")
@@ -37,7 +37,7 @@ def load(train: bool = True, **options):
 
 
 def sizes(parts) -> tuple[int | None, ...]:
-    """Pictures of a class in the training, evaluation and test part."""
+    """Number of images per class in the training, evaluation and test part."""
     return tuple(None if rows is None else len(rows) // 2 for rows in (parts.train, parts.evaluation, parts.test))
 
 
@@ -83,7 +83,7 @@ def test_splits_of_any_dataset_are_recognised_by_the_same_names(tmp_path: Path):
         4,
         None,
     )
-    assert streamed.notes == ["split `test` is not read beside a stream; measure it with scripts/evaluate_model.py"]
+    assert streamed.notes == ["split `test` is not used with `streaming`; measure it with scripts/evaluate_model.py"]
 
 
 @pytest.mark.parametrize(
@@ -116,52 +116,52 @@ def test_parts_in_a_folder_of_their_own_are_found(tmp_path: Path):
 
 
 def test_class_that_is_named_as_a_part_stays_a_class(tmp_path: Path):
-    """Of vehicles, `train` is a class."""
+    """In a dataset of vehicles, `train` is a class."""
     for name in ("bus", "car", "train"):
-        write_pictures(tmp_path / "d" / name, 2)
+        write_images(tmp_path / "d" / name, 2)
     assert class_names(load(dataset_name=str(tmp_path / "d")).train, "label") == ["bus", "car", "train"]
     assert class_names(load(train_dir=str(tmp_path / "d")).train, "label") == ["bus", "car", "train"]
-    write_pictures(tmp_path / "d" / "train" / "siteA", 2)
+    write_images(tmp_path / "d" / "train" / "siteA", 2)
     with pytest.raises(
-        ValueError, match="holds `train` beside `bus`, `car`, so that it may be a part of the data or a"
+        ValueError, match="contains `train` and `bus`, `car`, so `train` could be a part or a class; name"
     ):
         load(dataset_name=str(tmp_path / "d"))
 
 
 def test_other_folders_beside_the_parts_are_not_taken_for_classes(tmp_path: Path):
     root = write(tmp_path / "d", train=1, val=2)
-    write_pictures(tmp_path / "d" / "raw", 1)
+    write_images(tmp_path / "d" / "raw", 1)
     parts = load(dataset_name=root)
     assert sizes(parts) == (1, 2, None)
     assert class_names(parts.train, "label") == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("others", [(), ("annotations",)], ids=["parts only", "beside another folder"])
+@pytest.mark.parametrize("others", [(), ("annotations",)], ids=["parts only", "with another folder"])
 def test_folder_of_parts_is_no_folder_of_classes(tmp_path: Path, others: tuple[str, ...]):
-    """Red when the classes are `train` and `val`."""
+    """Fails if the classes are `train` and `val`."""
     root = write(tmp_path / "d", train=1, val=1)
     for name in others:
         (tmp_path / "d" / name).mkdir()
     for option in ("train_dir", "validation_dir"):
-        message = f"`{option}` is .*, which holds the parts train, val instead of class folders; name one of them"
+        message = f"`{option}` is .*, which contains the parts train, val instead of class folders; name one of them"
         with pytest.raises(ValueError, match=message):
             load(train=option == "train_dir", **{option: root})
 
 
 def test_parts_without_class_folders_are_refused(tmp_path: Path):
     for part in ("train", "val"):
-        write_pictures(tmp_path / "d" / part, 2)
-    with pytest.raises(ValueError, match="`.*/train` holds no class folder with pictures .pictures outside the class"):
+        write_images(tmp_path / "d" / part, 2)
+    with pytest.raises(ValueError, match="`.*/train` has no class folder with images .images outside the class"):
         load(dataset_name=str(tmp_path / "d"))
 
 
 def test_test_pictures_without_labels_are_not_evaluated_and_that_is_said(tmp_path: Path):
-    """As competitions publish them; red when the run fails, or measures -1 as a class."""
+    """Competitions publish such data. Fails if the run raises an error, or evaluates -1 as a class."""
     root = write(tmp_path / "d", train=1, val=2)
-    write_pictures(tmp_path / "d" / "test", 3)
+    write_images(tmp_path / "d" / "test", 3)
     parts = load(dataset_name=root)
     assert sizes(parts) == (1, 2, None)
-    assert "test` is not evaluated, as it holds no class folders with pictures" in parts.notes[0]
+    assert "test` is not evaluated because it has no class folders with images" in parts.notes[0]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     (tmp_path / "p").mkdir()
     for split, labels in (("train", [0, 1]), ("validation", [0, 1]), ("test", [-1, -1])):
@@ -180,11 +180,11 @@ def test_evaluation_folders_beside_a_named_training_folder_are_said(tmp_path: Pa
     assert (sizes(parts), parts.notes) == ((1, 2, None), [f"not used: {root}/test"])
 
 
-# ---- what is left to `datasets` ----
+# ---- directories that `datasets` loads ----
 
 
 def test_metadata_without_labels_leaves_the_folders_as_classes(tmp_path: Path):
-    """Red with "has no column `label`", as the library drops the folders' labels."""
+    """Fails with "has no column `label`" if `datasets` reads such a folder, because it drops the labels of folders."""
     root = Path(write(tmp_path / "d", train=2, val=1))
     (root / "train" / "metadata.csv").write_text("file_name,camera\ncat/0.png,x\n")
     (root / "metadata.jsonl").write_text('{"file_name": "train/cat/0.png", "camera": 1}\n')
@@ -203,7 +203,7 @@ def test_labels_of_a_metadata_file_are_taken(tmp_path: Path):
     for source in ({"dataset_name": str(root)}, {"train_dir": str(root / "train")}):
         assert class_names(load(**source).train, "label") == ["x", "y"]
     (root / "train" / "metadata.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="metadata.csv` cannot be read: .*; mend or remove it"):
+    with pytest.raises(ValueError, match="metadata.csv` cannot be read: .*; fix or remove it"):
         load(train_dir=str(root / "train"))
 
 
@@ -212,5 +212,5 @@ def test_shards_are_read_even_where_pictures_lie_beside_them(tmp_path: Path):
     rows = datasets.Dataset.from_dict({"image": [np.zeros((4, 4, 3), np.uint8)] * 2, "label": [0, 1]}, features)
     (tmp_path / "d" / "data").mkdir(parents=True)
     rows.to_parquet(tmp_path / "d" / "data" / "train-00000-of-00001.parquet")
-    write_pictures(tmp_path / "d" / "assets", 1)
+    write_images(tmp_path / "d" / "assets", 1)
     assert class_names(load(dataset_name=str(tmp_path / "d")).train, "label") == ["a", "b"]

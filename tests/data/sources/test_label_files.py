@@ -1,4 +1,4 @@
-"""Label files: what each kind says, which row each label belongs to, and what is refused."""
+"""Label files: the formats, the row that each label belongs to, and errors."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-# ---- what a file says ----
+# ---- formats ----
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_missing_file_is_named(tmp_path: Path):
         read_label_file(tmp_path / "none.json")
 
 
-# ---- whose labels they are ----
+# ---- matching labels with rows ----
 
 
 def make_rows(paths: list[str | None]) -> datasets.Dataset:
-    """Rows as parquet files hold them: bytes and a name; their own label is wrong."""
-    picture = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
-    rows = datasets.Dataset.from_dict({"image": [picture] * len(paths), "label": [9] * len(paths)})
+    """Rows as in parquet files, with bytes and a name. Their own label 9 is wrong."""
+    image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+    rows = datasets.Dataset.from_dict({"image": [image] * len(paths), "label": [9] * len(paths)})
     rows = rows.cast_column("image", datasets.Image())
     stored = [{**row["image"], "path": path} for row, path in zip(undecoded(rows), paths, strict=True)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
@@ -101,7 +101,7 @@ def test_names_decide_whatever_the_order_and_whatever_else_is_named(tmp_path: Pa
 def test_names_with_folders_tell_images_of_one_name_apart(tmp_path: Path):
     rows = make_rows(["/data/x/0.jpg", "/data/y/0.jpg"])
     assert [label for label, _ in labels_and_paths(tmp_path, "y/0.jpg 1\nx/0.jpg 2\n", rows)] == [2, 1]
-    with pytest.raises(ValueError, match="2 images are named `0.jpg`; put their folders in the file's names"):
+    with pytest.raises(ValueError, match="2 images are named `0.jpg`; add folders to the names in the file"):
         labels_and_paths(tmp_path, "0.jpg 1\n", rows)
 
 
@@ -137,7 +137,7 @@ def test_rows_may_hold_paths_and_have_no_label_column(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "paths", "message"),
     [
-        ([[1], [2], [3]], [None, None], "lists 3 images but there are 2; list as many"),
+        ([[1], [2], [3]], [None, None], "lists 3 images but there are 2; list all"),
         (
             [[1]],
             ["ILSVRC2012_val_00000002.JPEG"],
@@ -157,5 +157,5 @@ def test_file_that_does_not_fit_the_rows_is_refused(tmp_path: Path, content: Any
 
 
 def test_missing_image_column_is_named(tmp_path: Path):
-    with pytest.raises(ValueError, match="no column `picture`, only image, label"):
-        with_labels_of(write(tmp_path / "labels", [[1]]), make_rows([None]), "picture", "label")
+    with pytest.raises(ValueError, match="no column `photo`, only image, label"):
+        with_labels_of(write(tmp_path / "labels", [[1]]), make_rows([None]), "photo", "label")

@@ -1,4 +1,4 @@
-"""Rows and labels from each kind of source, all made here; nothing is downloaded."""
+"""Rows and labels from each kind of source. All data is generated; nothing is downloaded."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ from deit_hf.data.sources.load import load_image_datasets
 from deit_hf.data.sources.untrusted_rows import said_by_cause
 from deit_hf.model.labels import class_names
 
-DIGIT_COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # of the whole set, as UCI describes it
+DIGIT_COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # of both splits, as documented by UCI
 FIRST_TEST_LABELS = [7, 6, 3, 7, 7, 3, 2, 8, 9, 3]
 
 
@@ -31,7 +31,7 @@ def load(train: bool = True, **options) -> tuple:
 
 
 def write_folders(root: Path, names: list[str], num_images: int = 2) -> str:
-    """A sub-folder for each class; the red of an image is the place of its class, the green its own number."""
+    """Writes a sub-folder per class. The red of an image is the index of its class, the green its own number."""
     for place, name in enumerate(names):
         (root / name).mkdir(parents=True)
         for i in range(num_images):
@@ -40,7 +40,7 @@ def write_folders(root: Path, names: list[str], num_images: int = 2) -> str:
 
 
 def write_parquet(root: Path, label_type: object = None, **splits: list) -> str:
-    """A directory with one file a split; the grey of an image is its row number."""
+    """Writes one parquet file per split. The grey value of an image is its row number."""
     root.mkdir()
     features = datasets.Features({"image": datasets.Image(), "label": label_type or Value("string")})
     for name, labels in splits.items():
@@ -68,9 +68,9 @@ def test_digits_are_split_evenly_and_always_alike():
 
 
 def test_every_digit_is_in_one_split_only():
-    pictures = [np.asarray(image).tobytes() for rows in load_digits().values() for image in rows["image"]]
+    images = [np.asarray(image).tobytes() for rows in load_digits().values() for image in rows["image"]]
     arrays = np.round(sklearn.datasets.load_digits().images * 255 / 16).astype(np.uint8)
-    assert Counter(pictures) == Counter(array.tobytes() for array in arrays)
+    assert Counter(images) == Counter(array.tobytes() for array in arrays)
 
 
 def test_digits_are_grey_pictures_of_the_full_range():
@@ -99,7 +99,7 @@ def test_folders_give_images_with_the_label_of_their_folder(tmp_path: Path):
 
 @pytest.mark.parametrize("by_name", [False, True], ids=["folders", "dataset name"])
 def test_folders_numbered_from_0_give_their_numbers_as_labels(tmp_path: Path, by_name: bool):
-    # ImageNet-V2's; sorted as text 10 and 11 would come before 2
+    # as in ImageNet-V2; sorted as text, 10 and 11 would come before 2
     numbers = [str(number) for number in range(12)]
     folder = write_folders(tmp_path / "v", numbers)
     source = {"dataset_name": folder, "eval_split": "train"} if by_name else {"validation_dir": folder}
@@ -119,7 +119,7 @@ def test_other_folders_keep_their_order_as_text(tmp_path: Path, names: list[str]
 
 
 def test_validation_folder_that_lacks_a_class_keeps_the_labels_of_training(tmp_path: Path):
-    # numbered apart, bee would be 1 in training and 0 in evaluation
+    # if the parts were numbered separately, bee would be 1 in training and 0 in evaluation
     folders = {
         "train_dir": write_folders(tmp_path / "t", ["ant", "bee", "cat"]),
         "validation_dir": write_folders(tmp_path / "v", ["bee"]),
@@ -151,14 +151,14 @@ def test_training_folder_alone_gives_no_evaluation_rows(tmp_path: Path):
 
 def test_missing_and_empty_folders_are_named(tmp_path: Path):
     (tmp_path / "empty" / "ant").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="no folder `.*none`; it must hold one sub-folder of images per class"):
+    with pytest.raises(FileNotFoundError, match="no folder `.*none`; it must contain one sub-folder of images"):
         load(train_dir=str(tmp_path / "none"))
-    with pytest.raises(ValueError, match="`.*empty` holds no class folder with pictures .*: ant"):
+    with pytest.raises(ValueError, match="`.*empty` has no class folder with images .*: ant"):
         load(train_dir=str(tmp_path / "empty"))
 
 
 def test_folder_without_classes_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="one class only, `ant`; it must hold a sub-folder of images for each class"):
+    with pytest.raises(ValueError, match="one class only, `ant`; it must contain one sub-folder of images for"):
         load(train_dir=write_folders(tmp_path / "t", ["ant"]))
 
 
@@ -183,7 +183,7 @@ def test_bare_numbers_have_no_names(tmp_path: Path):
 @pytest.mark.parametrize("label_type", ["string", "large_string"])
 @pytest.mark.parametrize("train", [True, False])
 def test_class_names_get_the_indices_of_training_in_both_splits(tmp_path: Path, label_type: str, train: bool):
-    # encoded apart, or without a look at the training split, "b" and "c" would be 0 and 1 in evaluation
+    # encoded separately, or without the training split, "b" and "c" would be 0 and 1 in evaluation
     name = write_parquet(tmp_path / "p", Value(label_type), train=list("cabba"), validation=list("bc"))
     train_rows, eval_rows = load(train, dataset_name=name)
     assert class_names(eval_rows, "label") == ["a", "b", "c"]
@@ -224,7 +224,7 @@ def test_row_without_a_class_name_is_refused(tmp_path: Path):
 
 
 def test_samples_are_drawn_from_all_classes_and_always_alike(tmp_path: Path):
-    # the first rows of sorted classes would all be of one class
+    # the first rows of sorted classes are all of one class
     name = write_parquet(tmp_path / "p", Value("int64"), train=[i // 50 for i in range(200)])
     rows = load(dataset_name=name, max_train_samples=40)[0]
     assert len(rows) == len(set(greys(rows))) == 40
@@ -275,7 +275,7 @@ def test_label_column_of_lists_is_left_to_the_checks_of_training(tmp_path: Path)
 
 
 def test_dataset_that_is_nowhere_is_an_os_error(tmp_path: Path):
-    # which the scripts turn into one line
+    # the scripts print an OSError in one line
     with pytest.raises(OSError, match="none"):
         load(dataset_name=str(tmp_path / "none"))
 
@@ -289,11 +289,11 @@ def write_label_file(path: Path, content: object) -> str:
 
 
 def test_label_file_is_for_the_rows_before_some_are_drawn(tmp_path: Path):
-    # matched by order after the draw, the labels would be other images'
+    # if labels were matched by order after the selection, they would be those of other images
     label_file = write_label_file(tmp_path / "labels.json", [[i % 4] if i % 2 else [] for i in range(50)])
     name = write_parquet(tmp_path / "p", Value("int64"), train=[7], test=[0] * 50)
     train_rows, rows = load(dataset_name=name, label_file=label_file, max_eval_samples=9)
-    assert train_rows["label"] == [7]  # its own
+    assert train_rows["label"] == [7]  # its own label
     assert len(rows) == 9
     assert rows["label"] == [[grey % 4] for grey in greys(rows)]
     assert all(grey % 2 for grey in greys(rows))
@@ -316,7 +316,7 @@ def test_label_file_wins_over_class_names_in_both_splits(tmp_path: Path):
 @pytest.mark.parametrize("names", [("train", "validation"), ("train-00000-of-00002", "train-00001-of-00002")])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_parquet_files_that_count_classes_in_other_orders_are_refused(tmp_path: Path, names, streaming: bool):
-    # `datasets` would read the second file's labels as classes of the first
+    # `datasets` would read the labels of the second file with the classes of the first
     for name, classes in zip(names, (["cat", "dog", "emu"], ["dog", "cat", "emu"]), strict=True):
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
         rows = {"image": [np.zeros((4, 4, 3), np.uint8)] * 2, "label": [0, 1]}
@@ -335,7 +335,7 @@ def test_source_that_is_a_file_or_no_directory_is_said_before_the_hub_is_asked(t
     with pytest.raises(FileNotFoundError, match="`dataset_name` is .*none, but there is no such directory"):
         load_image_datasets(DataArguments(dataset_name=str(tmp_path / "none"), streaming=streaming))
     with pytest.raises(
-        ConnectionError, match="^`nodata` is no directory here and was not loaded: .*; name a directory"
+        ConnectionError, match="^`nodata` is not a local directory and could not be loaded .*: .*; name a directory"
     ):
         load_image_datasets(DataArguments(dataset_name="nodata", streaming=streaming))
 
@@ -363,7 +363,7 @@ def test_labels_in_a_metadata_file_of_one_part_alone_are_refused_with_both_parts
     source = {"dataset_name": root}
     if named == "folders":
         source = {"train_dir": f"{root}/train", "validation_dir": f"{root}/val"}
-    message = "d/train` has a metadata file with the column `label`, but `.*d/val` has none; give each part one, or"
+    message = "d/train` has a metadata file with the column `label`, but `.*d/val` has none; add one to each part, or"
     with pytest.raises(ValueError, match=message):
         load_image_datasets(DataArguments(**source))
 
@@ -372,7 +372,7 @@ def test_folder_of_texts_is_said_to_hold_no_pictures(tmp_path: Path, monkeypatch
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     root = write_parts(tmp_path / "d", "train/cat", "train/dog", file="x.txt")
     with pytest.raises(
-        ValueError, match="d` holds neither pictures in class folders nor rows .*its columns are text;"
+        ValueError, match="d` contains neither images in class folders nor rows .*its columns are text;"
     ):
         load_image_datasets(DataArguments(dataset_name=root))
 
@@ -392,7 +392,7 @@ def test_configuration_of_what_has_none_is_refused(source: dict):
 
 
 def test_reason_of_rows_that_cannot_be_made_is_said():
-    """`datasets` wraps the cause in an error that says only that something failed."""
+    """`datasets` wraps the cause in an error that only reports a failure."""
     cause = ValueError("Invalid\nmetadata")
     with pytest.raises(ValueError, match="dataset `pets` cannot be read: Invalid metadata"):  # noqa: SIM117
         with said_by_cause("pets"):

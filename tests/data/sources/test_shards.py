@@ -1,4 +1,4 @@
-"""Shards are found and counted, and nothing but the evaluation split is loaded."""
+"""Shards are found and counted, and only the evaluation split is loaded."""
 
 import io
 import tarfile
@@ -27,7 +27,7 @@ def load(folder: Path, *, train: bool = True, **options) -> tuple:
 
 
 def write_parquet(folder: Path, label_type: object = CLASSES, **splits: list[int]) -> Path:
-    """So many rows in each file of each split; the grey of an image is its number in the split."""
+    """Writes parquet files with the given numbers of rows; the grey value of an image is its number in its split."""
     folder.mkdir(exist_ok=True)
     features = datasets.Features({"image": datasets.Image(), "label": label_type})
     for split, lengths in splits.items():
@@ -41,15 +41,15 @@ def write_parquet(folder: Path, label_type: object = CLASSES, **splits: list[int
 
 
 def write_tars(folder: Path, **splits: list[int]) -> Path:
-    """The same as webdataset."""
+    """Writes the same data as webdataset tars."""
     folder.mkdir()
     for split, lengths in splits.items():
         for shard, length in enumerate(lengths):
             with tarfile.open(folder / f"{split}-{shard:05d}.tar", "w") as tar:
                 for number in range(sum(lengths[:shard]), sum(lengths[:shard]) + length):
-                    picture = io.BytesIO()
-                    Image.new("RGB", (4, 4), (number,) * 3).save(picture, "PNG")
-                    for ending, data in (("png", picture.getvalue()), ("cls", str(number % 3).encode())):
+                    image = io.BytesIO()
+                    Image.new("RGB", (4, 4), (number,) * 3).save(image, "PNG")
+                    for ending, data in (("png", image.getvalue()), ("cls", str(number % 3).encode())):
                         member = tarfile.TarInfo(f"{split}{number:03d}.{ending}")
                         member.size = len(data)
                         tar.addfile(member, io.BytesIO(data))
@@ -62,7 +62,7 @@ def test_parquet_shards_are_found_and_counted(tmp_path: Path):
     assert train_rows.lengths == [5, 3, 4]
     assert [Path(name).name for name in train_rows.names] == [f"train-{i:05d}-of-00003.parquet" for i in range(3)]
     parts = [list(train_rows.rows.shard(num_shards=3, index=shard)) for shard in range(3)]
-    assert [row["image"].getpixel((0, 0))[0] for row in parts[1]] == [5, 6, 7]  # as the lengths and names say
+    assert [row["image"].getpixel((0, 0))[0] for row in parts[1]] == [5, 6, 7]  # as in `lengths` and `names`
     assert train_rows.rows.features["label"] == CLASSES
     assert isinstance(eval_rows, datasets.Dataset)
     assert eval_rows["label"][:] == [0, 1]
@@ -136,7 +136,7 @@ def test_missing_split_images_in_files_and_other_classes_are_refused(tmp_path: P
     for name in ("cat", "dog"):
         (tmp_path / "images" / "train" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "images" / "train" / name / "0.png")
-    with pytest.raises(ValueError, match="`streaming` reads shards, but `.*images` holds an image in each file"):
+    with pytest.raises(ValueError, match="`streaming` reads shards, but `.*images` has one file per image"):
         load(tmp_path / "images")
     other = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "z", "y"])})
     rows = datasets.Dataset.from_dict({"image": [np.zeros((4, 4, 3), np.uint8)], "label": [0]}, features=other)
@@ -149,13 +149,13 @@ def test_missing_split_images_in_files_and_other_classes_are_refused(tmp_path: P
 
 
 def test_only_rows_of_a_download_may_not_name_files_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Red when the rows of a directory are taken for a download, or those of a download for a directory's."""
+    """Fails if the rows of a local directory are checked, or if those of a download are not."""
     checked = []
     monkeypatch.setattr(sources, "check_downloaded_rows", lambda rows, column, name: checked.append(name))
     folder = write_parquet(tmp_path / "rows", train=[2], test=[2])
     load(folder)
     assert checked == []
-    splits = ShardedSplits(str(folder), None)  # what a download would give
+    splits = ShardedSplits(str(folder), None)  # in place of a download
     monkeypatch.setattr(sources, "ShardedSplits", lambda *_: splits)
     load_image_datasets(DataArguments(dataset_name="user/name", streaming=True))
     assert checked == ["user/name"]
