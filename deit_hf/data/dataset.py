@@ -245,7 +245,8 @@ class ViewCollator:
         - `bad_images`: only if bad images were replaced: a list of them (bad_images.py).
     """
 
-    def __init__(self, mixing: Mixing):
+    def __init__(self, mixing: Mixing | None):
+        """`mixing` is None if training views are not mixed."""
         self.mixing = mixing
 
     def __call__(self, views: list[dict[str, Any]]) -> dict[str, Any]:
@@ -257,7 +258,7 @@ class ViewCollator:
         bad_images = [bad for view in views for bad in view.get("bad_images", ())]
         if bad_images:
             batch["bad_images"] = bad_images
-        if "key" in views[0] and self.mixing.is_on:
+        if "key" in views[0] and self.mixing is not None:  # views of an evaluation have no key
             positions = [view["key"].position for view in views]
             batch["pixel_values"], batch["mix_ratios"] = self.mixing(pixel_values, views[0]["key"].epoch, positions)
         return batch

@@ -52,10 +52,6 @@ class Mixing:
     block_size: int
     seed: int
 
-    @property
-    def is_on(self) -> bool:
-        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
-
     def draw(self, epoch: int, block: int, image_size: tuple[int, int]) -> Draw:
         """The draw of a block of positions; a pure function of its arguments and the seed."""
         generator = np.random.default_rng((self.seed, _STREAM, epoch, block))

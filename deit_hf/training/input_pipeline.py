@@ -222,6 +222,8 @@ class InputPipeline:
 
     def collator(self) -> ViewCollator:
         """Views -> a batch of the model, mixed as the options say."""
+        if not self.args.mixes:
+            return ViewCollator(None)
         mixing = Mixing(
             mixup_alpha=self.args.mixup_alpha,
             cutmix_alpha=self.args.cutmix_alpha,

@@ -494,7 +494,7 @@ def test_collator_mixes_by_epoch_and_position_and_leaves_labels_alone():
 
 
 def test_collator_without_mixing_only_stacks():
-    batch = ViewCollator(make_mixing(0.0, 0.0))(training_batch())
+    batch = ViewCollator(None)(training_batch())
     assert set(batch) == {"pixel_values", "labels"}
     assert torch.equal(batch["pixel_values"], torch.stack([view["pixel_values"] for view in training_batch()]))
 

@@ -167,7 +167,3 @@ def test_a_pair_is_mixed_as_timm_does_with_the_same_draw(alphas: tuple[float, fl
 def test_one_kind_alone_is_always_used(options: dict, is_box: bool):
     mixing = make_mixing(**options)
     assert {mixing.draw(0, block, SIZE).box is not None for block in range(20)} == {is_box}
-
-
-def test_both_alphas_zero_turn_mixing_off():
-    assert not make_mixing(mixup_alpha=0.0, cutmix_alpha=0.0).is_on
