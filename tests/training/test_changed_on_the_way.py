@@ -125,6 +125,20 @@ def test_search_that_failed_leaves_its_options_behind(tmp_path, make_student, to
     assert trainer.args.mixup_alpha == 0.5
 
 
+def test_each_trial_has_checkpoints_in_its_own_folder(tmp_path, make_student, toy_rows):
+    """Red when a checkpoint of a trial stays in the temporary folder, or names it as the output directory."""
+    trainer = searching(tmp_path, make_student, toy_rows, save_strategy="steps", save_steps=1)
+    trainer.hyperparameter_search(hp_space=lambda trial: {"mixup_alpha": 0.5}, n_trials=2)
+    run = tmp_path / "run"
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["run-0", "run-1"]
+    for trial in ("run-0", "run-1"):
+        checkpoint = run / trial / "checkpoint-1"
+        names = {path.name for path in checkpoint.iterdir()}
+        assert {"model.safetensors", "running_state_0.json", "run_identity.json"} <= names
+        options = torch.load(checkpoint / "training_args.bin", weights_only=False)
+        assert (options.output_dir, options.mixup_alpha) == (str(run), 0.5)
+
+
 def test_trainer_has_a_model_after_a_search_that_claims_no_training(tmp_path, make_student, toy_rows):
     trainer = searching(tmp_path, make_student, toy_rows)
     trainer.hyperparameter_search(hp_space=lambda trial: {"mixup_alpha": 0.5}, n_trials=1)
