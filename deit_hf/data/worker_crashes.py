@@ -1,8 +1,11 @@
 """Reports the death of a data worker in one line that says what to change."""
 
 import contextlib
+import time
 import traceback
 from collections.abc import Iterator
+
+SECONDS_FOR_THE_SIGNAL = 1.0
 
 
 @contextlib.contextmanager
@@ -17,7 +20,7 @@ def named_crashes() -> Iterator[None]:
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
         if not _is_crash(error):
             raise
-        what = str(error).partition(".")[0] if isinstance(error, RuntimeError) else "the connection to it broke"
+        what = str(error).partition(".")[0] if isinstance(error, RuntimeError) else _late_report()
         raise ChildProcessError(
             f"a data worker died ({what}); it probably ran out of memory or of shared memory (/dev/shm; `--shm-size` "
             "of docker): lower `dataloader_num_workers` or `dataloader_prefetch_factor`. To see where it died, run "
@@ -31,3 +34,12 @@ def _is_crash(error: Exception) -> bool:
         return "DataLoader worker (pid" in str(error)
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     return "Caught" not in str(error) and any("torch/multiprocessing" in file for file in files)
+
+
+def _late_report() -> str:
+    """Waits for torch's report of the death: its signal would otherwise raise in whatever runs next."""
+    try:
+        time.sleep(SECONDS_FOR_THE_SIGNAL)
+    except RuntimeError as report:
+        return str(report).partition(".")[0]
+    return "the connection to it broke"

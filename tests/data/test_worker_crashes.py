@@ -100,9 +100,22 @@ class LostWorker:
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError(), FileNotFoundError("socket")])
-def test_connection_that_breaks_before_torch_reports_the_death_is_reported_too(error: Exception):
+def test_connection_that_breaks_before_torch_reports_the_death_is_reported_too(error: Exception, monkeypatch):
+    monkeypatch.setattr("deit_hf.data.worker_crashes.SECONDS_FOR_THE_SIGNAL", 0.0)
     with pytest.raises(ChildProcessError, match="died .the connection to it broke.; it prob"), named_crashes():
         rebuild_storage_fd(None, LostWorker(error), 4)
+
+
+def test_a_report_that_comes_after_the_connection_broke_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    """Red when torch's signal raises in the code that prints the error."""
+
+    def interrupted(seconds: float) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ")
+
+    monkeypatch.setattr("time.sleep", interrupted)
+    message = r"died .DataLoader worker \(pid 7\) is killed by signal: Segmentation fault.; it probably"
+    with pytest.raises(ChildProcessError, match=message), named_crashes():
+        rebuild_storage_fd(None, LostWorker(EOFError()), 4)
 
 
 @pytest.mark.parametrize(
