@@ -1,4 +1,4 @@
-"""When a checkpoint is saved in addition to `Trainer`'s times, and how a stopped run continues."""
+"""Saves checkpoints at more times than `Trainer` does, and tells how to resume a stopped run."""
 
 import logging
 from collections.abc import Callable
@@ -25,8 +25,8 @@ class CheckpointEvents(TrainerCallback):
     def __init__(self, stop_signals: StopSignals, begin: Callable[[], None]):
         """
         Args:
-            stop_signals: of the training.
-            begin: called before the first step.
+            stop_signals: signals received by the training.
+            begin: called before the first step of a training.
         """
         self.stop_signals, self.begin = stop_signals, begin
         self.is_due_at_epoch_end = False

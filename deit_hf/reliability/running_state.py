@@ -16,9 +16,9 @@ def read_running_state(checkpoint: Path, *, process_index: int, num_processes: i
     """The running state of a process; if the number of processes has changed, each gets the mean of all.
 
     Args:
-        checkpoint: to resume from.
-        process_index: of this process.
-        num_processes: that train now.
+        checkpoint: directory of the checkpoint to resume from.
+        process_index: index of this process.
+        num_processes: number of processes that train now.
     """
     stored = [json.loads(path.read_text(encoding="utf-8")) for path in running_state_files(checkpoint)]
     if len(stored) == num_processes:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT during a training: all processes agree to stop, and exit with a code of its own.
+"""SIGTERM and SIGINT during a training: all processes agree to stop, and exit with code 75.
 
 resumable_trainer.py saves the checkpoint before the exit.
 """
@@ -25,7 +25,7 @@ _ECHO_OF_THE_LAUNCHER = 2.0  # seconds
 
 
 class TrainingStopped(SystemExit):
-    """A signal stopped the run, after it was saved. If not caught, the process exits with code 75."""
+    """A signal stopped the run, after its trained steps were saved. If not caught, the process exits with code 75."""
 
     def __init__(self, message: str):
         super().__init__(EXIT_CODE)
@@ -36,7 +36,7 @@ class TrainingStopped(SystemExit):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a training in a notebook or at a prompt, after it was saved; the Python session continues."""
+    """Ctrl-C stopped a training in a notebook or at a prompt, after its steps were saved; Python continues to run."""
 
 
 def is_interactive() -> bool:

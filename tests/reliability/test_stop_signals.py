@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first saves a checkpoint and exits with a code of its own, a second exits at once."""
+"""SIGTERM and SIGINT: the first saves a checkpoint and exits with code 75, a second one exits at once."""
 
 import os
 import signal
@@ -226,7 +226,7 @@ with LeaveOnSignal():
 
 @pytest.fixture
 def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Jupyter, IPython and Python's prompt set."""
+    """Sets `sys.ps1`, as Jupyter, IPython and Python's prompt do."""
     monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
 
 
