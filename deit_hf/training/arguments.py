@@ -20,14 +20,12 @@ from .derived_options import forget_derived, settle_learning_rate
 from .evaluation_times import forget_followed, left_out, settle_evaluation
 from .global_batch import check_pairs
 from .hub_token import deep_copy, shallow_copy, without_token
-from .option_values import check_option_values
+from .option_values import check_contradictions, check_option_values
 from .refused_arguments import check_supported
 from .schedule_options import PAPER_WARMUP_LEARNING_RATE, settle_schedule
-from .timm_optimizers import check_timm_optimizer
 
 LearningRateStepping = Literal["step", "official"]
 StudentMode = Literal["train", "eval"]
-OPTIMIZERS_WITH_OUR_GROUPS = ("adamw_torch", "adamw_torch_fused", "sgd")  # others of transformers make their own
 
 
 @dataclass(repr=False)  # transformers' own shows no token
@@ -257,8 +255,7 @@ class DistillationArguments(TrainingArguments):
         check_supported(self)
         check_option_values(self)
         check_allowed_changes(self.allow_changes, type(self))
-        self._check_contradictions()
-        self._check_optimization()
+        check_contradictions(self)
         check_view_options(self.random_augment, self.crop_mode, self.crop_min_scale)
 
     def _derive(self) -> None:
@@ -313,35 +310,6 @@ class DistillationArguments(TrainingArguments):
             check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
         if self.num_train_samples is not None:
             check("num_train_samples", self.num_train_samples, lambda v: v >= 1, "1 or more")
-
-    def _check_contradictions(self) -> None:
-        if self.overwrite_output_dir and self.resume_from_checkpoint is not None:
-            raise ValueError(
-                "`overwrite_output_dir` is true, which starts at step 0, and `resume_from_checkpoint` "
-                f"{self.resume_from_checkpoint!r}; give only one"
-            )
-        if self.label_loss == "binary_cross_entropy" and self.label_smoothing:
-            raise ValueError(
-                f"`label_loss` is 'binary_cross_entropy' and `label_smoothing` {self.label_smoothing}, which gives "
-                "every class a share in every image, so that all would count as present; set `label_smoothing` to 0"
-            )
-
-    def _check_optimization(self) -> None:
-        if self.timm_optimizer is not None:
-            check_timm_optimizer(self.timm_optimizer)
-            if self.optim != self.default_optim:
-                raise ValueError(
-                    f"`optim` is {str(self.optim)!r} and `timm_optimizer` {self.timm_optimizer!r}; give only one"
-                )
-        elif self.layer_decay < 1 and self.optim not in OPTIMIZERS_WITH_OUR_GROUPS:
-            raise ValueError(
-                f"`layer_decay` is {self.layer_decay}, which `optim` {str(self.optim)!r} cannot take; use one of "
-                f"{', '.join(OPTIMIZERS_WITH_OUR_GROUPS)}, or `timm_optimizer`"
-            )
-        if self.student_mode == "eval" and self.gradient_checkpointing:
-            raise ValueError(
-                "`student_mode` is 'eval', but `gradient_checkpointing` only works in 'train'; drop one of them"
-            )
 
     def _set_precision(self) -> None:
         """Without a flag, the precision of Accelerate's configuration is in force; the flags then say so, too."""

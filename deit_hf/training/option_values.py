@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from ..argument_checks import check
+from .timm_optimizers import check_timm_optimizer
 
 # As transformers' `report_to` takes them, with what `pip install` needs where the names differ.
 TRACKERS = {
@@ -37,6 +38,7 @@ LEAST = {
 }
 ONLY_JSON = ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
 JSON_OR_FILE = ("accelerator_config", "fsdp_config", "deepspeed")
+OPTIMIZERS_WITH_OUR_GROUPS = ("adamw_torch", "adamw_torch_fused", "sgd")  # others of transformers make their own
 
 
 def check_option_values(args: TrainingArguments) -> None:
@@ -84,6 +86,43 @@ def _check_ranges(args: TrainingArguments) -> None:
         )
     if args.max_steps < -1:
         raise ValueError(f"`max_steps` is {args.max_steps}, but must be 1 or more, or -1 to train `num_train_epochs`")
+
+
+def check_contradictions(args: Any) -> None:
+    """Refuses options of `DistillationArguments` that contradict each other.
+
+    Raises:
+        ValueError: names both options and their values.
+    """
+    if args.overwrite_output_dir and args.resume_from_checkpoint is not None:
+        raise ValueError(
+            "`overwrite_output_dir` is true, which starts at step 0, and `resume_from_checkpoint` "
+            f"{args.resume_from_checkpoint!r}; give only one"
+        )
+    if args.label_loss == "binary_cross_entropy" and args.label_smoothing:
+        raise ValueError(
+            f"`label_loss` is 'binary_cross_entropy' and `label_smoothing` {args.label_smoothing}, which gives "
+            "every class a share in every image, so that all would count as present; set `label_smoothing` to 0"
+        )
+    _check_optimization(args)
+
+
+def _check_optimization(args: Any) -> None:
+    if args.timm_optimizer is not None:
+        check_timm_optimizer(args.timm_optimizer)
+        if args.optim != args.default_optim:
+            raise ValueError(
+                f"`optim` is {str(args.optim)!r} and `timm_optimizer` {args.timm_optimizer!r}; give only one"
+            )
+    elif args.layer_decay < 1 and args.optim not in OPTIMIZERS_WITH_OUR_GROUPS:
+        raise ValueError(
+            f"`layer_decay` is {args.layer_decay}, which `optim` {str(args.optim)!r} cannot take; use one of "
+            f"{', '.join(OPTIMIZERS_WITH_OUR_GROUPS)}, or `timm_optimizer`"
+        )
+    if args.student_mode == "eval" and args.gradient_checkpointing:
+        raise ValueError(
+            "`student_mode` is 'eval', but `gradient_checkpointing` only works in 'train'; drop one of them"
+        )
 
 
 def check_stream_options(args: TrainingArguments, advice: str) -> None:
