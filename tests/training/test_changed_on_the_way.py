@@ -86,7 +86,7 @@ def test_strategy_that_is_set_late_evaluates_when_it_logs(tmp_path, make_student
         ({"include_for_metrics": ["loss"]}, "`include_for_metrics` is given without a `compute_metrics`"),
         ({"dataloader_persistent_workers": True}, "`dataloader_num_workers` is 0; set it to 1 or more"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "which follows a metric, but `eval_strategy` is 'no'"),
-        ({"num_train_samples": 5}, "`num_train_samples` is 5, which is for a stream"),
+        ({"num_train_samples": 5}, "`num_train_samples` is 5, but only has an effect on a stream"),
     ],
 )
 def test_what_the_constructor_refuses_is_refused_late_too(tmp_path, make_student, toy_rows, changes, message):
