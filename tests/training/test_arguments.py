@@ -116,7 +116,7 @@ def test_an_absolute_learning_rate_leaves_no_base_rate(tmp_path: Path):
 
 
 def test_two_learning_rates_that_disagree_are_refused(tmp_path: Path):
-    message = r"`learning_rate` is 0.001 but `base_learning_rate` 0.001 gives 1.5625e-05 for a global batch of 8"
+    message = r"`learning_rate` is 0.001, but `base_learning_rate` 0.001 gives 1.5625e-05 for a global batch of 8"
     with pytest.raises(ValueError, match=message):
         make_args(tmp_path, learning_rate=1e-3, base_learning_rate=1e-3)
 
@@ -189,7 +189,7 @@ def test_value_out_of_range_is_refused_at_construction(tmp_path: Path, name: str
             {"overwrite_output_dir": True, "resume_from_checkpoint": "x/checkpoint-3"},
             "`overwrite_output_dir` is true.* `resume_from_checkpoint` is 'x/checkpoint-3'; set only one",
         ),
-        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1, but must be 0: .* use `label_smoothing`"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1, but must be 0, .* use `label_smoothing`"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be false"),
         ({"batch_eval_metrics": False}, "`batch_eval_metrics` true"),
         ({"train_sampling_strategy": "group_by_length"}, "'group_by_length', but must be 'random'"),
