@@ -171,7 +171,7 @@ def test_warm_up_in_epochs_and_in_steps_is_refused(tmp_path: Path):
         ("layer_decay", 1.5, r"is 1.5, but must be in \(0, 1\]"),
         ("learning_rate_stepping", "epoch", "is 'epoch', but must be one of step, official"),
         ("student_mode", "evl", "is 'evl', but must be one of train, eval"),
-        ("timm_optimizer", "lamp", "is 'lamp', which is no optimizer of timm .*; did you mean lamb"),
+        ("timm_optimizer", "lamp", "is 'lamp', which is not an optimizer of timm .*; did you mean lamb"),
         ("label_smoothing", 1.0, r"is 1.0, but must be in \[0, 1\)"),
         ("crop_min_scale", 0, r"is 0, but must be in \(0, 1\]"),
         ("repeated_augmentation", 0, r"is 0, but must be 1 or more \(1 turns it off\)"),
