@@ -316,6 +316,7 @@ ELSEWHERE = {
     "remove_unused_columns": "test_options_of_transformers_that_cannot_work_here_are_refused",
     "batch_eval_metrics": "test_options_of_transformers_that_cannot_work_here_are_refused",
     "logging_nan_inf_filter": "test_option_of_transformers_without_use_for_pictures_is_refused_by_name",
+    "hub_strategy": "test_option_of_transformers_without_use_for_pictures_is_refused_by_name",
     "restore_callback_states_from_checkpoint": "test_early_stopping_is_where_it_would_have_been",
     "ddp_find_unused_parameters": "test_ddp_wraps_the_student_alone_and_searches_for_no_unused_parameter",
     "overwrite_output_dir": "test_overwriting_deletes_the_checkpoints_and_nothing_else",
