@@ -1,4 +1,4 @@
-"""The trainer, which connects the other rooms.
+"""The trainer, which connects the rooms below it.
 
 Reading order: trainer, optimizing_trainer, view_trainer, trainer_arguments, arguments, derived_options,
 evaluation_times, late_options, refused_arguments, option_values, hub_token, global_batch, input_pipeline, optimizer,

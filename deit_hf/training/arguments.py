@@ -1,6 +1,6 @@
-"""The options of a training, checked when they are made: defaults are the paper's (table 9).
+"""The options of a training, checked when they are created; the defaults are the paper's (table 9).
 
-Options of student, teacher and data are in model/arguments.py and data/sources/arguments.py.
+The options of the student, the teacher and the data are in model/arguments.py and data/sources/arguments.py.
 """
 
 from dataclasses import dataclass, field
@@ -20,41 +20,42 @@ from .derived_options import forget_derived, settle_learning_rate
 from .evaluation_times import forget_followed, left_out, settle_evaluation
 from .global_batch import check_pairs
 from .hub_token import deep_copy, shallow_copy, without_token
-from .option_values import check_option_values
+from .option_values import check_contradictions, check_option_values
 from .refused_arguments import check_supported
 from .schedule_options import PAPER_WARMUP_LEARNING_RATE, settle_schedule
-from .timm_optimizers import check_timm_optimizer
 
 LearningRateStepping = Literal["step", "official"]
 StudentMode = Literal["train", "eval"]
-OPTIMIZERS_WITH_OUR_GROUPS = ("adamw_torch", "adamw_torch_fused", "sgd")  # others of transformers make their own
 
 
-@dataclass(repr=False)  # transformers' own shows no token
+@dataclass(repr=False)  # keeps that of `TrainingArguments`, which hides tokens
 class DistillationArguments(TrainingArguments):
     """transformers' `TrainingArguments` with the paper's objective, augmentation and schedule.
 
-    Differs from the parent's defaults in: AdamW weight decay 0.05, 300 epochs, no gradient clipping, a learning rate
-    that follows from the global batch, and in what this trainer needs (no column is removed, metrics are counted
-    batch by batch).
+    Defaults that differ from `TrainingArguments`: weight decay 0.05, 300 epochs, no gradient clipping, a learning
+    rate derived from the global batch, and what this trainer needs (no column is removed, metrics are computed batch
+    by batch).
 
     Raises:
-        ValueError: from the constructor, when an option is out of its range or contradicts another.
+        TypeError: from the constructor, if a value has the wrong type.
+        ValueError: from the constructor, if an option is out of range or contradicts another.
     """
 
     distillation_type: DistillationType = field(
-        default="none", metadata={"help": "What to learn from the teacher: none, soft or hard (sec. 4)."}
+        default="none", metadata={"help": "How to learn from the teacher: none, soft or hard distillation (sec. 4)."}
     )
     distillation_weight: float = field(
-        default=0.5, metadata={"help": "Weight of the teacher's term in [0, 1]; the class head's is the rest."}
+        default=0.5,
+        metadata={"help": "Weight of the distillation loss, in [0, 1]; the label loss has 1 minus this weight."},
     )
     distillation_temperature: float = field(
-        default=3.0, metadata={"help": "Temperature of soft distillation, above 0 (the paper's is 3)."}
+        default=3.0, metadata={"help": "Temperature of soft distillation, greater than 0."}
     )
     distillation_reduction: Reduction = field(
         default="batchmean",
         metadata={
-            "help": "Mean of the soft term: batchmean (the formula) or numel (official code; over classes too)."
+            "help": "Mean of the soft distillation loss: batchmean (over the batch, as in the formula) or numel (over "
+            "batch and classes, as in the official code)."
         },
     )
     label_loss: LabelLoss = field(
@@ -67,172 +68,199 @@ class DistillationArguments(TrainingArguments):
     class_weighting: ClassWeighting = field(
         default="none",
         metadata={
-            "help": "Class weights of the label loss: none, or balanced: images / (classes x images of class). They "
-            "weigh each share in a target, also mixed and smoothed ones (cross_entropy), or a class's presence "
-            "(binary_cross_entropy); the teacher's term has none."
+            "help": "Class weights of the label loss: none, or balanced: images / (classes x images of the class). "
+            "With cross_entropy they multiply each class's share of a target, also if it comes from mixing or "
+            "smoothing; with binary_cross_entropy only the classes that are present. The distillation loss has none."
         },
     )
     evaluate_teacher: bool = field(
         default=True,
-        metadata={
-            "help": "Measure the teacher on the evaluation split before the first step, for the effective recipe."
-        },
+        metadata={"help": "Evaluate the teacher before the first step, for the summary of the effective settings."},
     )
-    mixup_alpha: float = field(default=0.8, metadata={"help": "Beta parameter of mixup; 0 turns it off."})
-    cutmix_alpha: float = field(default=1.0, metadata={"help": "Beta parameter of cutmix; 0 turns it off."})
+    mixup_alpha: float = field(default=0.8, metadata={"help": "Alpha of mixup's Beta distribution; 0 turns it off."})
+    cutmix_alpha: float = field(default=1.0, metadata={"help": "Alpha of cutmix's Beta distribution; 0 turns it off."})
     mixup_switch_prob: float = field(
-        default=0.5, metadata={"help": "Probability of cutmix instead of mixup when both are on."}
+        default=0.5, metadata={"help": "Probability of cutmix instead of mixup if both are on, in [0, 1]."}
     )
-    label_smoothing: float = field(default=0.1, metadata={"help": "Smoothing of the true labels, in [0, 1)."})
+    label_smoothing: float = field(default=0.1, metadata={"help": "Label smoothing, in [0, 1); 0 turns it off."})
     random_augment: str = field(
         default="rand-m9-mstd0.5-inc1",
-        metadata={"help": "RandAugment policy in timm's notation, or 3-augment (DeiT III's), or none."},
+        metadata={"help": "RandAugment policy in timm's notation, 3-augment (DeiT III's), or none."},
     )
     color_jitter: float = field(
         default=0.3,
-        metadata={"help": "Strength of colour jitter; as in timm only with 3-augment, a policy with -t3a, or none."},
+        metadata={
+            "help": "Strength of colour jitter; 0 turns it off. As in timm, it is only used if random_augment is "
+            "3-augment, none, or a policy with -t3a."
+        },
     )
-    random_erase_prob: float = field(default=0.25, metadata={"help": "Probability of random erasing."})
+    random_erase_prob: float = field(default=0.25, metadata={"help": "Probability of random erasing, in [0, 1]."})
     crop_mode: CropMode = field(
         default="random_resized",
         metadata={"help": "Training crop: random_resized, or DeiT III's simple, which keeps nearly all of the image."},
     )
     crop_min_scale: float = field(
         default=PAPER_CROP_MIN_SCALE,
-        metadata={"help": "Smallest share of the image's area that a random_resized crop takes, in (0, 1]."},
+        metadata={"help": "Smallest fraction of the image area that a random_resized crop keeps, in (0, 1]."},
     )
-    horizontal_flip_prob: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    horizontal_flip_prob: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip, in [0, 1]."})
     repeated_augmentation: int = field(
-        default=3, metadata={"help": "Views of an image in an optimizer step (or two, at its border); 1 is off."}
+        default=3,
+        metadata={"help": "Number of views of each image, usually in the same optimizer step; 1 turns it off."},
     )
     min_steps_per_epoch: int = field(
         default=0,
-        metadata={"help": "Halve the global batch until an epoch has so many optimizer steps; 0 leaves the batch."},
+        metadata={"help": "Halve the global batch until an epoch has this many optimizer steps; 0 turns it off."},
     )
     base_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Learning rate per 512 images of the global batch (5e-4 unless learning_rate is given)."},
+        metadata={"help": "Peak learning rate per 512 images of the global batch (5e-4 unless learning_rate is set)."},
     )
     learning_rate: float | None = field(
-        default=None, metadata={"help": "Absolute peak learning rate, instead of base_learning_rate."}
+        default=None,
+        metadata={"help": "Absolute peak learning rate. Default: base_learning_rate x global batch / 512."},
     )
     lr_scheduler_type: SchedulerType | str = field(
-        default="cosine", metadata={"help": "Schedule after the warm-up, which all have; cosine is the paper's."}
+        default="cosine", metadata={"help": "Schedule after the warm-up; the paper uses cosine."}
     )
     learning_rate_stepping: LearningRateStepping = field(
         default="step",
         metadata={
-            "help": "When the cosine moves: every step, or as in the official code once an epoch, one epoch late."
+            "help": "How often the cosine changes: every step, or (official) once an epoch, one epoch late, as in the "
+            "official code."
         },
     )
     min_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate at the end (1e-5 if the schedule has an end); not scaled."}
+        default=None,
+        metadata={"help": "Last learning rate, not scaled with the batch. Default: 1e-5, if the schedule has an end."},
     )
     warmup_learning_rate: float = field(
-        default=PAPER_WARMUP_LEARNING_RATE, metadata={"help": "Learning rate at the start; not scaled."}
+        default=PAPER_WARMUP_LEARNING_RATE,
+        metadata={"help": "First learning rate of the warm-up, not scaled with the batch."},
     )
     warmup_epochs: float | None = field(
-        default=None, metadata={"help": "Epochs of linear warm-up (5 unless warmup_steps is given)."}
+        default=None, metadata={"help": "Epochs of linear warm-up. Default: 5, or 0 if warmup_steps is set."}
     )
-    weight_decay: float = field(default=0.05, metadata={"help": "Decay of matrices; no bias, norm or token decays."})
+    weight_decay: float = field(
+        default=0.05, metadata={"help": "Weight decay of weight matrices; biases, norms and tokens do not decay."}
+    )
     layer_decay: float = field(
         default=1.0,
-        metadata={"help": "A layer's learning rate over that of the layer above it, in (0, 1]; only DeiT and ViT."},
+        metadata={
+            "help": "Learning rate of a layer relative to the layer above it, in (0, 1]; 1 turns it off. Only for "
+            "DeiT and ViT."
+        },
     )
     timm_optimizer: str | None = field(
-        default=None, metadata={"help": "An optimizer of timm instead of optim, such as sgd (Nesterov, 0.9) or lamb."}
+        default=None,
+        metadata={"help": "Optimizer of timm that replaces optim, such as sgd (Nesterov, momentum 0.9) or lamb."},
     )
-    num_train_epochs: float = field(default=300.0, metadata={"help": "Epochs; with repeats each sees fewer images."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 does not clip."})
+    num_train_epochs: float = field(
+        default=300.0,
+        metadata={"help": "Number of epochs; with repeated_augmentation N, an epoch shows about 1/N of the images."},
+    )
+    max_grad_norm: float = field(
+        default=0.0, metadata={"help": "Maximum norm of the gradient, which is clipped to it; 0 turns clipping off."}
+    )
     eval_fusion: Fusion = field(
         default="logit_mean",
         metadata={
-            "help": "How two heads answer together in evaluation: logit_mean (all published numbers) or softmax_sum "
-            "(the text of sec. 4)."
+            "help": "How the outputs of two heads are combined in evaluation: logit_mean (all published numbers) or "
+            "softmax_sum (text of the paper, sec. 4)."
         },
     )
     train_only: str | None = field(
         default=None,
         metadata={
-            "help": "Regular expression of parameter names to train; all others are frozen. classifier trains the "
-            "heads, attention|classifier the attention layers too (arXiv:2203.09795)."
+            "help": "Regular expression for the names of the parameters to train; all others are frozen. classifier "
+            "trains the heads, attention|classifier also the attention layers (arXiv:2203.09795). Default: train all."
         },
     )
     student_mode: StudentMode = field(
         default="train",
         metadata={
-            "help": "Mode of the student while it is trained: eval is without stochastic depth and dropout, and with "
-            "fixed batch statistics, as DeiT was fine-tuned at 384 pixels."
+            "help": "Mode of the student during training: train, or eval, which turns off stochastic depth and "
+            "dropout and fixes batch statistics, as in DeiT's fine-tuning at 384 pixels."
         },
     )
     on_bad_image: OnBadImage = field(
         default="error",
         metadata={
-            "help": "What a training does at an image that cannot be decoded: error, or skip: show the next one that "
-            "can, and list it in bad_images.jsonl. In evaluation it is always an error."
+            "help": "What to do if a training image cannot be decoded: error, or skip, which uses the next good image "
+            "and lists the bad one in bad_images.jsonl. An evaluation always raises an error."
         },
     )
     ema_decay: float = field(
         default=0.0,
-        metadata={"help": "Decay of averaged weights in [0, 1), official 0.99996; 0 keeps none."},
+        metadata={"help": "Decay of the averaged weights (EMA), in [0, 1); 0 turns them off, 0.99996 is official."},
     )
     ema_warmup: bool = field(
         default=True,
-        metadata={"help": "Update n + 1 of the averages decays by at most n / (n + 9); off, they keep early weights."},
+        metadata={
+            "help": "Limit the decay in update n + 1 of the averaged weights to n / (n + 9). If false, they keep the "
+            "initial weights for a long time."
+        },
     )
     num_train_samples: int | None = field(
         default=None,
-        metadata={"help": "Rows in an epoch of a stream, for one that does not tell (tars), or to use fewer."},
+        metadata={"help": "Rows per epoch of a stream: required if unknown (tars); a smaller number uses fewer rows."},
     )
     num_streams: int = field(
         default=1,
         metadata={
-            "help": "Streams that the shards are dealt to; each step takes equally many views of each. A process "
-            "reads only those that it needs: its part, if there are processes x accumulation steps of them."
+            "help": "Number of shuffled streams that the shards are divided into; a step takes equally many views of "
+            "each. If it equals processes x accumulation steps, each process reads only its own shards."
         },
     )
     shuffle_buffer_size: int = field(
-        default=1000, metadata={"help": "Undecoded rows that each stream is shuffled in, in memory; 1 does not."}
+        default=1000,
+        metadata={"help": "Undecoded rows in the shuffle buffer of each stream, in memory; 1 does not shuffle."},
     )
     max_bad_steps: int = field(
         default=0,
         metadata={
-            "help": "Steps with a non-finite loss or gradient to skip before the training stops; above 0 it waits for "
-            "the device at every step."
+            "help": "Number of steps with a non-finite loss or gradient to skip before the training stops; above 0, "
+            "every step waits for the device."
         },
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: views need their columns."})
-    batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be true: metrics are counted by batch."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must be false: the training and evaluation views need the columns."}
+    )
+    batch_eval_metrics: bool = field(
+        default=True, metadata={"help": "Must be true: metrics are computed batch by batch."}
+    )
     restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "A resumed run stops early where it would have without the interruption."}
+        default=True, metadata={"help": "Restore callbacks on resume, so that early stopping counts all evaluations."}
     )
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Must be false: a loss that is not finite never enters the log."}
+        default=False, metadata={"help": "Must be false: a non-finite loss is never logged."}
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False,
-        metadata={"help": "Search for parameters without gradient at each step; no model here has any."},
+        metadata={"help": "Let DDP search for parameters without gradient at each step; no model here has any."},
     )
     hub_strategy: str = field(
-        default="end", metadata={"help": "Only `end`: with `push_to_hub` the finished run is pushed, in one commit."}
+        default="end", metadata={"help": "Must be end: with push_to_hub, the finished run is pushed in one commit."}
     )
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Start anew in an output_dir that holds a run; its checkpoints are deleted."}
+        default=False,
+        metadata={"help": "Start again at step 0 and delete the checkpoints of an earlier run in output_dir."},
     )
     allow_changes: list[str] = field(
-        default_factory=list, metadata={"help": "Options that a resumed run may change, or data, classes, teacher."}
+        default_factory=list,
+        metadata={"help": "Options that may change when a run is resumed; also data, classes, teacher or student."},
     )
 
     def __post_init__(self) -> None:
         forget_derived(self)
         self._check()
         if not torch.accelerator.is_available():
-            self.use_cpu = True  # processes without a device do not join each other unless told so
+            self.use_cpu = True  # without a device, several processes only find each other if this is set
         check_ranks()
         names = left_out(self)
         super().__post_init__()
         self._followed = {name: getattr(self, name) for name in names}
-        self.fitted_batch: tuple[Any, Any] = (None, None)  # as it was asked for, and as `min_steps_per_epoch` made it
+        self.fitted_batch: tuple[Any, Any] = (None, None)  # as given, and as `min_steps_per_epoch` reduced it
         check_launch(
             num_processes=self.world_size,
             num_devices=self.n_gpu,
@@ -244,7 +272,7 @@ class DistillationArguments(TrainingArguments):
         self._derive()
 
     def settle(self) -> None:
-        """Checks changed options as the constructor does, and derives anew what follows; before each training."""
+        """Checks and derives again before each training, because options may have changed."""
         forget_derived(self)
         forget_followed(self, self._followed)
         self._check()
@@ -257,8 +285,7 @@ class DistillationArguments(TrainingArguments):
         check_supported(self)
         check_option_values(self)
         check_allowed_changes(self.allow_changes, type(self))
-        self._check_contradictions()
-        self._check_optimization()
+        check_contradictions(self)
         check_view_options(self.random_augment, self.crop_mode, self.crop_min_scale)
 
     def _derive(self) -> None:
@@ -270,12 +297,12 @@ class DistillationArguments(TrainingArguments):
 
     @property
     def mixes(self) -> bool:
-        """Whether training images are mixed."""
+        """Whether mixup or cutmix is on."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     @property
     def global_batch_size(self) -> int:
-        """Views of one optimizer step: all processes, all accumulation steps."""
+        """Views of one optimizer step, over all processes and accumulation steps."""
         return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
 
     def _check_ranges(self) -> None:
@@ -304,47 +331,20 @@ class DistillationArguments(TrainingArguments):
                 check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
         check("layer_decay", self.layer_decay, lambda v: 0 < v <= 1, "in (0, 1] (1 turns it off)")
         check("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
-        check("ema_decay", self.ema_decay, lambda v: 0 <= v < 1, "in [0, 1) (0 keeps no averages, official: 0.99996)")
+        check(
+            "ema_decay", self.ema_decay, lambda v: 0 <= v < 1, "in [0, 1) (0 turns averaging off; official: 0.99996)"
+        )
         check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
-        check("max_bad_steps", self.max_bad_steps, lambda v: v >= 0, "0 or more (0 stops at the first one)")
-        check("min_steps_per_epoch", self.min_steps_per_epoch, lambda v: v >= 0, "0 or more (0 leaves the batch)")
+        check("max_bad_steps", self.max_bad_steps, lambda v: v >= 0, "0 or more (0 stops at the first bad step)")
+        check("min_steps_per_epoch", self.min_steps_per_epoch, lambda v: v >= 0, "0 or more (0 turns it off)")
         check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
         for name in ("num_streams", "shuffle_buffer_size"):
             check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
         if self.num_train_samples is not None:
             check("num_train_samples", self.num_train_samples, lambda v: v >= 1, "1 or more")
 
-    def _check_contradictions(self) -> None:
-        if self.overwrite_output_dir and self.resume_from_checkpoint is not None:
-            raise ValueError(
-                "`overwrite_output_dir` is true, which starts at step 0, and `resume_from_checkpoint` "
-                f"{self.resume_from_checkpoint!r}; give only one"
-            )
-        if self.label_loss == "binary_cross_entropy" and self.label_smoothing:
-            raise ValueError(
-                f"`label_loss` is 'binary_cross_entropy' and `label_smoothing` {self.label_smoothing}, which gives "
-                "every class a share in every image, so that all would count as present; set `label_smoothing` to 0"
-            )
-
-    def _check_optimization(self) -> None:
-        if self.timm_optimizer is not None:
-            check_timm_optimizer(self.timm_optimizer)
-            if self.optim != self.default_optim:
-                raise ValueError(
-                    f"`optim` is {str(self.optim)!r} and `timm_optimizer` {self.timm_optimizer!r}; give only one"
-                )
-        elif self.layer_decay < 1 and self.optim not in OPTIMIZERS_WITH_OUR_GROUPS:
-            raise ValueError(
-                f"`layer_decay` is {self.layer_decay}, which `optim` {str(self.optim)!r} cannot take; use one of "
-                f"{', '.join(OPTIMIZERS_WITH_OUR_GROUPS)}, or `timm_optimizer`"
-            )
-        if self.student_mode == "eval" and self.gradient_checkpointing:
-            raise ValueError(
-                "`student_mode` is 'eval', but `gradient_checkpointing` only works in 'train'; drop one of them"
-            )
-
     def _set_precision(self) -> None:
-        """Without a flag, the precision of Accelerate's configuration is in force; the flags then say so, too."""
+        """Sets `fp16` and `bf16` to the effective precision; without a flag, Accelerate's configuration decides it."""
         if self.mixed_precision == "fp16" and self.device.type == "cpu":
             raise ValueError("`fp16` is true, but needs a GPU and this run is on CPUs; use `bf16`, or leave both out")
         self.fp16, self.bf16 = self.mixed_precision == "fp16", self.mixed_precision == "bf16"

@@ -1,4 +1,4 @@
-"""What a model card says of a training; cards are written in hub/."""
+"""Facts about a training for its model card; the card itself is written in hub/."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from .recipe_file import effective_options
 
 
 def evaluation_facts(args: DistillationArguments) -> dict[str, Any]:
-    """Fields of `ModelFacts` that say how the model was evaluated."""
+    """Fields of `ModelFacts` about how the model was evaluated."""
     return {"fusion": FUSIONS[args.eval_fusion], "environment": f"seed {args.seed}"}
 
 
@@ -27,15 +27,15 @@ def run_facts(
     teacher: Teacher | None,
     effective_recipe: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Fields of `ModelFacts` that a training tells.
+    """Fields of `ModelFacts` about a training.
 
     Args:
-        args: options of the training.
-        groups: other classes of options by name; `model` are `ModelArguments`.
+        args: the options of the training.
+        groups: instances of other option classes, by name; `model` is a `ModelArguments`.
         state: of the trainer, after at least one step.
-        base_model: the weights that the model started from, as it names them itself.
-        teacher: that the training learned from.
-        effective_recipe: of the training (run_summary.py).
+        base_model: `name_or_path` of the model that the training started from; not used if `groups` has `model`.
+        teacher: the teacher of the training, or None.
+        effective_recipe: the effective settings (run_summary.py).
     """
     recipe: dict[str, Any] = {}
     for group in (*groups.values(), args):
@@ -53,7 +53,7 @@ def run_facts(
 
 
 def _teacher_name(teacher: Teacher | None) -> str | None:
-    """Names a teacher by its class if it has no name."""
+    """The name of the teacher, or its class if it has no name; None without a teacher."""
     if teacher is None or teacher.name != "teacher":
         return None if teacher is None else teacher.name
     return f"a {type(teacher.module).__name__}"

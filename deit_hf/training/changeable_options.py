@@ -1,4 +1,4 @@
-"""Which options may differ when a run is continued; all others are refused unless `allow_changes` names them."""
+"""Which options may change when a run is resumed; all others are refused unless `allow_changes` names them."""
 
 import dataclasses
 import difflib
@@ -12,10 +12,10 @@ from ..reliability.run_identity import Difference
 
 Kind = Literal["harmless", "said", "refused", "fixed"]
 
-# No part of the record: they say how this start is done, or are secret.
+# Not recorded: they belong to one start of the run, or are secret.
 NOT_RECORDED = {"allow_changes", "overwrite_output_dir", "resume_from_checkpoint", "local_rank", "hub_token"}
 
-# The weights do not depend on them.
+# The weights do not depend on these.
 HARMLESS = {"output_dir", "do_train", "do_eval", "do_predict", "skip_memory_metrics", "debug"}
 HARMLESS |= {"logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_level"}
 HARMLESS |= {"log_level_replica", "log_on_each_node", "include_num_input_tokens_seen", "disable_tqdm", "report_to"}
@@ -30,19 +30,20 @@ HARMLESS |= {"push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", 
 HARMLESS |= {"model_license"}
 HARMLESS |= {"dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"}
 HARMLESS |= {"dataloader_prefetch_factor", "dataloader_multiprocessing_context"}
-# How the machine is used; and a bad picture or step would have ended the stored run.
+# How the machine is used.
 HARMLESS |= {"use_cpu", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_find_unused_parameters"}
-# The batch that `min_steps_per_epoch` makes is compared.
+# The batch that results from `min_steps_per_epoch` is compared. A bad image or step would have ended the stored run.
 HARMLESS |= {"min_steps_per_epoch", "torch_empty_cache_steps", "on_bad_image", "max_bad_steps"}
-# Where things are; what they are is compared by content, as the facts `data`, `classes`, `teacher` and `student`.
+# Names and paths; the content is compared instead, as the facts `data`, `classes`, `teacher` and `student`.
 HARMLESS |= {"dataset_name", "dataset_config_name", "train_dir", "train_split", "max_train_samples", "num_labels"}
 HARMLESS |= {"image_column_name", "label_column_name", "model_name_or_path", "teacher_model_name_or_path"}
 
-GLOBAL_BATCH = ("per_device_train_batch_size", "num_processes", "gradient_accumulation_steps")  # their product
+# Their product is compared.
+GLOBAL_BATCH = ("per_device_train_batch_size", "num_processes", "gradient_accumulation_steps")
 RATES = {"learning_rate", "base_learning_rate"}
 LENGTHS = {"num_train_epochs", "max_steps"}
 
-# What a checkpoint holds belongs to these: an optimizer's state, or the best value of a metric.
+# The content of a checkpoint depends on these: the optimizer's state, or the best value of a metric.
 FIXED = {"optim", "optim_args", "optim_target_modules", "timm_optimizer", "optimizer", "layer_decay", "train_only"}
 FIXED_ONCE_GIVEN = {"metric_for_best_model", "greater_is_better"}
 STATEFUL_SCHEDULES = {"reduce_lr_on_plateau", "greedy"}
@@ -51,16 +52,16 @@ FACTS = ("classes", "data", "teacher", "student", "optimizer", "libraries")
 
 
 def kind_of(difference: Difference, stored_options: Mapping[str, Any], given_options: Mapping[str, Any]) -> Kind:
-    """What a difference means for a run that is to continue.
+    """Classifies a difference between the record of a run and the training that resumes it.
 
     Args:
-        difference: of an option or fact.
-        stored_options: of the training in the record.
-        given_options: of the training that is to continue it.
+        difference: in an option or fact.
+        stored_options: the training options in the record.
+        given_options: the training options of this start.
 
     Returns:
-        `harmless`: the weights do not depend on it; `said`: they do, and it may change; `refused`: it may change if
-        `allow_changes` names it; `fixed`: it cannot change within a run.
+        `harmless`: the weights do not depend on it. `said`: they do, but it may change, and the change is logged.
+        `refused`: it may only change if `allow_changes` names it. `fixed`: it cannot change within a run.
     """
     name, stored, given = difference
     if name in HARMLESS:
@@ -71,13 +72,13 @@ def kind_of(difference: Difference, stored_options: Mapping[str, Any], given_opt
         )
         return "harmless" if stored_batch == given_batch else "refused"
     if name in RATES:
-        # such a schedule goes on from the rate that it has found
+        # these schedules continue from the learning rate that they have reached
         return "fixed" if given_options.get("lr_scheduler_type") in STATEFUL_SCHEDULES else "said"
     if name == "libraries" or (name in LENGTHS and stored is not None and 0 < stored < (given or 0)):
         return "said"
     if name == "num_train_epochs" and None in (stored, given):
-        return "harmless"  # `max_steps`, which differs too, says how long the training is
-    if name == "classes":  # the heads answer in the stored order, which a class that moved would not have
+        return "harmless"  # then `max_steps`, which also differs, sets the length of the training
+    if name == "classes":  # the heads keep the stored order, so the index of a class cannot change
         moved = [each for each in set(stored) & set(given) if stored.index(each) != given.index(each)]
         return "fixed" if moved else "refused"
     if name in FIXED_ONCE_GIVEN:
@@ -88,14 +89,14 @@ def kind_of(difference: Difference, stored_options: Mapping[str, Any], given_opt
 
 
 def check_allowed_changes(names: Sequence[str], options: type) -> None:
-    """Refuses names that `allow_changes` cannot take.
+    """Refuses names in `allow_changes` that are unknown or cannot be allowed.
 
     Args:
-        names: that it has.
-        options: class of the training's options.
+        names: the value of `allow_changes`.
+        options: the class of the training options.
 
     Raises:
-        ValueError: a name is of no option or fact, or of what cannot change; names both.
+        ValueError: a name is not a recorded option or fact, or is something that cannot change within a run.
     """
     own = {option.name for group in (options, ModelArguments, DataArguments) for option in dataclasses.fields(group)}
     known = (own - NOT_RECORDED) | {*FACTS, *GLOBAL_BATCH}
@@ -104,10 +105,11 @@ def check_allowed_changes(names: Sequence[str], options: type) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean `{close[0]}`?" if close else ""
             raise ValueError(
-                f"`allow_changes` has {name!r}, but must have names of options, or of {', '.join(FACTS)}{hint}"
+                f"`allow_changes` has {name!r}, but can only name options that a run records, or one of "
+                f"{', '.join(FACTS)}{hint}"
             )
         if name in FIXED:
             raise ValueError(
-                f"`allow_changes` has `{name}`, which cannot change within a run; start a new one from a checkpoint's "
-                "weights with `model_name_or_path`"
+                f"`allow_changes` has `{name}`, which cannot change within a run; start a new run from the weights of "
+                "a checkpoint with `model_name_or_path`"
             )

@@ -1,4 +1,4 @@
-"""Class weights of the label loss, from the number of images of each class in the training data."""
+"""Class weights of the label loss, computed from the number of training images of each class."""
 
 import logging
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from ..distillation.losses import balanced_class_weights
 
 logger = logging.getLogger(__name__)
 
-IMBALANCE = 10  # times as many images in the largest class as in the smallest one, from which it is said
+IMBALANCE = 10  # images of the largest class over those of the smallest, from which a warning is logged
 NOT_OF_A_STREAM = (
     "`class_weighting` is 'balanced', which needs the number of images of each class, but the labels of a stream are "
-    "not known before it is read; load the data (without `streaming`), or leave `class_weighting` out"
+    "unknown before it is read; load the data (without `streaming`), or leave `class_weighting` out"
 )
 
 
 class ClassWeights:
-    """The weights that `class_weighting` asks for; counted once for the same training views."""
+    """Computes the weights for `class_weighting`, and keeps them for the same training views."""
 
     def __init__(self) -> None:
         self._views: TrainingViews | None = None
@@ -28,10 +28,10 @@ class ClassWeights:
     def __call__(
         self, class_weighting: str, views: TrainingViews | None, device: torch.device | str = "cpu"
     ) -> Tensor | None:
-        """Weights (C,) on the device, or None without weighting or training data.
+        """Returns weights (C,) on the device, or None without weighting or training data.
 
         Raises:
-            ValueError: weights are asked for, but the labels of a stream are not known.
+            ValueError: `class_weighting` is set, but the training data is a stream, whose labels are unknown.
         """
         if class_weighting == "none" or views is None:
             return None
@@ -44,7 +44,7 @@ class ClassWeights:
 
 
 def weights_in_words(weights: Tensor | None) -> str:
-    """Class weights for the run summary; empty for None."""
+    """Describes the class weights for the run summary; empty for None."""
     if weights is None:
         return ""
     used, absent = weights[weights > 0], int((weights == 0).sum())
@@ -52,11 +52,11 @@ def weights_in_words(weights: Tensor | None) -> str:
 
 
 def warn_of_imbalance(counts: Sequence[int] | None, names: Sequence[str], class_weighting: str) -> None:
-    """Warns when the classes of the training data differ much in size and nothing is done about it.
+    """Warns if the classes of the training data differ much in size and `class_weighting` is not used.
 
     Args:
-        counts: images of each class; None where they are not known.
-        names: of the classes.
+        counts: number of images of each class; None if unknown.
+        names: of the classes, in the same order.
         class_weighting: the option.
     """
     occurring = [(count, name) for count, name in zip(counts or (), names, strict=False) if count]
@@ -65,7 +65,7 @@ def warn_of_imbalance(counts: Sequence[int] | None, names: Sequence[str], class_
     (fewest, smallest), (most, largest) = min(occurring), max(occurring)
     if most >= IMBALANCE * fewest:
         logger.warning(
-            "class `%s` has %d training images and `%s` %d, %.3g times as many: top-1 says little of small classes; "
-            "look at balanced accuracy (`eval_balanced_accuracy`), and try `--class_weighting balanced`",
+            "class `%s` has %d training images and `%s` has %d, %.3g times as many: top-1 says little about small "
+            "classes; look at balanced accuracy (`eval_balanced_accuracy`), and try `--class_weighting balanced`",
             *(smallest, fewest, largest, most, most / fewest),
         )

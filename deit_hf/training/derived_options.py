@@ -1,4 +1,7 @@
-"""Options that were left out and follow from others: marked, so that copied or changed options derive them anew."""
+"""Options that are derived from others if they are not set.
+
+A derived value is marked, so that it is derived again when options are copied or changed.
+"""
 
 from typing import Any
 
@@ -11,35 +14,35 @@ DERIVABLE = ("base_learning_rate", "learning_rate", "warmup_epochs", "min_learni
 
 
 class DerivedFloat(float):
-    """The value of an option that was left out.
+    """A float that may be derived: the value of an option that was not set.
 
-    `dataclasses.replace` hands it on as if it were given, and transformers' hyperparameter search makes a given value
-    of the same class: only the attribute tells which is which.
+    `dataclasses.replace` passes a derived value like a given one, and the hyperparameter search of transformers
+    converts a given value to this class. Only the attribute `is_derived` distinguishes the two.
     """
 
     is_derived = False
 
 
 def derived(value: float) -> DerivedFloat:
-    """Marks a value as one that followed from other options."""
+    """Marks a value as derived from other options."""
     marked = DerivedFloat(value)
     marked.is_derived = True
     return marked
 
 
 def is_derived(value: object) -> bool:
-    """Whether a value followed from other options."""
+    """Whether a value was derived from other options."""
     return isinstance(value, DerivedFloat) and value.is_derived
 
 
 def unmark_rates(optimizer: Optimizer, schedule: Any) -> None:
-    """Makes the rates of an optimizer and its schedule plain numbers.
+    """Converts the derived learning rates of an optimizer and its schedule to plain floats.
 
-    A checkpoint that holds a class of ours would count as one that could run code.
+    A checkpoint that contains a class of this package cannot be loaded with `weights_only=True`.
 
     Args:
         optimizer: changed in place.
-        schedule: of its learning rate, or None as long as there is none.
+        schedule: its learning rate schedule, changed in place; None if it does not exist yet.
     """
     for group in optimizer.param_groups:
         group.update({name: float(group[name]) for name in ("lr", "initial_lr") if is_derived(group.get(name))})
@@ -48,20 +51,20 @@ def unmark_rates(optimizer: Optimizer, schedule: Any) -> None:
 
 
 def forget_derived(args: Any) -> None:
-    """The options as they were given: what followed from others is None again."""
+    """Resets derived values to None, so that the options are as they were given."""
     for name in DERIVABLE:
         if is_derived(getattr(args, name)):
             setattr(args, name, None)
 
 
 def settle_learning_rate(args: Any) -> None:
-    """Sets the learning rate, which follows from the global batch unless it was given.
+    """Derives the learning rate from the global batch, unless it was given.
 
     Args:
-        args: `DistillationArguments` as they were given.
+        args: `DistillationArguments` as they were given; changed in place.
 
     Raises:
-        ValueError: two learning rates that do not agree; names both.
+        ValueError: both learning rates were given and do not agree; names both.
     """
     if args.base_learning_rate is None and args.learning_rate is None:
         args.base_learning_rate = derived(PAPER_BASE_LEARNING_RATE)
@@ -70,7 +73,7 @@ def settle_learning_rate(args: Any) -> None:
     scaled = scaled_learning_rate(args.base_learning_rate, args.global_batch_size)
     if args.learning_rate not in (None, scaled):
         raise ValueError(
-            f"`learning_rate` is {args.learning_rate} but `base_learning_rate` {args.base_learning_rate} gives "
-            f"{scaled} for a global batch of {args.global_batch_size}; give only one of them"
+            f"`learning_rate` is {args.learning_rate}, but `base_learning_rate` {args.base_learning_rate} gives "
+            f"{scaled} for a global batch of {args.global_batch_size}; set only one of them"
         )
     args.learning_rate = derived(scaled)

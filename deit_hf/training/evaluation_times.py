@@ -1,6 +1,6 @@
-"""When a training evaluates, saves and logs, and which checkpoint is the best, also after a change of options.
+"""When a training evaluates, saves and logs, and which checkpoint is the best.
 
-transformers applies them when the options are made, and never again.
+`TrainingArguments` checks and derives these options only when they are created; here also after they were changed.
 """
 
 from typing import Any
@@ -11,32 +11,37 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from ..argument_checks import check, check_choice
 from .schedule_options import FOLLOW_A_METRIC
 
-FOLLOWING = ("eval_steps", "metric_for_best_model", "greater_is_better")  # from other options, if they are left out
+FOLLOWING = ("eval_steps", "metric_for_best_model", "greater_is_better")  # derived from other options if not set
 
 
 def left_out(args: Any) -> list[str]:
-    """Which of `FOLLOWING` are left out."""
+    """Names of the options in `FOLLOWING` that are not set."""
     return [name for name in FOLLOWING if getattr(args, name) is None]
 
 
 def forget_followed(args: Any, followed: dict[str, Any]) -> None:
-    """The options as they were given: what followed from others, and is still there, is None again."""
+    """Resets derived values to None if they were not changed since.
+
+    Args:
+        args: `DistillationArguments`; changed in place.
+        followed: the derived values by name, from `settle_evaluation`.
+    """
     for name, value in followed.items():
         if getattr(args, name) == value:
             setattr(args, name, None)
 
 
 def settle_evaluation(args: Any) -> dict[str, Any]:
-    """Checks options that were changed, and derives those that were left out.
+    """Checks the options again, and derives those that are not set.
 
     Args:
         args: `DistillationArguments` as they were given; changed in place.
 
     Returns:
-        What follows now.
+        The derived values, by name.
 
     Raises:
-        ValueError: names the option, its value and what to do.
+        ValueError: names the option, its value and the next step.
     """
     for name, strategies in (
         ("eval_strategy", IntervalStrategy),
@@ -54,7 +59,7 @@ def settle_evaluation(args: Any) -> dict[str, Any]:
     if args.lr_scheduler_type in FOLLOW_A_METRIC and args.eval_strategy == "no":
         raise ValueError(
             f"`lr_scheduler_type` is {SchedulerType(args.lr_scheduler_type).value!r}, which follows a metric, but "
-            "`eval_strategy` is 'no', so that it is never measured; set it to 'epoch' or 'steps'"
+            "`eval_strategy` is 'no', so it is never measured; set `eval_strategy` to 'epoch' or 'steps'"
         )
     follows_metric = args.load_best_model_at_end or args.lr_scheduler_type in FOLLOW_A_METRIC
     if args.metric_for_best_model is None and follows_metric:
@@ -70,11 +75,12 @@ def _check_best_checkpoint(args: Any) -> None:
         return
     if args.eval_strategy.value != args.save_strategy.value:
         raise ValueError(
-            f"`load_best_model_at_end` is true, `eval_strategy` {args.eval_strategy.value!r} and `save_strategy` "
-            f"{args.save_strategy.value!r}, but both must be the same, so that each checkpoint is measured"
+            f"`load_best_model_at_end` is true, but `eval_strategy` is {args.eval_strategy.value!r} and "
+            f"`save_strategy` is {args.save_strategy.value!r}; set both to the same value, so that each checkpoint is "
+            "evaluated"
         )
     if args.eval_strategy == "steps" and args.save_steps % args.eval_steps:
         raise ValueError(
-            f"`load_best_model_at_end` is true, but `save_steps` {args.save_steps:g} is no multiple of `eval_steps` "
-            f"{args.eval_steps:g}, so that checkpoints would not be measured; change one of them"
+            f"`load_best_model_at_end` is true, but `save_steps` {args.save_steps:g} is not a multiple of "
+            f"`eval_steps` {args.eval_steps:g}, so some checkpoints would not be evaluated; change one of them"
         )

@@ -1,4 +1,4 @@
-"""Options that are changed on `trainer.args` after the trainer was made."""
+"""Options that are changed on `trainer.args` after the trainer was created."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from .arguments import DistillationArguments
 
-# What transformers' Trainer reads when it is made, and never again: accelerator, callbacks, weights that are frozen.
+# Options that are read only when the trainer is created: for the accelerator, the callbacks and the frozen weights.
 READ_ONCE = {"bf16", "fp16", "tf32", "use_cpu", "full_determinism", "deepspeed", "fsdp", "fsdp_config", "ddp_backend"}
 READ_ONCE |= {"accelerator_config", "parallelism_config", "torch_compile", "torch_compile_backend", "ddp_timeout"}
 READ_ONCE |= {"torch_compile_mode", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"}
@@ -15,16 +15,16 @@ READ_ONCE |= {"skip_memory_metrics"}
 
 
 def options_of(args: DistillationArguments) -> dict[str, Any]:
-    """All options by name, as they are now."""
+    """The current values of all options, by name."""
     return {option.name: getattr(args, option.name) for option in dataclasses.fields(args)}
 
 
 def refuse_late_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses changes that would have no effect any more.
+    """Refuses changes that would have no effect, because the option was already read.
 
     Args:
-        before: options when the trainer was made.
-        now: options when the training begins.
+        before: the options when the trainer was created.
+        now: the options when the training begins.
 
     Raises:
         ValueError: names the option and both values.
@@ -32,6 +32,6 @@ def refuse_late_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> No
     for name in sorted(READ_ONCE):
         if name in before and before[name] != now[name]:
             raise ValueError(
-                f"`{name}` is {now[name]!r}, but was {before[name]!r} when the trainer was made, which has set itself "
-                "up for that; make a new trainer with these options"
+                f"`{name}` is {now[name]!r}, but was {before[name]!r} when the trainer was created, and is only "
+                "read then; create a new trainer with these options"
             )

@@ -1,4 +1,4 @@
-"""Optimizers of timm, by name."""
+"""The optimizers of timm, by name."""
 
 import difflib
 from typing import Any
@@ -10,30 +10,33 @@ TORCH_BETAS = (0.9, 0.999)
 
 
 def check_timm_optimizer(name: str) -> None:
-    """Refuses what timm does not know, and what needs second derivatives, which no Trainer computes.
+    """Refuses unknown names, and optimizers that need second derivatives, which `Trainer` does not compute.
 
     Raises:
-        ValueError: names the closest ones.
+        ValueError: suggests the closest names.
     """
     names = [known for known in timm.optim.list_optimizers() if not timm.optim.get_optimizer_info(known).second_order]
     if name not in names:
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "DeiT's transfer used sgd, DeiT III lamb"
-        raise ValueError(f"`timm_optimizer` is {name!r}, which is no optimizer of timm that can be used here; {hint}")
+        raise ValueError(
+            f"`timm_optimizer` is {name!r}, which is not an optimizer of timm that can be used here; {hint}"
+        )
 
 
 def create_timm_optimizer(
     name: str, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float
 ) -> Optimizer:
-    """An optimizer of timm: `sgd` is Nesterov's with momentum 0.9, `lamb` clips the gradient to norm 1 by itself.
+    """Creates an optimizer of timm. `sgd` has Nesterov momentum 0.9; `lamb` also clips the gradient to norm 1.
 
-    Source: official main.py:56-67: `eps` goes to every optimizer that has one, `betas` only if they are not AdamW's.
+    Source: official main.py:56-67: `eps` is passed to every optimizer that has one, `betas` only if they differ from
+    AdamW's default.
 
     Args:
-        name: one that `check_timm_optimizer` takes.
-        groups: of `parameter_groups`, each with its own learning rate.
-        betas: (first, second) moment's decay.
-        eps: added to denominators.
+        name: a name that `check_timm_optimizer` accepts.
+        groups: from `parameter_groups`, each with its own learning rate.
+        betas: decay of the first and the second moment.
+        eps: added to the denominator.
     """
     options = {} if betas == TORCH_BETAS else {"betas": betas}
     return timm.optim.create_optimizer_v2(groups, opt=name, lr=groups[0]["lr"], eps=eps, **options)

@@ -20,7 +20,9 @@ from deit_hf.model.arguments import ModelArguments
 )
 def test_options_of_a_stream_are_refused_without_one(tmp_path: Path, option: str, value: int):
     model_args, data_args = ModelArguments(variant="deit_tiny_patch16_224"), DataArguments(dataset_name="digits")
-    with pytest.raises(ValueError, match=f"`{option}` is {value}, which is for a stream; add `--streaming true`"):
+    with pytest.raises(
+        ValueError, match=f"`{option}` is {value}, but only has an effect on a stream; add `--streaming true`"
+    ):
         train(model_args, data_args, DistillationArguments(str(tmp_path / "run"), **{option: value}))
 
 

@@ -1,4 +1,4 @@
-"""Options: the paper's defaults, what follows from them, and what is refused with a message that helps."""
+"""Training options: the paper's defaults, values derived from them, and helpful errors for invalid ones."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from deit_hf.evaluation.arguments import EvaluationArguments
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.training.refused_arguments import REFUSED
 
-# arXiv:2012.12877 table 9 and section 5; official main.py for what the paper leaves open
+# arXiv:2012.12877 table 9 and section 5; official main.py for what the paper does not give
 PAPER = {
     "num_train_epochs": 300.0,
     "weight_decay": 0.05,
@@ -82,7 +82,7 @@ def test_flags_become_numbers_and_choices(tmp_path: Path):
 
 @pytest.mark.parametrize("options_class", [DistillationArguments, ModelArguments, DataArguments, EvaluationArguments])
 def test_help_text_renders(options_class: type):
-    # argparse formats help with %, so a bare one in a text kills --help
+    # argparse formats help texts with %, so a single % in a text breaks --help
     text = HfArgumentParser(options_class).format_help()
     own_options = [name for name in vars(options_class)["__annotations__"] if name != "args"]
     assert own_options
@@ -104,7 +104,7 @@ def test_help_text_renders(options_class: type):
     ],
 )
 def test_learning_rate_follows_from_the_global_batch_unless_it_is_given(tmp_path, options: dict, expected: float):
-    # a rate that forgets the accumulation, or that scales an absolute one, trains another recipe
+    # fails if the learning rate ignores the accumulation steps, or if an absolute learning rate is scaled
     args = make_args(tmp_path, **options)
     batch_size = options.get("per_device_train_batch_size", 8) * options.get("gradient_accumulation_steps", 1)
     assert args.global_batch_size == batch_size
@@ -116,7 +116,7 @@ def test_an_absolute_learning_rate_leaves_no_base_rate(tmp_path: Path):
 
 
 def test_two_learning_rates_that_disagree_are_refused(tmp_path: Path):
-    message = r"`learning_rate` is 0.001 but `base_learning_rate` 0.001 gives 1.5625e-05 for a global batch of 8"
+    message = r"`learning_rate` is 0.001, but `base_learning_rate` 0.001 gives 1.5625e-05 for a global batch of 8"
     with pytest.raises(ValueError, match=message):
         make_args(tmp_path, learning_rate=1e-3, base_learning_rate=1e-3)
 
@@ -171,7 +171,7 @@ def test_warm_up_in_epochs_and_in_steps_is_refused(tmp_path: Path):
         ("layer_decay", 1.5, r"is 1.5, but must be in \(0, 1\]"),
         ("learning_rate_stepping", "epoch", "is 'epoch', but must be one of step, official"),
         ("student_mode", "evl", "is 'evl', but must be one of train, eval"),
-        ("timm_optimizer", "lamp", "is 'lamp', which is no optimizer of timm .*; did you mean lamb"),
+        ("timm_optimizer", "lamp", "is 'lamp', which is not an optimizer of timm .*; did you mean lamb"),
         ("label_smoothing", 1.0, r"is 1.0, but must be in \[0, 1\)"),
         ("crop_min_scale", 0, r"is 0, but must be in \(0, 1\]"),
         ("repeated_augmentation", 0, r"is 0, but must be 1 or more \(1 turns it off\)"),
@@ -187,9 +187,9 @@ def test_value_out_of_range_is_refused_at_construction(tmp_path: Path, name: str
     [
         (
             {"overwrite_output_dir": True, "resume_from_checkpoint": "x/checkpoint-3"},
-            "`overwrite_output_dir` is true.* `resume_from_checkpoint` 'x/checkpoint-3'; give only one",
+            "`overwrite_output_dir` is true.* `resume_from_checkpoint` is 'x/checkpoint-3'; set only one",
         ),
-        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1, but must be 0: .* use `label_smoothing`"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1, but must be 0, .* use `label_smoothing`"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be false"),
         ({"batch_eval_metrics": False}, "`batch_eval_metrics` true"),
         ({"train_sampling_strategy": "group_by_length"}, "'group_by_length', but must be 'random'"),
@@ -205,7 +205,7 @@ def test_options_of_transformers_that_cannot_work_here_are_refused(tmp_path: Pat
     [
         (
             {"label_loss": "binary_cross_entropy"},
-            "`label_smoothing` 0.1, which gives every class a share .*; set `label_smoothing` to 0",
+            "`label_smoothing` is 0.1, with which every class would count .*; set `label_smoothing` to 0",
         ),
         (
             {"crop_mode": "simple", "crop_min_scale": 0.5},
@@ -213,9 +213,12 @@ def test_options_of_transformers_that_cannot_work_here_are_refused(tmp_path: Pat
         ),
         (
             {"timm_optimizer": "sgd", "optim": "adafactor"},
-            "`optim` is 'adafactor' and `timm_optimizer` 'sgd'; give only",
+            "`optim` is 'adafactor' and `timm_optimizer` is 'sgd'; set only",
         ),
-        ({"layer_decay": 0.7, "optim": "adafactor"}, "`layer_decay` is 0.7, which `optim` 'adafactor' cannot take"),
+        (
+            {"layer_decay": 0.7, "optim": "adafactor"},
+            "`layer_decay` is 0.7, but `optim` 'adafactor' does not support it",
+        ),
         (
             {"learning_rate_stepping": "official", "lr_scheduler_type": "linear"},
             "`learning_rate_stepping` is 'official', which is a cosine; leave out `lr_scheduler_type`",
@@ -235,7 +238,7 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path, options:
 @pytest.mark.parametrize(
     "options",
     [
-        {"timm_optimizer": "sgd", "optim": "adamw_torch_fused"},  # the default in words is no contradiction
+        {"timm_optimizer": "sgd", "optim": "adamw_torch_fused"},  # the default, set explicitly, is not a contradiction
         {"timm_optimizer": "lamb", "layer_decay": 0.7},
         {"layer_decay": 0.7, "optim": "sgd"},
         {"learning_rate_stepping": "official", "lr_scheduler_type": "cosine"},
@@ -263,7 +266,7 @@ def test_rand_augment_policies_of_timm_are_taken(tmp_path: Path, policy: str):
     "policy", ["", "autoaugment", "original", "randy", "rand-mx", "rand-m9-inc", "rand-q3", "rand-m9.5"]
 )
 def test_policy_that_timm_would_misread_is_refused(tmp_path: Path, policy: str):
-    # timm silently skips parts without a number: `rand-m9-inc` would not increase
+    # timm silently skips parts without a number: `rand-m9-inc` would have no `inc`
     with pytest.raises(ValueError, match=f"`random_augment` is '{policy}', which is not a RandAugment policy"):
         make_args(tmp_path, random_augment=policy)
 
@@ -336,7 +339,7 @@ RANGES = {
 
 @pytest.mark.parametrize("name", RANGES)
 def test_ends_of_a_range_are_allowed(tmp_path: Path, name: str):
-    """Red when a limit moves by one, or loses its end: the values beyond it are refused above."""
+    """Fails if a range excludes its end; that values beyond it are refused is tested above."""
     for value in RANGES[name]:
         if value is not None:
             assert getattr(make_args(tmp_path, **{name: value}), name) == value
@@ -344,6 +347,6 @@ def test_ends_of_a_range_are_allowed(tmp_path: Path, name: str):
 
 @pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "greedy", "polynomial"])
 def test_unknown_option_of_a_schedule_is_refused_with_its_name(tmp_path: Path, name: str):
-    """Red when it shows at the first step, once data and models are loaded."""
+    """Fails if the error comes only at the first step, after data and models are loaded."""
     with pytest.raises(ValueError, match=f"`lr_scheduler_kwargs` is .*'nonsense': 1.*`lr_scheduler_type` '{name}'"):
         make_args(tmp_path, lr_scheduler_type=name, lr_scheduler_kwargs={"nonsense": 1}, eval_strategy="epoch")

@@ -1,4 +1,4 @@
-"""Each option is decided: what may change when a run is continued, and what is refused."""
+"""Each option is classified: whether it may change when a run is resumed."""
 
 import dataclasses
 
@@ -19,9 +19,9 @@ from deit_hf.training.changeable_options import (
     kind_of,
 )
 
-# Everything else: the weights depend on it, so that another value is another run unless `allow_changes` names it.
+# All other options: the weights depend on them, so a change is refused unless `allow_changes` names the option.
 REFUSED = {
-    # transformers'
+    # options of transformers
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2"),
     *("adam_epsilon", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16", "tf32", "torch_compile"),
     *("torch_compile_backend", "torch_compile_mode", "use_liger_kernel", "liger_kernel_config", "use_cache"),
@@ -38,13 +38,13 @@ REFUSED = {
     *("remove_unused_columns", "label_names", "train_sampling_strategy", "length_column_name"),
     *("auto_find_batch_size",),
     *("ddp_broadcast_buffers", "ddp_static_graph"),
-    # ours
+    # options of this package
     *("distillation_type", "distillation_weight", "distillation_temperature", "distillation_reduction", "label_loss"),
     *("mixup_alpha", "cutmix_alpha", "mixup_switch_prob", "label_smoothing", "random_augment", "color_jitter"),
     *("random_erase_prob", "crop_mode", "crop_min_scale", "horizontal_flip_prob", "repeated_augmentation"),
     *("learning_rate_stepping", "min_learning_rate", "warmup_learning_rate", "warmup_epochs", "student_mode"),
     *("class_weighting", "ema_decay", "ema_warmup", "num_train_samples", "num_streams", "shuffle_buffer_size"),
-    # of student and data
+    # options of student and data
     *("variant", "image_size", "drop_path_rate", "config_overrides", "use_distillation_token", "streaming"),
 }
 TABLES = (NOT_RECORDED, HARMLESS, RATES, LENGTHS, FIXED - {"optimizer"}, FIXED_ONCE_GIVEN, REFUSED)
@@ -53,7 +53,7 @@ BATCH = {"per_device_train_batch_size": 8, "num_processes": 1, "gradient_accumul
 
 
 def test_every_option_is_decided_once():
-    """Red for a new option, of ours or of a new transformers: decide what it is to a run that is continued."""
+    """Fails for a new option, of this package or of a new transformers: add it to one of the tables."""
     options = {
         option.name
         for group in (DistillationArguments, ModelArguments, DataArguments)
@@ -62,7 +62,7 @@ def test_every_option_is_decided_once():
     decided = [name for table in TABLES for name in table]
     assert options - set(decided) == set()
     assert len(decided) == len(set(decided))
-    newer = {"activation_checkpointing", "activation_checkpointing_kwargs"}  # than the oldest transformers
+    newer = {"activation_checkpointing", "activation_checkpointing_kwargs"}  # not in the oldest supported transformers
     assert set(decided) - options <= newer
 
 
@@ -74,7 +74,7 @@ def test_every_option_is_decided_once():
         ("num_train_epochs", 3, 5, "said"),
         ("num_train_epochs", 5, 3, "refused"),
         ("max_steps", 10, 12, "said"),
-        ("max_steps", -1, 12, "refused"),  # whether it is longer is not known
+        ("max_steps", -1, 12, "refused"),  # it is unknown whether this is longer
         ("max_steps", 12, -1, "refused"),
         ("libraries", {"torch": "2.14"}, {"torch": "2.15"}, "said"),
         ("seed", 1, 2, "refused"),
@@ -82,7 +82,7 @@ def test_every_option_is_decided_once():
         ("classes", ["a", "b"], ["b", "a"], "fixed"),
         ("classes", ["a", "b", "c"], ["b", "c", "zz"], "fixed"),
         ("optim", "sgd", "adamw_torch", "fixed"),
-        ("metric_for_best_model", "top1", "loss", "fixed"),  # the best value so far is of the other one
+        ("metric_for_best_model", "top1", "loss", "fixed"),  # the best value so far is one of the other metric
         ("metric_for_best_model", None, "loss", "harmless"),
         ("lr_scheduler_type", "cosine", "linear", "refused"),
         ("lr_scheduler_type", "cosine", "reduce_lr_on_plateau", "fixed"),
@@ -109,7 +109,7 @@ def test_batch_of_a_process_may_change_where_the_global_batch_stays(given, kind:
     ("name", "message"),
     [
         ("weight_decy", "`allow_changes` has 'weight_decy', .*; did you mean `weight_decay`"),
-        ("overwrite_output_dir", "`allow_changes` has 'overwrite_output_dir', but must have names of options"),
+        ("overwrite_output_dir", "`allow_changes` has 'overwrite_output_dir', but can only name options"),
         ("optim", "`allow_changes` has `optim`, which cannot change within a run"),
     ],
 )

@@ -77,16 +77,16 @@ def test_strategy_that_is_set_late_evaluates_when_it_logs(tmp_path, make_student
         ({"logging_steps": 0}, "`logging_steps` is 0, but must be greater than 0"),
         (
             {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "steps"},
-            "both must be the same",
+            "set both to the same value",
         ),
         (
             {"load_best_model_at_end": True, **BEST, "save_steps": 3, "eval_steps": 2},
-            "`save_steps` 3 is no multiple of `eval_steps` 2",
+            "`save_steps` 3 is not a multiple of `eval_steps` 2",
         ),
         ({"include_for_metrics": ["loss"]}, "`include_for_metrics` is given without a `compute_metrics`"),
         ({"dataloader_persistent_workers": True}, "`dataloader_num_workers` is 0; set it to 1 or more"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "which follows a metric, but `eval_strategy` is 'no'"),
-        ({"num_train_samples": 5}, "`num_train_samples` is 5, which is for a stream"),
+        ({"num_train_samples": 5}, "`num_train_samples` is 5, but only has an effect on a stream"),
     ],
 )
 def test_what_the_constructor_refuses_is_refused_late_too(tmp_path, make_student, toy_rows, changes, message):
@@ -110,7 +110,7 @@ def searching(tmp_path: Path, make_student, rows: datasets.Dataset, **options) -
 def test_search_over_what_is_read_for_good_is_refused(tmp_path, make_student, toy_rows, name, value):
     """Red when a trial claims an option that its training did not have."""
     trainer = searching(tmp_path, make_student, toy_rows)
-    with pytest.raises(ValueError, match=f"`{name}` is .* when the trainer was made"):
+    with pytest.raises(ValueError, match=f"`{name}` is .* when the trainer was created"):
         trainer.hyperparameter_search(
             hp_space=lambda trial: {name: trial.suggest_categorical(name, [value])}, n_trials=1
         )

@@ -14,7 +14,7 @@ from deit_hf.training.class_weights import warn_of_imbalance
 
 @pytest.fixture
 def imbalanced(toy_rows: datasets.Dataset) -> datasets.Dataset:
-    """Eight pictures of `a`, four of `b`, none of `c` and eight each of `d` and `e`."""
+    """Eight images of `a`, four of `b`, none of `c`, and eight each of `d` and `e`."""
     b = toy_rows.filter(lambda row: row["label"] == 1).select(range(4))
     return datasets.concatenate_datasets([toy_rows.filter(lambda row: row["label"] in (0, 3, 4)), b])
 
@@ -28,7 +28,7 @@ def first_losses(tmp_path, tiny_config: DeiTConfig, rows, **options) -> dict[str
 def test_weights_follow_from_the_images_of_each_class(tmp_path, tiny_config, imbalanced, caplog):
     caplog.set_level(logging.INFO, logger="deit_hf")
     trainer = make_trainer(tmp_path, tiny_config, imbalanced, class_weighting="balanced", max_steps=1)
-    # 28 images of four classes
+    # 28 images in four classes
     assert trainer.class_weights().tolist() == pytest.approx([28 / 32, 28 / 16, 0, 28 / 32, 28 / 32])
     trainer.train()
     assert (
@@ -85,7 +85,7 @@ def test_an_unknown_weighting_is_refused(tmp_path):
 )
 def test_ten_times_another_classs_images_are_said_with_the_numbers(caplog, counts, says):
     warn_of_imbalance(counts, ["ant", "bee", "cat"], "none")
-    expected = "class `cat` has 1 training images and `ant` 10, 10 times as many"
+    expected = "class `cat` has 1 training images and `ant` has 10, 10 times as many"
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [expected] * says
     if says:
         assert "balanced accuracy (`eval_balanced_accuracy`), and try `--class_weighting balanced`" in caplog.text
@@ -97,4 +97,4 @@ def test_ten_times_another_classs_images_are_said_with_the_numbers(caplog, count
 def test_a_training_says_it(tmp_path, tiny_config, toy_rows, caplog):
     rows = toy_rows.select([*range(0, 40, 5)] * 2 + [1])
     make_trainer(tmp_path, tiny_config, rows, max_steps=1).train()
-    assert "class `b` has 1 training images and `a` 16, 16 times as many" in caplog.text
+    assert "class `b` has 1 training images and `a` has 16, 16 times as many" in caplog.text

@@ -1,4 +1,4 @@
-"""What was left out follows from the other options, also in a copy, after a change, and on its way to disk."""
+"""Options that are not set are derived from others: also in a copy, after a change, and after a save."""
 
 import copy
 import dataclasses
@@ -35,7 +35,7 @@ def test_copies_know_what_was_derived(tmp_path, way):
 
 @pytest.mark.parametrize("given", ["nothing", "optimizer", "schedule"])
 def test_checkpoint_holds_derived_rates_as_any_number(tmp_path, tiny_student, toy_rows, given):
-    """Red when it holds a class that only code could make: no run goes on from such a file."""
+    """Fails if the checkpoint contains a class of this package: no run can resume from such a file."""
     args = make_args(tmp_path, learning_rate=None, max_steps=2, save_strategy="steps", save_steps=1)
     optimizer = schedule = None
     if given != "nothing":
@@ -57,7 +57,7 @@ def test_what_was_given_stays_in_a_copy(tmp_path):
 
 
 def test_value_that_a_search_casts_to_the_derived_kind_is_given(tmp_path):
-    """transformers' search sets `type(old)(value)`; red when that counts as left out."""
+    """The search of transformers sets `type(old)(value)`; fails if that counts as not set."""
     args = make_args(tmp_path, learning_rate=None)
     args.learning_rate = type(args.learning_rate)(0.01)
     args.settle()

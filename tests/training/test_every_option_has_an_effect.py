@@ -1,8 +1,8 @@
-"""Every option of ours changes what it governs, in a short training, and nothing else.
+"""Every option of this package changes what it should change in a short training, and nothing else.
 
-A training is watched at the places in `CAUSES`, which do not depend on each other: the views of the same keys, say,
-and the loss of one batch that is always the same. So an option that is read and then dropped on its way changes
-nothing, and one that goes where another belongs changes the wrong thing. A new option has to get a case here.
+A training is observed at the places in `CAUSES`, which are independent of each other: for example the views of the
+same keys, and the loss of a fixed batch. An option that is read but not passed on changes nothing, and one that is
+passed to the wrong place changes something else. Each new option needs a case here.
 """
 
 import dataclasses
@@ -45,21 +45,21 @@ STEP_SIZE, NUM_IMAGES = 8, 24
 
 @dataclasses.dataclass
 class Watched:
-    """What a training did.
+    """What was observed of a training.
 
     Attributes:
-        order: keys (epoch, sample, repeat) of each step.
-        views: pixels by key, before they are mixed.
-        mixing: the share that each image of each step kept.
-        objective: loss of a batch that is always the same.
-        rates: learning rate of each step, and after the last.
-        optimizer: its class, and the options of each parameter that it has.
-        modes: whether the student was in training mode.
-        evaluation: metrics before the training.
-        teacher: what the recipe says of it.
-        outcome: class of the error that ended the training, or the skipped steps and images.
-        weights: by name, before the first step and after each.
-        averages: by name, at the end.
+        order: keys (epoch, sample, repeat) of the views of each step.
+        views: pixels by key, before mixing.
+        mixing: the fraction that each image of each step keeps in its mix.
+        objective: loss of a fixed batch.
+        rates: learning rate of each step, and the one after the last step.
+        optimizer: its class, and the options of each of its parameters.
+        modes: the modes of the student in all steps; True is training mode.
+        evaluation: metrics, measured before the training.
+        teacher: its line in the effective settings.
+        outcome: class of the error that ended the training, or the numbers of skipped steps and images.
+        weights: by name, before the first step and after each step.
+        averages: averaged weights by name, at the end.
     """
 
     order: list[list[tuple]] = dataclasses.field(default_factory=list)
@@ -86,15 +86,15 @@ class Watched:
         return own != others
 
     def has_class(self, name: str) -> bool:
-        """Whether the optimizer is of this class."""
+        """Whether the optimizer has this class."""
         return self.optimizer["class"] == name
 
     def option(self, name: str) -> Any:
-        """Of the optimizer, for a matrix."""
+        """An option of the optimizer for a weight matrix."""
         return self.optimizer["cls_classifier.weight"][name]
 
     def averages_with(self, decays: list[float]) -> bool:
-        """Whether the averages are those of the weights after each step, with these decays."""
+        """Whether the averages follow from the weights after each step with these decays."""
         name = "cls_classifier.weight"
         average = self.weights[0][name]
         for decay, weights in zip(decays, self.weights[1:], strict=True):
@@ -103,12 +103,12 @@ class Watched:
 
     @property
     def most_views_of_an_image(self) -> int:
-        """In one step."""
+        """The largest number of views of one image in one step."""
         return max(max(Counter(sample for _, sample, _ in step).values()) for step in self.order)
 
     @property
     def is_constant(self) -> bool:
-        """Whether the steps have one rate."""
+        """Whether all steps have the same learning rate."""
         return len(set(self.rates[:-1])) == 1
 
     @property
@@ -117,18 +117,18 @@ class Watched:
 
     @property
     def step_length(self) -> float:
-        """Norm of the first change of the weights, over its learning rate."""
+        """Norm of the change of the weights in the first step, divided by its learning rate."""
         changes = [after - self.weights[0][name] for name, after in self.weights[1].items()]
         return torch.stack([change.norm() for change in changes]).norm().item() / self.rates[0]
 
 
 class Watch(TrainerCallback):
-    """Fills in what can be seen of a training from outside."""
+    """Fills in a `Watched` during a training, by hooks and callbacks."""
 
     def __init__(self, trainer: DistillationTrainer):
         self.trainer, self.seen, self.collate = trainer, Watched(), trainer.data_collator
         trainer.data_collator = self.collated
-        modes = self.seen.modes  # a bound method would be copied with the averages
+        modes = self.seen.modes  # not a bound method, which would be copied with the averaged model
         trainer.model.register_forward_hook(lambda model, *_: torch.is_grad_enabled() and modes.add(model.training))
         trainer.add_callback(self)
 
@@ -160,7 +160,7 @@ class Watch(TrainerCallback):
 
 
 def make_rows(kind: str) -> Any:
-    """Pictures of different sizes in five classes: by index, one of them broken, or as a stream of four shards."""
+    """Images of different sizes in five classes: plain rows, with one broken image, or as a stream of four shards."""
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, (40 + i, 60 - i, 3), dtype=np.uint8) for i in range(NUM_IMAGES)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcde"))})
@@ -188,7 +188,7 @@ class NotANumberAtStep2:
 
 
 def watch(folder: Path, rows: str = "plain", fault: bool = False, **options: Any) -> Watched:
-    """Trains for three steps, or as many as the options say."""
+    """Trains for three steps, or as many as the options set."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 12, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}
     config = DeiTConfig(image_size=32, patch_size=16, num_labels=5, drop_path_rate=0, initializer_range=0.3, **sizes)
@@ -210,7 +210,7 @@ def watch(folder: Path, rows: str = "plain", fault: bool = False, **options: Any
     trainer.loss_log.restore(None)
     evaluation = trainer.evaluate()
     seen = Watch(trainer).seen
-    seen.objective = round(objective, 5)  # torch computes frozen layers in another way
+    seen.objective = round(objective, 5)  # torch computes frozen layers differently
     metrics = {name: value for name, value in evaluation.items() if name.startswith(("eval_loss", "eval_top"))}
     seen.evaluation = {name: round(value, 5) for name, value in metrics.items()}
     if fault:
@@ -229,13 +229,13 @@ def watch(folder: Path, rows: str = "plain", fault: bool = False, **options: Any
 
 @dataclasses.dataclass
 class Case:
-    """An option at two values, other options that it needs, and what of a training differs.
+    """Two values of an option, and what differs between a training with the one and with the other.
 
     Attributes:
-        values: the first one is the default's effect, or another.
-        changes: those of `CAUSES` that differ, and no others; also `averages`.
-        also: options of both trainings, and rows or a fault that show the effect.
-        expects: of a value and what was seen with it.
+        values: the two values.
+        changes: the names in `CAUSES` that differ, and no others; also `averages`.
+        also: further options of both trainings, and the rows or the fault that make the effect visible.
+        expects: whether a training with a value looks as it should, from the value and the observed training.
     """
 
     values: tuple[Any, Any]
@@ -311,11 +311,12 @@ INHERITED = {
     "adam_beta2": Case((0.999, 0.99), {"optimizer"}, TIMM, lambda v, seen: seen.option("betas") == (0.9, v)),
     "adam_epsilon": Case((1e-8, 1e-6), {"optimizer"}, TIMM, lambda v, seen: seen.option("eps") == v),
 }
-# Their other value is refused, or their effect needs a restart, several processes or a command: what sees it.
+# Options whose other value is refused, or whose effect needs a resume, several processes or a command: option -> test.
 ELSEWHERE = {
     "remove_unused_columns": "test_options_of_transformers_that_cannot_work_here_are_refused",
     "batch_eval_metrics": "test_options_of_transformers_that_cannot_work_here_are_refused",
     "logging_nan_inf_filter": "test_option_of_transformers_without_use_for_pictures_is_refused_by_name",
+    "hub_strategy": "test_option_of_transformers_without_use_for_pictures_is_refused_by_name",
     "restore_callback_states_from_checkpoint": "test_early_stopping_is_where_it_would_have_been",
     "ddp_find_unused_parameters": "test_ddp_wraps_the_student_alone_and_searches_for_no_unused_parameter",
     "overwrite_output_dir": "test_overwriting_deletes_the_checkpoints_and_nothing_else",

@@ -1,4 +1,4 @@
-"""The global batch counts processes and accumulation steps, wherever it is used."""
+"""The global batch includes all processes and accumulation steps, wherever it is used."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from deit_hf.data.mixing import MAX_BLOCK_SIZE
 
 @pytest.fixture
 def three_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Options that take this process for one of three."""
+    """Makes the options see three processes."""
     monkeypatch.setattr(DistillationArguments, "world_size", property(lambda self: 3))
 
 
@@ -37,7 +37,7 @@ def test_one_step_takes_the_global_batch_and_the_summary_says_so(tmp_path: Path,
     trainer = DistillationTrainer(student, make_args(tmp_path, **sizes), train_dataset=toy_rows)
     seen = []
     trainer.model.register_forward_hook(lambda model, args, outputs: seen.append(len(outputs.logits)))
-    assert trainer.train().global_step == 2 * 3  # three times 12 of 40 images
+    assert trainer.train().global_step == 2 * 3  # 40 images give 3 steps of 12 per epoch
     assert seen == [4] * 3 * 6
     recipe = trainer.effective_recipe
     assert recipe["global batch"] == "12 = 4 on each of 1 processes x 3 accumulation steps"

@@ -1,4 +1,4 @@
-"""The Hub's token is in the options in memory, and in no file, text or error."""
+"""The Hub token is kept in the options in memory, but in no file, text or error."""
 
 import copy
 import dataclasses

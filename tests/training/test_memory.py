@@ -1,4 +1,4 @@
-"""A long training needs no more memory at its end than near its beginning."""
+"""The memory of a long training does not grow after its beginning."""
 
 from pathlib import Path
 from statistics import median
@@ -12,11 +12,11 @@ from transformers import TrainerCallback
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationTrainer
 
 NUM_STEPS = 2400
-ALLOWED_GROWTH = 8 * 2**20  # bytes, of about 950 MiB: 5 KiB a step, a twentieth of a batch
+ALLOWED_GROWTH = 8 * 2**20  # bytes, of about 950 MiB in total: 5 KiB per step, a twentieth of a batch
 
 
 class MemoryLog(TrainerCallback):
-    """Resident memory in bytes every twenty steps: of this process, and of the largest data worker (0 without any)."""
+    """Records the resident memory in bytes every 20 steps: of this process, and of the largest worker (0 if none)."""
 
     def __init__(self) -> None:
         self.main: list[int] = []
@@ -30,7 +30,7 @@ class MemoryLog(TrainerCallback):
 
 
 def growth(sizes: list[int]) -> float:
-    """From the second sixth of the training, which is warm, to its last sixth."""
+    """Growth from the second sixth of the training, after the warm-up of caches, to the last sixth."""
     sixth = len(sizes) // 6
     return median(sizes[-sixth:]) - median(sizes[sixth : 2 * sixth])
 
@@ -40,7 +40,7 @@ def growth(sizes: list[int]) -> float:
 def test_memory_does_not_grow_over_thousands_of_steps(tmp_path, tiny_config, tiny_teacher, toy_rows, num_workers: int):
     rows = datasets.concatenate_datasets([toy_rows] * 10)
     rows.save_to_disk(str(tmp_path / "rows"))
-    rows = datasets.load_from_disk(str(tmp_path / "rows"))  # memory-mapped, as a user's are
+    rows = datasets.load_from_disk(str(tmp_path / "rows"))  # memory-mapped, like a dataset on disk
     options = {"max_steps": NUM_STEPS, "logging_steps": 10, "distillation_type": "soft", "ema_decay": 0.999}
     options |= {"save_strategy": "steps", "save_steps": 100, "save_total_limit": 2}
     options |= {"eval_strategy": "steps", "eval_steps": 100, "per_device_eval_batch_size": 20}

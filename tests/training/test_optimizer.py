@@ -156,7 +156,7 @@ def test_pattern_of_attention_and_heads_trains_exactly_these(tiny_student):
     [
         ("lam", "did you mean lamb"),
         ("qqqq", "DeiT's transfer used sgd"),
-        ("adahessian", "no optimizer of timm that can"),
+        ("adahessian", "is not an optimizer of timm that can"),
     ],
 )
 def test_name_that_is_no_optimizer_of_timm_is_refused_with_the_closest(name: str, hint: str):
@@ -217,7 +217,7 @@ def warning_for(
     [
         (512, 1, "set `gradient_accumulation_steps` to 2"),
         (256, 4, "set `gradient_accumulation_steps` to 16"),
-        (480, 1, "choose `per_device_train_batch_size` x processes x `gradient_accumulation_steps` to be that"),
+        (480, 1, "choose `per_device_train_batch_size` x processes x `gradient_accumulation_steps` to equal that"),
         (4096, 2, "choose `per_device_train_batch_size` x processes"),
     ],
 )

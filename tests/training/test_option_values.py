@@ -1,4 +1,4 @@
-"""Values of transformers' options that are refused by name, when the options are made."""
+"""Invalid values of transformers' options are refused at construction, with the name of the option."""
 
 from typing import Any
 
@@ -20,22 +20,25 @@ def make(**options: Any) -> DistillationArguments:
             {"report_to": "tensorboard"},
             "`report_to` has 'tensorboard', which is not installed; run `pip install tensor",
         ),
-        ({"report_to": ["none", "wand"]}, "`report_to` has 'none', but takes|`report_to` has 'wand'"),
-        ({"report_to": "wand"}, "`report_to` has 'wand', but takes .*; did you mean 'wandb'?"),
-        ({"lr_scheduler_kwargs": "{x"}, r"`lr_scheduler_kwargs` is '{x', which is not JSON \(Expecting property name"),
+        ({"report_to": ["none", "wand"]}, "`report_to` has 'none', but must be 'none' or 'all' alone"),
+        ({"report_to": "wand"}, r"`report_to` has 'wand', but must be .*; did you mean 'wandb'\?"),
+        (
+            {"lr_scheduler_kwargs": "{x"},
+            r"`lr_scheduler_kwargs` is '{x', which is not valid JSON \(Expecting property name",
+        ),
         ({"lr_scheduler_kwargs": "3"}, "`lr_scheduler_kwargs` is '3', but must be a JSON object"),
         (
             {"gradient_checkpointing_kwargs": "[1]"},
             r"`gradient_checkpointing_kwargs` is '\[1\]', but must be a JSON obj",
         ),
-        ({"accelerator_config": "{"}, "`accelerator_config` is '{', which is not JSON"),
+        ({"accelerator_config": "{"}, "`accelerator_config` is '{', which is not valid JSON"),
         (
             {"num_train_epochs": 0},
-            "`num_train_epochs` is 0 and `max_steps` -1, which is no training; raise one of them",
+            "`num_train_epochs` is 0 and `max_steps` is -1, so there is nothing to train; raise one of them",
         ),
-        ({"metric_for_best_model": "top1"}, "`metric_for_best_model` is 'top1', but `eval_strategy` is 'no', so that"),
+        ({"metric_for_best_model": "top1"}, "`metric_for_best_model` is 'top1', but `eval_strategy` is 'no', so it"),
         ({"optim": "adafactor", "optim_args": "foo"}, "`optim_args` is 'foo', but must be name=value pairs"),
-        ({"output_dir": " "}, "`output_dir` is empty; name a directory"),
+        ({"output_dir": " "}, "`output_dir` is empty; set it to a directory"),
         ({"seed": -1}, "`seed` is -1, but must be 0 or more"),
         ({"data_seed": -1}, "`data_seed` is -1, but must be 0 or more"),
         ({"save_total_limit": 0}, "`save_total_limit` is 0, but must be 1 or more"),
@@ -46,7 +49,7 @@ def make(**options: Any) -> DistillationArguments:
             {"eval_strategy": "steps", "eval_steps": -1},
             "`eval_steps` is -1, but must be more than 0 while `eval_strat",
         ),
-        ({"max_steps": -7}, "`max_steps` is -7, but must be 1 or more, or -1 to train `num_train_epochs`"),
+        ({"max_steps": -7}, "`max_steps` is -7, but must be 1 or more, or -1 to use `num_train_epochs`"),
     ],
 )
 def test_value_is_refused_with_its_option_and_the_next_step(options: dict[str, Any], message: str):
@@ -56,7 +59,7 @@ def test_value_is_refused_with_its_option_and_the_next_step(options: dict[str, A
 
 @pytest.mark.parametrize("name", ["deepspeed", "fsdp_config", "accelerator_config"])
 def test_file_of_an_option_that_is_not_there_is_named_with_the_option(name: str):
-    with pytest.raises(FileNotFoundError, match=f"`{name}` is nofile.json, but there is no such file"):
+    with pytest.raises(FileNotFoundError, match=f"`{name}` is nofile.json, but this file does not exist"):
         make(**{name: "nofile.json"})
 
 

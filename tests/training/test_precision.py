@@ -1,4 +1,4 @@
-"""Mixed precision: the network computes in bfloat16, objective and metrics in float32."""
+"""Mixed precision: the network computes in bfloat16, the objective and the metrics in float32."""
 
 import math
 

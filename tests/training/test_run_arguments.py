@@ -1,4 +1,4 @@
-"""Options of student, data and evaluation: what is refused with a message that helps."""
+"""Options of student, data and evaluation: invalid values raise helpful errors."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Small runs: the batch that few images get, what the recipe for them gives, and what is warned about."""
+"""Small runs: the batch size for few images, the recipe for small data, and the warnings."""
 
 import logging
 import re
@@ -35,9 +35,9 @@ def sampler_of(args: DistillationArguments, num_images: int) -> ViewSampler:
         ({"min_steps_per_epoch": 10}, 100, 8, 1),
         ({"min_steps_per_epoch": 10, "gradient_accumulation_steps": 4}, 1300, 64, 2),
         ({"min_steps_per_epoch": 10, "gradient_accumulation_steps": 3}, 100, 8, 1),
-        ({"min_steps_per_epoch": 10, "per_device_train_batch_size": 6}, 30, 2, 1),  # pairs are mixed
+        ({"min_steps_per_epoch": 10, "per_device_train_batch_size": 6}, 30, 2, 1),  # even, because pairs are mixed
         ({"min_steps_per_epoch": 10, "per_device_train_batch_size": 6, "mixup_alpha": 0, "cutmix_alpha": 0}, 19, 1, 1),
-        ({"min_steps_per_epoch": 10}, 3, 2, 1),  # as far as it goes
+        ({"min_steps_per_epoch": 10}, 3, 2, 1),  # as far as possible
         ({}, 3, 64, 1),
     ],
 )
@@ -54,7 +54,7 @@ def test_learning_rate_that_follows_from_the_batch_follows_the_fitted_one(tmp_pa
         fit_batch_to_data(args, range(100))
     assert args.learning_rate == pytest.approx(1e-3 * 8 / 512)
     assert (
-        "the global batch is 8 instead of 64, which gives 12 optimizer steps in an epoch of 100 images "
+        "the global batch is 8 instead of 64, which gives 12 optimizer steps per epoch of 100 images "
         "(`min_steps_per_epoch` is 10)"
     ) in caplog.text
 
@@ -68,7 +68,7 @@ def test_training_takes_the_fitted_batch(tmp_path: Path, tiny_config, toy_rows: 
 
 
 def small_data(num_images: int) -> tuple[DistillationArguments, ViewSampler]:
-    """The recipe on so many images."""
+    """The recipe for small data, with `num_images` images."""
     flags = ["--dataset_name", "any", "--report_to", "none", "--output_dir", "any"]
     args = parse_recipe((ModelArguments, DataArguments, DistillationArguments), [str(SMALL_DATA), *flags])[-1]
     fit_batch_to_data(args, range(num_images))
@@ -112,7 +112,7 @@ def test_warm_up_longer_than_the_run_is_said_with_the_rate_that_it_reaches(tmp_p
     highest = 1e-6 + (1e-3 - 1e-6) * 9 / 25
     assert max(log.get("learning_rate", 0) for log in trainer.state.log_history) == pytest.approx(highest)
     assert warnings_of(caplog) == [
-        "the run ends within its warm-up: it has 10 steps, the warm-up 25, and the learning rate reaches "
+        "the run ends during its warm-up: it has 10 steps, but the warm-up has 25, so the learning rate only reaches "
         f"{highest:.3g} instead of 0.001; lower `warmup_epochs` (5; the run has 2 epochs), or train for longer"
     ]
     assert trainer.effective_recipe["learning rate"].startswith(f"{highest:g} at its peak")
@@ -124,12 +124,12 @@ def said_of(args: DistillationArguments, sampler: ViewSampler, caplog, *, num_st
 
 
 def test_peak_below_the_rates_at_start_and_end_is_said_with_the_numbers(tmp_path: Path, caplog):
-    """Red when a small batch trains at one rate although `min_learning_rate` says another."""
+    """Fails if a small batch silently trains at another learning rate than `min_learning_rate`."""
     options = {"learning_rate": 1e-6, "min_learning_rate": 1e-5, "warmup_learning_rate": 1e-4}
     args = make_args(tmp_path, **options)
     (said,) = said_of(args, sampler_of(args, 80), caplog)
     assert said.startswith(
-        "`min_learning_rate` is 1e-05, but the peak of the learning rate is 1e-06, so that it is 1e-06"
+        "`min_learning_rate` is 1e-05, but the peak learning rate is only 1e-06, so 1e-06 is used instead"
     )
     caplog.clear()
     both = said_of(args, sampler_of(args, 80), caplog, warmup=2, rates=[1e-6] * 101)
@@ -154,9 +154,9 @@ def test_run_that_reaches_its_peak_is_not_warned_of(tmp_path: Path, caplog, rate
 def test_epoch_that_leaves_out_many_images_is_said_with_the_numbers(tmp_path: Path, caplog):
     args = make_args(tmp_path, per_device_train_batch_size=64, repeated_augmentation=1)
     assert said_of(args, sampler_of(args, 120), caplog) == [
-        "an epoch has 64 views for 120 images (53.3 %): it is cut at whole optimizer steps of 64, and the other "
-        "images wait for later epochs; lower `per_device_train_batch_size` or `gradient_accumulation_steps`, or set "
-        "`min_steps_per_epoch` to 10"
+        "an epoch has 64 views for 120 images (53.3 %), because it consists of whole optimizer steps of 64 views; the "
+        "other images are left for later epochs; lower `per_device_train_batch_size` or "
+        "`gradient_accumulation_steps`, or set `min_steps_per_epoch` to 10"
     ]
     caplog.clear()
     assert said_of(args, sampler_of(args, 128), caplog) == []
@@ -166,7 +166,7 @@ def test_epoch_that_leaves_out_many_images_is_said_with_the_numbers(tmp_path: Pa
 def test_step_of_more_views_than_there_are_images_is_said(tmp_path: Path, caplog):
     args = make_args(tmp_path, per_device_train_batch_size=64, min_steps_per_epoch=2)
     assert said_of(args, sampler_of(args, 20), caplog) == [
-        "an optimizer step takes 64 views, but there are only 20 images, so that each comes 3.2 times in every step; "
+        "an optimizer step takes 64 views, but there are only 20 images, so each is shown 3.2 times in every step; "
         "lower `per_device_train_batch_size` or `gradient_accumulation_steps`"
     ]
 
@@ -176,10 +176,10 @@ def test_step_of_more_views_than_there_are_images_is_said(tmp_path: Path, caplog
     [
         (
             {"max_steps": 30, "num_train_epochs": 50},
-            ["the run ends after 3 epochs, as `max_steps` is 30, "],
+            ["the run ends after 3 epochs because `max_steps` is 30, "],
         ),
         ({"max_steps": 30, "num_train_epochs": 3}, []),
-        ({"max_steps": 30, "num_train_epochs": 300}, []),  # the default, which nobody asked for
+        ({"max_steps": 30, "num_train_epochs": 300}, []),  # the default, not set by the user
         ({"num_train_epochs": 50}, []),
     ],
 )

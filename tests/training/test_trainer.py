@@ -506,7 +506,7 @@ class TestRefusedAtConstruction:
     def test_options_that_an_optimizer_of_ones_own_would_ignore(self, tmp_path, tiny_student, toy_rows, options):
         optimizer = torch.optim.SGD(tiny_student.parameters(), lr=0.1)
         args = make_args(tmp_path, **options)
-        with pytest.raises(ValueError, match="`optimizers` has an optimizer of its own, which `timm_optimizer` and"):
+        with pytest.raises(ValueError, match=f"`optimizers` has its own optimizer, so `{[*options][0]}`"):
             DistillationTrainer(tiny_student, args, train_dataset=toy_rows, optimizers=(optimizer, None))
 
     def test_plain_training_arguments(self, tiny_student, tmp_path):

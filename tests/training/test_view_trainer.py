@@ -91,7 +91,7 @@ def test_options_that_contradict_each_other_after_a_change_are_refused(tmp_path,
 def test_option_that_the_trainer_has_read_for_good_is_refused(tmp_path, make_student, toy_rows, name, value):
     trainer = DistillationTrainer(make_student(), make_args(tmp_path), train_dataset=toy_rows)
     setattr(trainer.args, name, value)
-    with pytest.raises(ValueError, match=f"`{name}` is .* when the trainer was made.*make a new trainer"):
+    with pytest.raises(ValueError, match=f"`{name}` is .* when the trainer was created.*create a new trainer"):
         trainer.train()
 
 
@@ -331,8 +331,8 @@ def test_batches_of_other_students_hold_class_indices_where_nothing_is_mixed(tmp
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("compute_loss_func", "`compute_loss_func` is given, .*make a subclass with its own `compute_loss"),
-        ("data_collator", "`data_collator` is given, but batches are made of views"),
+        ("compute_loss_func", "`compute_loss_func` is given, .*write a subclass with its own `compute_loss"),
+        ("data_collator", "`data_collator` is given, but this trainer builds its own batches of views"),
         ("preprocess_logits_for_metrics", "`preprocess_logits_for_metrics` is given without a `compute_metrics`"),
     ],
 )
@@ -365,9 +365,7 @@ def test_class_of_an_optimizer_steps_with_its_options(tmp_path, make_student, to
 @pytest.mark.parametrize("options", [{"layer_decay": 0.8}, {"timm_optimizer": "sgd"}, {"optim": "sgd"}])
 def test_class_of_an_optimizer_beside_options_of_another_is_refused(tmp_path, make_student, options):
     own = (torch.optim.SGD, {"lr": 0.05})
-    with pytest.raises(
-        ValueError, match=f"`optimizer_cls_and_kwargs` has an optimizer of its own, .*`{[*options][0]}`"
-    ):
+    with pytest.raises(ValueError, match=f"`optimizer_cls_and_kwargs` has its own optimizer, .*`{[*options][0]}`"):
         DistillationTrainer(make_student(), make_args(tmp_path, **options), optimizer_cls_and_kwargs=own)
 
 
