@@ -180,12 +180,12 @@ def test_sets_that_do_not_exist_and_several_at_once_are_refused_by_name(tmp_path
     student = DeiTForImageClassificationWithTeacher(tiny_config)
     args = make_args(tmp_path)
     single = DistillationTrainer(student, args, eval_dataset=toy_rows)
-    with pytest.raises(ValueError, match="there is no evaluation set 'b'; .*: none, `eval_dataset` is no dict"):
+    with pytest.raises(ValueError, match="there is no evaluation set 'b'; .*: none, because `eval_dataset` is not"):
         single.evaluate("b")
     with pytest.raises(TypeError, match="the data is a dict of a, b; pass one of them"):
         single.predict({"a": toy_rows, "b": toy_rows})
     named = DistillationTrainer(student, args, eval_dataset={"a": toy_rows})
-    with pytest.raises(ValueError, match="there is no evaluation set 'b'; those with a name are: a"):
+    with pytest.raises(ValueError, match="there is no evaluation set 'b'; the named ones are: a"):
         named.evaluate("b")
 
 

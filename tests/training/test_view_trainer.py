@@ -277,7 +277,7 @@ def test_later_student_of_other_classes_is_refused(tmp_path, make_student, tiny_
     trainer = DistillationTrainer(make_student(), make_args(tmp_path), train_dataset=toy_rows)
     other = DeiTConfig(**{**tiny_config.to_diff_dict(), "num_labels": 3})
     trainer.model = DeiTForImageClassificationWithTeacher(other)
-    with pytest.raises(ValueError, match="the model has 3 classes, but the trainer was made for one with 5"):
+    with pytest.raises(ValueError, match="the model has 3 classes, but the trainer was created for one with 5"):
         trainer.train()
 
 
