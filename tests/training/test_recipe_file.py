@@ -300,7 +300,7 @@ def test_error_of_a_worker_process_is_one_line_that_names_the_file(tmp_path: Pat
     batches = iter(loader)
     with pytest.raises(SystemExit, match="2"), one_line_errors():
         next(batches)
-    batches._shutdown_workers()  # the error holds it in a reference cycle; collecting that waits seconds for the worker
+    batches._shutdown_workers()  # the error holds it in a reference cycle, and its collection waits for the worker
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith(f"error: row 0 of the dataset ({path})")

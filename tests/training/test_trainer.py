@@ -217,7 +217,7 @@ def test_fusion_by_softmaxes_changes_the_answer_and_no_head(tmp_path, tiny_confi
     right = probabilities.argmax(dim=-1) == labels
     assert by_softmax["eval_top1_average"] == pytest.approx(right.double().mean().item(), abs=1e-9)
     assert by_softmax["eval_loss"] == pytest.approx(F.nll_loss(probabilities.log(), labels).item(), rel=1e-5)
-    assert by_softmax["eval_top1_average"] != by_logits["eval_top1_average"]  # otherwise the test would not show the option's effect
+    assert by_softmax["eval_top1_average"] != by_logits["eval_top1_average"]  # the option has an effect
 
 
 def test_evaluation_takes_rows_with_several_right_labels(tmp_path, tiny_config, toy_rows):
@@ -383,7 +383,7 @@ def test_layer_decay_reaches_every_optimizer(tmp_path, tiny_config, toy_rows, op
     ],
 )
 def test_training_with_an_optimizer_of_timm_resumes_bit_equal(tmp_path, tiny_config, toy_rows, options: dict):
-    # five steps per epoch: step 7 is within an epoch, where momentum and learning rate must be restored
+    # five steps per epoch: step 7 is within an epoch, where momentum and trust ratios must be restored
     options = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 7, **options}
     whole = make_trainer(tmp_path, tiny_config, toy_rows, **options)
     before = parameters_of(whole.model)
