@@ -70,10 +70,10 @@ def train_only(model: nn.Module, pattern: str) -> None:
 
 
 def layer_numbers(model: nn.Module) -> dict[str, int]:
-    """Returns the layer number of each parameter by name; layer 0 is the one next to the pixels.
+    """Returns the layer number of each parameter by name; layer 0 is the embeddings.
 
-    Source: timm's groups of its own DeiT: the embeddings are layer 0, block i is layer i + 1, and the heads are one
-    layer above the last block. The norm after the last block belongs to that block (in BEiT's code, to the head).
+    Source: timm's groups of its own DeiT: block i is layer i + 1, and the heads are one layer above the last block.
+    The norm after the last block belongs to that block (in BEiT's code, to the head).
 
     Raises:
         ValueError: a name is not one of DeiT or ViT in this package or in transformers.

@@ -59,7 +59,7 @@ def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], desc
 
 
 class _Parser(ListsArguments, HfArgumentParser):
-    """Raises an error, where argparse would print the usage and exit."""
+    """Raises ValueError, where argparse would print the whole usage and exit."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{without_tokens(message)}; see --help for all options")

@@ -105,8 +105,8 @@ def _check_options(name: str, options: Mapping[str, Any], *, peak: float) -> Non
     for option in RESERVED_OPTIONS:
         if option in options:
             raise ValueError(
-                f"`lr_scheduler_kwargs` has `{option}`, but every schedule has a linear warm-up, set by "
-                "`warmup_learning_rate` and `warmup_epochs` or `warmup_steps`; use these"
+                f"`lr_scheduler_kwargs` has `{option}`, but the warm-up is always linear, from "
+                "`warmup_learning_rate` over `warmup_epochs` or `warmup_steps`; use these"
             )
     for option, least, most in (
         ("min_lr", 0, peak),

@@ -37,7 +37,7 @@ from .view_trainer import EvaluationRows, TrainingRows
 
 
 class DistillationTrainer(OptimizingTrainer):
-    """A `Trainer` that trains an image classifier on images of `datasets`, with or without a teacher.
+    """Trains an image classifier, with or without a teacher, on a dataset or stream of labelled images.
 
     A model with a distillation head learns from the teacher on that head. Any other model learns from both labels
     and teacher on its only head ("usual distillation", table 3).

@@ -39,10 +39,10 @@ EvaluationRows: TypeAlias = datasets.Dataset | dict[str, datasets.Dataset]
 
 
 class ViewTrainer(PushingTrainer):
-    """A `Trainer` that trains on views of rows, and evaluates all heads on the evaluation view.
+    """A `Trainer` that trains on views (augmented images) of rows, and evaluates all heads on the evaluation view.
 
-    Views, sampler and collator are created with the trainer. They are created again at the start of a training if
-    options or rows have changed. Objective and teacher are in trainer.py.
+    Everything that depends on options and rows, such as views and collator, is created with the trainer. It is created
+    again at the start of a training if options or rows have changed. Objective and teacher are in trainer.py.
     """
 
     args: DistillationArguments
@@ -171,7 +171,7 @@ class ViewTrainer(PushingTrainer):
     # ---- options and rows ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
-        """Like `Trainer.train`, with the likely causes of a crashed data worker or of an out-of-memory error."""
+        """Like `Trainer.train`, and names likely causes of a crashed data worker or an out-of-memory error."""
         if self.model is None:  # `Trainer` drops it between two trials
             self.model = self.call_model_init()
         self.take_options()

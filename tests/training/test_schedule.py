@@ -173,7 +173,7 @@ def test_warm_up_holds_as_it_was_given(tmp_path: Path, options: dict, expected: 
         (
             "warmup_stable_decay",
             {"lr_scheduler_kwargs": {"num_decay_steps": 3, "warmup_type": "cosine"}},
-            "`lr_scheduler_kwargs` has `warmup_type`, but .* linear warm-up, set by `warmup_learning_rate` and",
+            "`lr_scheduler_kwargs` has `warmup_type`, but .* is always linear, from `warmup_learning_rate` over",
         ),
         (
             "cosine_warmup_with_min_lr",
