@@ -1,4 +1,4 @@
-"""The views of one run: its rows, what is done to each image, their order, and their batches."""
+"""The input pipeline of a run: rows, augmentation, sampling order and batches."""
 
 import contextlib
 import logging
@@ -25,14 +25,15 @@ from .small_runs import fit_batch_to_data
 
 logger = logging.getLogger(__name__)
 
+TRAINING_ADVICE = "rename the classes, or start a new head for the classes of the data"
 EVALUATION_ADVICE = (
-    "rename the classes of the data as the model has them, or name class folders by the model's class indices "
+    "rename the classes of the data to those of the model, or name class folders by the model's class indices "
     "(0, 1, 2, ...)"
 )
 
 
 def _columns_of(rows: Any) -> Any:
-    """What has the features of rows."""
+    """Returns the dataset that has the `features` of the rows."""
     return rows.rows if isinstance(rows, ShardedRows) else rows
 
 
@@ -43,9 +44,10 @@ class InputPipeline:
     Attributes:
         args: the recipe.
         processor: image processor of the student.
-        config: of the student; says which classes it has.
-        image_column_name: column of images.
-        label_column_name: column of class indices.
+        config: the student's configuration, with its classes.
+        image_column_name: column with the images.
+        label_column_name: column with the class indices.
+        warned: notes on labels that were already logged.
     """
 
     args: DistillationArguments
@@ -53,7 +55,7 @@ class InputPipeline:
     config: PreTrainedConfig
     image_column_name: str
     label_column_name: str
-    said: set[str] = field(default_factory=set)  # notes on labels, each once
+    warned: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for name in ("image_column_name", "label_column_name"):
@@ -64,12 +66,12 @@ class InputPipeline:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the student."""
+        """Number of classes of the student."""
         return self.config.num_labels
 
     @property
     def seed(self) -> int:
-        """Of order, views and mixing; the same on all processes."""
+        """Seed of order, views and mixing; the same on all processes."""
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     @property
@@ -77,13 +79,13 @@ class InputPipeline:
         return {"image_column_name": self.image_column_name, "label_column_name": self.label_column_name}
 
     def take_names(self, rows: datasets.Dataset | datasets.IterableDataset | ShardedRows | None) -> None:
-        """Gives a student without class names those of its training data; says so."""
+        """Gives a student without class names those of its training data, and logs it."""
         names = None if rows is None else class_names(_columns_of(rows), self.label_column_name)
         if names is not None and take_names(self.config, names):
-            self._say(f"the student has no class names: it takes those of the training data ({names[0]!r}, ...)")
+            self._warn_once(f"the student has no class names: it takes those of the training data ({names[0]!r}, ...)")
 
     def _label_indices(self, rows: Any, side: str, *, needs_all: bool) -> tuple[int, ...] | None:
-        """For each class of the rows the student's; None if they are the same."""
+        """Returns the student's class index for each class of the rows; None if they are the same."""
         match = match_labels(
             class_names(_columns_of(rows), self.label_column_name),
             None,
@@ -93,19 +95,19 @@ class InputPipeline:
             own_side="the model",
             needs_all=needs_all,
             numbers_are_indices=not needs_all,
-            advice="rename the classes, or start a new head on those of the data" if needs_all else EVALUATION_ADVICE,
+            advice=TRAINING_ADVICE if needs_all else EVALUATION_ADVICE,
         )
         if match.note is not None:
-            self._say(match.note)
+            self._warn_once(match.note)
         return match.indices
 
-    def _say(self, note: str) -> None:
-        if note not in self.said and self.args.process_index == 0:
+    def _warn_once(self, note: str) -> None:
+        if note not in self.warned and self.args.process_index == 0:
             logger.warning("%s", note)
-        self.said.add(note)
+        self.warned.add(note)
 
     def training(self, rows: datasets.Dataset | datasets.IterableDataset | ShardedRows) -> TrainingViews:
-        """Augmented views by key; the options' batch is made to fit so many images (`min_steps_per_epoch`)."""
+        """Returns augmented views by key, and fits the batch size to the number of images (`min_steps_per_epoch`)."""
         view = training_view(
             crop_size(self.processor),
             mean=statistics_of(self.processor)["mean"],
@@ -125,36 +127,36 @@ class InputPipeline:
         return views
 
     def evaluation(self, rows: datasets.Dataset) -> EvaluationViews:
-        """Views by row; here a row may have a list of right labels."""
+        """Returns evaluation views by row; a row may have a list of correct labels."""
         indices = self._label_indices(rows, "the evaluation data", needs_all=False)
         labels: Any = {"num_classes": self.num_classes, "label_indices": indices, "several_labels": True}
         return EvaluationViews(ImageDataset(rows, **labels, **self._columns), evaluation_view(self.processor))
 
     def evaluations(self, data: Any) -> Any:
-        """`evaluation` of a dataset, of each value of a dict, or None for None; of anything else its own error.
+        """Applies `evaluation` to a dataset, or to each value of a dict; returns None for None.
 
         Raises:
-            TypeError: a name in a dict is not a text.
-            ValueError: a dict has no parts, or one whose name the metrics cannot carry.
+            TypeError: a name in a dict is not a string, or the data is not a dataset.
+            ValueError: a dict is empty, or has a name that metrics cannot contain.
         """
         if not are_parts(data):
             return None if data is None else self.evaluation(data)
         return {name: self.evaluation(rows) for name, rows in data.items()}
 
     def of_plain_rows(self, data: Any, *, needs_labels: bool = True) -> Any:
-        """`evaluation` of a plain dataset; anything else, such as views or a name, as it is.
+        """Applies `evaluation` to a `datasets.Dataset`; returns anything else, such as views or a name, unchanged.
 
         Args:
-            data: rows, or what was made of them.
-            needs_labels: without, rows may lack their labels.
+            data: rows, views, the name of an evaluation set, or None.
+            needs_labels: whether rows must have labels.
 
         Raises:
-            TypeError: rows without an index.
+            TypeError: the data is a list, a stream or a dict.
         """
         if isinstance(data, datasets.IterableDataset | list | ShardedRows):
             raise TypeError(
                 f"the evaluation data is a {type(data).__name__}, but must be a `datasets.Dataset`, which has its "
-                "rows by index; make one with `datasets.Dataset.from_list` or `from_generator`"
+                "rows by index; create one with `datasets.Dataset.from_list` or `from_generator`"
             )
         if isinstance(data, dict):
             raise TypeError(f"the data is a {type(data).__name__} of {', '.join(map(str, data))}; pass one of them")
@@ -162,7 +164,7 @@ class InputPipeline:
             return data
         if needs_labels or has_labels(data, self.label_column_name):
             return self.evaluation(data)
-        self._say(f"the rows have no labels in `{self.label_column_name}`, so nothing is measured on them")
+        self._warn_once(f"the rows have no labels in `{self.label_column_name}`, so no metrics are computed")
         images = ImageDataset(
             data, image_column_name=self.image_column_name, label_column_name=None, num_classes=self.num_classes
         )
@@ -170,23 +172,24 @@ class InputPipeline:
 
     @contextlib.contextmanager
     def named_loaders(self, data: Any, own: Any) -> Iterator[Any]:
-        """As a context: the parent keeps the persistent workers of the trainer's own evaluation sets, and no others.
+        """Context in which `Trainer` keeps persistent workers only for the trainer's own evaluation sets.
 
-        It finds them by a name, which is the same for all sets that are given directly.
+        `Trainer` stores these workers by the name of a set. All sets that are given directly have the same name, so
+        one would get the workers of another.
 
         Args:
             data: as for `Trainer.get_eval_dataloader`.
-            own: the evaluation set of the trainer, or several by name.
+            own: evaluation set of the trainer, or a dict of several.
 
         Yields:
             Views of `data`, or its name.
         """
         if isinstance(data, str) and data not in (own if isinstance(own, dict) else ()):
-            sets = ", ".join(own) if isinstance(own, dict) else "none, `eval_dataset` is no dict"
-            raise ValueError(f"there is no evaluation set {data!r}; those with a name are: {sets}")
+            sets = ", ".join(own) if isinstance(own, dict) else "none, because `eval_dataset` is not a dict"
+            raise ValueError(f"there is no evaluation set {data!r}; the named ones are: {sets}")
         is_own = isinstance(data, str) or data is None or data is own
         if isinstance(data, str) and isinstance(own[data], datasets.Dataset):
-            is_own, data = False, own[data]  # plain rows that were assigned to the trainer
+            is_own, data = False, own[data]  # rows that were assigned to the trainer
         persistent = self.args.dataloader_persistent_workers
         self.args.dataloader_persistent_workers = persistent and is_own
         try:
@@ -195,7 +198,7 @@ class InputPipeline:
             self.args.dataloader_persistent_workers = persistent
 
     def check_best_metric(self, eval_dataset: Any, model: PreTrainedModel) -> None:
-        """Refuses a best model by a metric that the evaluations of a training will not report."""
+        """Raises ValueError if `metric_for_best_model` is not reported, or would select the worst checkpoint."""
         if self.args.metric_for_best_model is not None and self.args.eval_strategy != "no":
             check_best_metric(
                 self.args.metric_for_best_model,
@@ -206,22 +209,22 @@ class InputPipeline:
             )
 
     def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Of a batch of training views what a model takes: `pixel_values` and `labels`, the objective's targets."""
+        """Returns `pixel_values` and `labels` of a training batch; labels are targets if mixed or smoothed."""
         return {
             "pixel_values": batch["pixel_values"],
             "labels": self.targets(batch) if self.args.mixes or self.args.label_smoothing else batch["labels"],
         }
 
     def targets(self, batch: Mapping[str, Any]) -> Tensor:
-        """What the class head is to learn of a batch: mixed and smoothed targets (B, C), rows sum to 1."""
+        """Returns the mixed and smoothed targets (B, C) of a batch; rows sum to 1."""
         labels: Tensor = batch["labels"]
-        if labels.is_floating_point():  # they are the targets already
+        if labels.is_floating_point():  # already targets
             return labels
         smoothing = self.args.label_smoothing
         return mix_targets(labels, batch.get("mix_ratios"), num_classes=self.num_classes, smoothing=smoothing)
 
     def collator(self) -> ViewCollator:
-        """Views -> a batch of the model, mixed as the options say."""
+        """Returns the collator that makes a batch of views, and mixes it as in the options."""
         if not self.args.mixes:
             return ViewCollator(None)
         mixing = Mixing(
@@ -234,11 +237,11 @@ class InputPipeline:
         return ViewCollator(mixing)
 
     def sampler(self, views: TrainingViews, *, step_size: int) -> ViewSampler:
-        """Keys of views in a global order, which Accelerate shares out.
+        """Returns a sampler of view keys in global order; Accelerate splits it between the processes.
 
         Args:
-            views: what `training` made.
-            step_size: views of one optimizer step, of all processes.
+            views: from `training`.
+            step_size: views per optimizer step, over all processes.
         """
         args = self.args
         order = {"num_repeats": args.repeated_augmentation, "seed": self.seed, "step_size": step_size}
@@ -259,7 +262,7 @@ class EpochOfViews(TrainerCallback):
     """Sets the sampler's epoch: `Trainer` does not reach it after a multi-process resume.
 
     Args:
-        set_epoch: of the sampler of the training in progress.
+        set_epoch: sets the epoch of the current sampler.
     """
 
     def __init__(self, set_epoch: Callable[[int], None]):

@@ -1,4 +1,4 @@
-"""What the log reports of the objective: means over the steps since the last report, without skipped ones."""
+"""Means of the loss and its terms for the log, over the steps since the last report, without skipped steps."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ from ..reliability.step_outcome import StepOutcome
 class LossLog(TrainerCallback):
     """Averages the loss and its terms without waiting for the device; a resumed training reports the same numbers.
 
-    Reports `loss` and `loss_cls`, and with a teacher `loss_distillation` and `teacher_agreement`: the share of views
-    for which the head that learns from the teacher predicts the teacher's class.
+    Reports `loss` and `loss_cls`. With a teacher, also reports `loss_distillation` and `teacher_agreement`: the share
+    of views for which the head that learns from the teacher predicts the teacher's class.
 
     Args:
-        outcome: of the step in progress; skipped steps are left out.
+        outcome: outcome of the step in progress; skipped steps are left out.
 
     Attributes:
-        has_terms: whether the recipe's objective was computed; a subclass may compute another.
+        has_terms: whether the recipe's objective was computed; a subclass may compute another one.
     """
 
     def __init__(self, outcome: StepOutcome):
@@ -29,25 +29,25 @@ class LossLog(TrainerCallback):
         self.restore(None)
 
     def state(self) -> dict[str, Any]:
-        """The sums as numbers that a JSON file keeps exactly; between two steps. Waits for the device."""
+        """Returns the exact sums as numbers for JSON; call it between two steps. Waits for the device."""
         return {"since_report": self._since_report.state(), "training": self._training.state()}
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """Takes over the `state` of another log, or starts from zero."""
+        """Restores the `state` of another log, or resets the sums if it is None."""
         self._step = _Sums()  # of the step in progress
         self._since_report = _Sums(**state["since_report"]) if state else _Sums()
         self._training = _Sums(**state["training"]) if state else _Sums()
 
     def add_loss(self, loss: Tensor) -> None:
-        """Adds the loss of a batch, a scalar; once per batch."""
+        """Adds the loss of a batch, a scalar; call it once per batch."""
         self._step.add({"loss": loss.detach()}, 1)
 
     def add_terms(self, terms: ObjectiveTerms, student_logits: Tensor, teacher_logits: Tensor | None) -> None:
-        """Adds the terms of a batch; a subclass with a loss of its own may have none.
+        """Adds the terms of a batch; not called by a subclass that computes another loss.
 
         Args:
             terms: scalars.
-            student_logits: (B, C), of the head that learns from the teacher.
+            student_logits: (B, C), from the head that learns from the teacher.
             teacher_logits: (B, C), or None.
         """
         self.has_terms = True
@@ -59,18 +59,18 @@ class LossLog(TrainerCallback):
         self._step.add(counted, 0)
 
     def complete(self, logs: dict[str, float], *, step: int) -> None:
-        """Puts the means over all processes into a report of the training loss.
+        """Adds the means over all processes to a report of the training loss.
 
         Args:
-            logs: the report of transformers' `Trainer`, changed in place. Its `loss` and `train_loss` are replaced:
-                they count skipped steps, and forget the steps before a resume. Without any step that counts, they
-                are left out.
+            logs: the report of `Trainer`, changed in place. Its `loss` and `train_loss` are replaced, because they
+                include skipped steps and do not include the steps before a resume. They are removed if all steps
+                were skipped.
             step: number of the last step.
         """
         if "loss" in logs:
             logs.pop("loss")
             if step in self.outcome.skipped_steps:
-                logs.pop("grad_norm", None)  # of this step
+                logs.pop("grad_norm", None)  # belongs to the skipped step
             logs.update(self._since_report.means())
             self._since_report = _Sums()
         if "train_loss" in logs:
@@ -79,7 +79,7 @@ class LossLog(TrainerCallback):
             logs.update({f"train_{name}": value for name, value in self._training.means().items()})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Counts the batches of the step, unless it was skipped."""
+        """Adds the batches of the step to the sums, unless the step was skipped."""
         if self._step.count and not self.outcome.is_skipped:
             self._since_report.add(self._step.sums, self._step.count)
             self._training.add({"loss": self._step.sums["loss"]}, self._step.count)
@@ -87,7 +87,7 @@ class LossLog(TrainerCallback):
 
 
 class _Sums:
-    """Sums of scalars by name, and how many of each there were."""
+    """Sums of scalars by name, and the number of summands, which is the same for all."""
 
     def __init__(self, sums: dict[str, Any] | None = None, count: int = 0):
         self.sums: dict[str, Any] = {name: torch.tensor(total) for name, total in (sums or {}).items()}
@@ -101,5 +101,5 @@ class _Sums:
         self.count += count
 
     def means(self) -> dict[str, float]:
-        """Over all processes, which wait for each other."""
+        """Returns the means over all processes, which wait for each other."""
         return {name: reduce(torch.as_tensor(total) / self.count, "mean").item() for name, total in self.sums.items()}

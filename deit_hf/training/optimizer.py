@@ -1,6 +1,6 @@
-"""Which parameters are trained, decay and at which rate (section 5 and table 9 of the paper).
+"""Parameter groups and optimizer: what is trained, with which weight decay and learning rate (sec. 5, table 9).
 
-How the learning rate moves is in schedule.py.
+The change of the learning rate over time is in schedule.py.
 """
 
 import logging
@@ -19,38 +19,38 @@ from .timm_optimizers import create_timm_optimizer
 
 logger = logging.getLogger(__name__)
 
-# Of an optimizer's groups: what options say. Others of its entries can be state that the optimizer keeps there.
+# Entries of a parameter group that are set by options. Other entries can be state that the optimizer keeps there.
 GROUP_OPTIONS = ("weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "alpha", "amsgrad")
 TOKEN_NAMES = ("cls_token", "distillation_token", "position_embeddings", "pos_embed", "dist_token")
-# names of this package and its checkpoints, and those of transformers' own ViT and DeiT
+# names of layers in this package and its checkpoints, and in transformers' ViT and DeiT
 _BLOCK = re.compile(r"(?:^|\.)(?:encoder\.layer|(?:deit|vit)\.layers)\.(\d+)\.")
 
 
 def decay_parameter_names(model: nn.Module) -> list[str]:
-    """Names of the parameters that weight decay acts on: matrices and kernels, but no bias, norm, token or position.
+    """Returns the names of parameters with weight decay: matrices and kernels, not biases, norms, tokens or positions.
 
     Source: official code through timm 0.3's `add_weight_decay` and `no_weight_decay`.
-    Differs: the distillation token does not decay (timm 0.3.2 let it decay, timm today does not).
+    Differs: the distillation token does not decay (it does in timm 0.3.2, but not in current timm).
     """
     return [name for name, p in model.named_parameters() if p.ndim > 1 and name.rpartition(".")[2] not in TOKEN_NAMES]
 
 
 def train_only(model: nn.Module, pattern: str) -> None:
-    """Freezes every parameter whose name the pattern does not match, and keeps what is wholly frozen in eval mode.
+    """Freezes all parameters whose name the pattern does not match, and keeps frozen modules in eval mode.
 
     Args:
-        model: changed in place; the batch statistics of its frozen parts no longer move.
-        pattern: regular expression, found anywhere in a name: `classifier` trains a new head,
-            `attention|classifier` the attention layers too, as arXiv:2203.09795 fine-tunes (its code trains the
-            positions as well: `attention|classifier|position_embeddings`).
+        model: changed in place; the batch statistics of modules without a trained parameter no longer change.
+        pattern: regular expression to search for in each name. `classifier` trains only the head;
+            `attention|classifier` also trains the attention layers, as arXiv:2203.09795 fine-tunes (its code also
+            trains the positions: `attention|classifier|position_embeddings`).
 
     Raises:
-        ValueError: the pattern matches no parameter, or is no regular expression.
+        ValueError: the pattern matches no parameter, or is not a regular expression.
     """
     try:
         trained = {name for name, _ in model.named_parameters() if re.search(pattern, name)}
     except re.error as error:
-        raise ValueError(f"`train_only` is {pattern!r}, which is no regular expression: {error}") from error
+        raise ValueError(f"`train_only` is {pattern!r}, which is not a regular expression: {error}") from error
     if not trained:
         names = [name for name, _ in model.named_parameters()]
         raise ValueError(f"`train_only` {pattern!r} matches no parameter; the model has {', '.join(names[-4:])}, ...")
@@ -70,13 +70,13 @@ def train_only(model: nn.Module, pattern: str) -> None:
 
 
 def layer_numbers(model: nn.Module) -> dict[str, int]:
-    """The layer of each parameter by name, counted from the pixels up.
+    """Returns the layer number of each parameter by name; layer 0 is the embeddings.
 
-    Source: timm's groups of its own DeiT: embeddings 0, block i is i + 1, the heads are one above the last block.
-    The norm after the last block counts as a part of it (BEiT's code has it with the head).
+    Source: timm's groups of its own DeiT: block i is layer i + 1, and the heads are one layer above the last block.
+    The norm after the last block belongs to that block (in BEiT's code, to the head).
 
     Raises:
-        ValueError: a name is not among those of DeiT and ViT, as this package and transformers have them.
+        ValueError: a name is not one of DeiT or ViT in this package or in transformers.
     """
     names = [name for name, _ in model.named_parameters()]
     numbers = {name: int(match[1]) + 1 for name in names if (match := _BLOCK.search(name))}
@@ -96,21 +96,24 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
 def parameter_groups(
     model: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """What is trained, in groups for an optimizer: by layer from the heads down, what decays before what does not.
+    """Returns parameter groups for an optimizer, one or two per layer: with and without weight decay.
 
-    Source: layer-wise decay of BEiT (arXiv:2106.08254), as in timm's `param_groups_layer_decay`.
+    The groups are ordered from the heads down to the embeddings; within a layer, the one with weight decay is first.
+
+    Source: layer-wise learning-rate decay of BEiT (arXiv:2106.08254), as in timm's `param_groups_layer_decay`.
 
     Args:
-        model: its frozen parameters are in no group.
-        learning_rate: of the heads, before any schedule.
-        weight_decay: of the parameters that `decay_parameter_names` gives.
-        layer_decay: in (0, 1], a layer's rate over that of the layer above it; below 1 only for DeiT and ViT.
+        model: its frozen parameters are left out.
+        learning_rate: of the heads, before the schedule is applied.
+        weight_decay: of the parameters in `decay_parameter_names`.
+        layer_decay: in (0, 1], ratio of the learning rates of a layer and the layer above it; only DeiT and ViT can
+            have less than 1.
 
     Returns:
-        Groups with `params`, `weight_decay`, `lr`, and the `learning_rate_scale` that is already in `lr`.
+        Groups with `params`, `weight_decay`, `lr` and `learning_rate_scale`, by which `lr` is already multiplied.
 
     Raises:
-        ValueError: the model has no layers for a `layer_decay` below 1.
+        ValueError: `layer_decay` is below 1, but the model is not a DeiT or ViT.
     """
     decaying = set(decay_parameter_names(model))
     numbers = layer_numbers(model) if layer_decay < 1 else {}
@@ -131,7 +134,7 @@ def parameter_groups(
 
 
 def check_layers(model: nn.Module, args: DistillationArguments) -> None:
-    """Raises ValueError for a `layer_decay` that a model cannot follow, as its layers have other names."""
+    """Raises ValueError if `layer_decay` is below 1, but the model is not a DeiT or ViT."""
     if args.layer_decay < 1:
         layer_numbers(model)
 
@@ -141,12 +144,12 @@ def create_own_optimizer(
     args: DistillationArguments,
     transformers_own: Callable[[], tuple[type[Optimizer], dict[str, Any]]],
 ) -> Optimizer | None:
-    """The optimizer over `parameter_groups` that the options ask for, or None where transformers' own will do.
+    """Returns an optimizer over `parameter_groups`, or None if `Trainer` can create the one of the options.
 
     Args:
         model: the student.
         args: the recipe.
-        transformers_own: gives class and keyword arguments of the optimizer that transformers would make.
+        transformers_own: returns class and keyword arguments of the optimizer that `Trainer` would create.
     """
     if args.timm_optimizer is None and args.layer_decay == 1:
         return None
@@ -162,14 +165,16 @@ def create_own_optimizer(
 
 
 def keep_options(optimizer: Optimizer, schedule: LRScheduler) -> RemovableHandle:
-    """Makes an optimizer keep this run's options, such as `weight_decay`, when the state of a checkpoint is loaded.
+    """Makes an optimizer keep this run's options, such as `weight_decay`, when a checkpoint's state is loaded.
+
+    Loading a state then raises ValueError if it is that of another optimizer.
 
     Args:
         optimizer: of the run.
-        schedule: its schedule; if it changes the momentum as well, the options of the checkpoint are used.
+        schedule: of this optimizer; if it also changes the momentum, the options of the checkpoint are used.
 
     Returns:
-        Its `remove()` ends this. Loading raises ValueError if the state is that of another optimizer.
+        A handle whose `remove()` ends this.
     """
 
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]

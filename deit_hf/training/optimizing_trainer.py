@@ -18,7 +18,9 @@ from .view_trainer import ViewTrainer
 
 
 class OptimizingTrainer(ViewTrainer):
-    """Creates optimizer and schedule from the options, unless they were given, and keeps the averaged weights.
+    """A `ViewTrainer` that creates optimizer and schedule from the options, and keeps averaged weights.
+
+    An optimizer or schedule that was given to the trainer is used instead.
 
     Attributes:
         step_outcome: whether the optimizer step in progress counts, and which steps were skipped.
@@ -26,9 +28,9 @@ class OptimizingTrainer(ViewTrainer):
     """
 
     def __init__(self, *args: Any, **options: Any):
-        """As `DistillationTrainer`, which explains the arguments."""
+        """Takes the arguments of `DistillationTrainer`, except those of the objective."""
         self.step_outcome = StepOutcome()
-        self._own_optimizer: Optimizer | None = None  # created by this trainer
+        self._own_optimizer: Optimizer | None = None  # created by this trainer, not given
         self._own_schedule: LRScheduler | None = None
         self._kept_options: RemovableHandle | None = None
         super().__init__(*args, **options)
@@ -36,19 +38,19 @@ class OptimizingTrainer(ViewTrainer):
 
     @property
     def has_given_optimizer(self) -> bool:
-        """Whether the optimizer, or its class, was given to the trainer or assigned."""
+        """Whether the optimizer or its class was given to the trainer or assigned later."""
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # inside Accelerate's
         is_given = optimizer is not None and optimizer is not self._own_optimizer
         return is_given or self.optimizer_cls_and_kwargs is not None
 
     @property
     def has_given_schedule(self) -> bool:
-        """Whether the schedule was given to the trainer or assigned."""
+        """Whether the schedule was given to the trainer or assigned later."""
         return self.lr_scheduler is not None and self.lr_scheduler is not self._own_schedule
 
     @property
     def given_optimizer_name(self) -> str | None:
-        """Classes of a given optimizer and schedule, such as `SGD, StepLR`; None if they follow from the options."""
+        """Class names of a given optimizer and schedule, such as `SGD, StepLR`; None if neither was given."""
         given: list[type] = []
         if self.optimizer_cls_and_kwargs is not None:
             given.append(self.optimizer_cls_and_kwargs[0])
@@ -59,7 +61,7 @@ class OptimizingTrainer(ViewTrainer):
         return ", ".join(each.__name__ for each in given) or None
 
     def take_options(self, *, of_trial: bool = False) -> bool:
-        """Also forgets the optimizer and schedule of an earlier training, and lets the averages follow the options."""
+        """Also drops the optimizer and schedule of an earlier training, and applies new options to the averages."""
         changed = super().take_options(of_trial=of_trial)
         if not self.has_given_optimizer:
             self.optimizer = None
@@ -84,7 +86,7 @@ class OptimizingTrainer(ViewTrainer):
     # ---- optimizer and schedule ----
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """Creates the optimizer; `Trainer` knows neither layer-wise learning rates nor timm's optimizers."""
+        """Like `Trainer.create_optimizer`, and also supports layer-wise learning rates and timm's optimizers."""
         creates_it = self.optimizer is None
         if creates_it:
             student = self.model if model is None else model
@@ -96,11 +98,11 @@ class OptimizingTrainer(ViewTrainer):
         return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of the parameters with weight decay; `Trainer` would decay tokens and positions."""
+        """Like `Trainer.get_decay_parameter_names`, but without tokens and positions."""
         return decay_parameter_names(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
-        """Creates the paper's cosine with its unscaled first and last rate, or another schedule with its warm-up."""
+        """Creates the schedule of the options: by default the paper's warm-up and cosine (schedule.py)."""
         optimizer = optimizer or self.optimizer
         if self.lr_scheduler is None:
             steps: Any = {"num_steps": num_training_steps, "steps_in_epoch": self._steps_in_epoch()}
@@ -111,7 +113,7 @@ class OptimizingTrainer(ViewTrainer):
         return self.lr_scheduler
 
     def num_warmup_steps(self, num_training_steps: int) -> int:
-        """Optimizer steps of the warm-up in a training of `num_training_steps`."""
+        """Returns the number of warm-up steps in a training of `num_training_steps`."""
         return num_warmup_steps(self.args, num_steps=num_training_steps, steps_in_epoch=self._steps_in_epoch())
 
     def _steps_in_epoch(self) -> int:
@@ -123,7 +125,7 @@ class OptimizingTrainer(ViewTrainer):
     # ---- averaged weights ----
 
     def restore_running_state(self, state: dict[str, Any] | None) -> None:
-        """Also lets the averages resume from the same checkpoint."""
+        """Also makes the averages resume from the same checkpoint."""
         super().restore_running_state(state)
         if self.ema is not None:
             self.ema.resume_from = self.resume_from
@@ -135,7 +137,7 @@ class OptimizingTrainer(ViewTrainer):
             self.ema.load(self.state.best_model_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the parent's, with the averaged weights in `ema/`; `push_to_hub` is for when all files are there."""
+        """Like `Trainer.save_model`, and also saves the averaged weights in `ema/`; never pushes to the Hub."""
         self._take_student()
         super().save_model(output_dir, _internal_call=True)
         if self.ema is not None and self.args.should_save:

@@ -1,6 +1,6 @@
-"""The effective recipe: everything in force in a run, with what follows from options, data and machine.
+"""The effective recipe: all settings of a run, including those that follow from options, data and machine.
 
-Said once when a training starts, and kept at the head of recipe.yaml. The options alone are in arguments.py.
+Logged once when a training starts, and written as comments to recipe.yaml. The options are in arguments.py.
 """
 
 import logging
@@ -26,26 +26,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What is known when a training starts.
+    """Facts of a run that are known when a training starts.
 
     Attributes:
         args: the options.
-        student: with or without distillation head.
-        processor: of the evaluation view.
-        sampler: of the training views.
-        optimizer: that steps.
-        schedule: of its learning rate.
+        student: model with or without a distillation head.
+        processor: image processor of the evaluation view.
+        sampler: sampler of the training views.
+        optimizer: optimizer of the student.
+        schedule: schedule of its learning rate.
         num_steps: optimizer steps of the whole training.
         num_warmup_steps: optimizer steps of the warm-up; None for a schedule that was given to the trainer.
         precision: `no`, `fp16` or `bf16`.
-        class_weights: of the label loss, in words; empty without.
-        teacher: None without.
-        teacher_top1: of the teacher on the evaluation split, in [0, 1]; None where it was not measured.
-        teacher_split: where that was measured, in words.
-        given_optimizer: whether the optimizer, or its class, was given to the trainer.
-        own_objective: name of a subclass that computes the loss in its own way.
-        class_counts: training images of each class; None if they are not known.
-        changes: of a resumed run, by step (same_run.py).
+        class_weights: class weights of the label loss, in words; empty if there are none.
+        teacher: the teacher, or None.
+        teacher_top1: its top-1 accuracy on the evaluation split, in [0, 1]; None if it was not measured.
+        teacher_split: name of that evaluation split, in words.
+        given_optimizer: whether the optimizer or its class was given to the trainer.
+        own_objective: name of a subclass that overrides `compute_loss`, or None.
+        class_counts: number of training images of each class; None if unknown.
+        changes: changed options of a resumed run, by step (same_run.py).
     """
 
     args: DistillationArguments
@@ -68,12 +68,12 @@ class Run:
 
     @property
     def rates(self) -> list[float] | None:
-        """Learning rate at each step and after the last (num_steps + 1,); None if it is no function of the step."""
+        """Learning rate (num_steps + 1,) at each step and after the last; None if it is not a function of the step."""
         return learning_rates(self.schedule, self.num_steps)
 
 
 def effective_recipe(run: Run) -> dict[str, str]:
-    """What is in force, a line for each matter, in the order in which the paper speaks of them."""
+    """Returns the effective settings, one line per topic, in the paper's order."""
     return {
         "student": _student(run),
         "objective": _objective(run),
@@ -82,7 +82,7 @@ def effective_recipe(run: Run) -> dict[str, str]:
         "images": _images(run),
         "steps": f"{run.num_steps} in {run.args.num_train_epochs:g} epochs of {steps_in_epoch(run.sampler)}"
         if run.args.max_steps <= 0
-        else f"{run.num_steps}, as `max_steps` says; an epoch has {steps_in_epoch(run.sampler)}",
+        else f"{run.num_steps}, set by `max_steps`; an epoch has {steps_in_epoch(run.sampler)}",
         "learning rate": _learning_rate(run),
         "warm-up": _warmup(run),
         "optimizer": _optimizer(run),
@@ -96,7 +96,7 @@ def effective_recipe(run: Run) -> dict[str, str]:
 
 
 def steps_in_epoch(sampler: ViewSampler) -> int:
-    """Optimizer steps of an epoch."""
+    """Returns the optimizer steps per epoch."""
     return len(sampler) // sampler.step_size
 
 
@@ -147,7 +147,7 @@ def _images(run: Run) -> str:
     repeats = run.args.repeated_augmentation
     repeated = f", each up to {repeats} times (repeated augmentation)" if repeats > 1 else ""
     return (
-        f"{len(run.sampler)} views an epoch of {run.sampler.num_unique_images} of the {run.sampler.num_images} "
+        f"{len(run.sampler)} views per epoch, of {run.sampler.num_unique_images} of the {run.sampler.num_images} "
         f"images{repeated}"
     )
 
@@ -161,7 +161,7 @@ def _learning_rate(run: Run) -> str:
     if run.rates is None:
         lowest = "" if is_given or args.min_learning_rate is None else f", at least {args.min_learning_rate:g}"
         follows = f" ({type(run.schedule).__name__})" if is_given else ", which follows a metric"
-        return f"{base}{_rate(run.optimizer):g} at first; {name}{follows}{lowest}{decay}"
+        return f"{base}{_rate(run.optimizer):g} at the start; {name}{follows}{lowest}{decay}"
     *of_steps, end = run.rates
     stepping = "" if is_given else f", stepping {args.learning_rate_stepping}"
     return (
@@ -171,14 +171,14 @@ def _learning_rate(run: Run) -> str:
 
 
 def _rate(optimizer: Optimizer) -> float:
-    """The learning rate of the highest layer, as it is now."""
+    """Returns the current learning rate of the highest layer."""
     group = optimizer.param_groups[0]
     return float(group["lr"]) / group.get("learning_rate_scale", 1.0)
 
 
 def _warmup(run: Run) -> str:
     if run.num_warmup_steps is None:
-        return "as the given schedule says"
+        return "set by the given schedule"
     return f"{run.num_warmup_steps} steps from {run.rates[0]:g}" if run.num_warmup_steps and run.rates else "none"
 
 
@@ -197,7 +197,7 @@ def _views(run: Run) -> str:
     args = run.args
     crop = "simple crop" if args.crop_mode == "simple" else f"crop of {args.crop_min_scale:g} to 1 of the area"
     if max(crop_size(run.processor)) <= LARGEST_UNCROPPED_SIZE and args.crop_mode != "simple":
-        crop += " (unlike the official code up to 32 pixels, which pads pictures by 4 pixels: `crop_mode` simple)"
+        crop += " (unlike the official code up to 32 pixels, which pads images by 4 pixels: `crop_mode` simple)"
     return f"{crop}, flip {args.horizontal_flip_prob:g}, {args.random_augment}, erasing {args.random_erase_prob:g}"
 
 
@@ -212,30 +212,32 @@ def _averages(args: DistillationArguments) -> str:
 
 
 def _word(choice: Any) -> str:
-    """A choice of transformers, which is an enum or text."""
+    """Returns a choice of transformers, an enum or a string, as a string."""
     return str(getattr(choice, "value", choice))
 
 
 def _of_objective(args: DistillationArguments) -> list[str]:
-    """Options of the objective that were changed; those of its targets reach a subclass's `compute_loss`, too."""
+    """Returns the changed options that only the recipe's `compute_loss` reads; options of the targets always count."""
     names = ("class_weighting", "label_loss", "distillation_weight", "distillation_temperature")
     return [name for name in names if getattr(args, name) != type(args).__dataclass_fields__[name].default]
 
 
 class LogRunSummary(TrainerCallback):
-    """Says once what is in force, before the first step: see `effective_recipe`.
+    """Logs the `effective_recipe` once, before the first step.
 
-    With a teacher, its accuracy on the evaluation split comes first: a broken teacher shows here and not at the end.
+    With a teacher, its accuracy on the evaluation split is measured before, so that a broken teacher is found here and
+    not at the end of the training.
 
     Attributes:
-        recipe: what was said; after a training also the learning rates that its first and last step had.
+        recipe: the logged lines; after a training also the learning rates of its first and last step.
+        teacher_was_asked: False if `compute_loss` has not called the teacher in the first step.
     """
 
     def __init__(self, describe_run: Callable[[int], Run], loss_log: LossLog):
         """
         Args:
-            describe_run: number of optimizer steps -> the training that is about to start.
-            loss_log: of the training; knows whether the recipe's objective was computed.
+            describe_run: number of optimizer steps -> facts of the training that is about to start.
+            loss_log: log of the training, which knows whether the recipe's objective was computed.
         """
         self.describe_run, self.loss_log = describe_run, loss_log
         self.recipe: dict[str, str] = {}
@@ -266,7 +268,7 @@ class LogRunSummary(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._waits_for_first_step and self._run is not None and self._run.teacher is not None:
-            self._run.teacher.was_asked = False  # the evaluation of the teacher has asked it
+            self._run.teacher.was_asked = False  # it is True after the evaluation of the teacher
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self._waits_for_first_step or self._run is None:
@@ -277,10 +279,10 @@ class LogRunSummary(TrainerCallback):
         if teacher is not None and not teacher.was_asked:
             unread.append("teacher")
             self.teacher_was_asked = False
-            self.recipe["teacher"] = f"{teacher.name}, which {own_objective}.compute_loss does not ask"
+            self.recipe["teacher"] = f"{teacher.name}, not used by {own_objective}.compute_loss"
         if unread and state.is_world_process_zero:
             logger.warning(
-                "`%s.compute_loss` takes the place of the recipe's objective, so that these have no effect: %s; call "
+                "`%s.compute_loss` replaces the recipe's objective, so these have no effect: %s; call "
                 "`super().compute_loss(...)` in it, or leave them out",
                 *(own_objective, ", ".join(unread)),
             )

@@ -1,4 +1,4 @@
-"""Whether a training continues the run that its directory or checkpoint remembers, and what it leaves to remember."""
+"""Compares a training with the recorded run of its directory or checkpoint, and creates the record of this run."""
 
 import dataclasses
 import hashlib
@@ -28,20 +28,20 @@ from .recipe_file import CHANGED
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("deit_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "timm", "pillow")
-SAID_ELSEWHERE = {*RATES, "num_processes"}  # schedule.py and resumable_trainer.py have a line of their own
-NUM_VALUES = 4096  # of each tensor of a teacher, spread evenly
+LOGGED_ELSEWHERE = {*RATES, "num_processes"}  # in schedule.py and resumable_trainer.py
+NUM_VALUES = 4096  # hashed values of each tensor of a teacher, evenly spaced
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training consists of.
+    """Everything that describes a training.
 
     Attributes:
         args: its options.
-        config: of the student.
-        views: of the training data; None without.
-        teacher: None without.
-        given_optimizer: classes of a given optimizer and schedule; None if they follow from the options.
+        config: the student's configuration.
+        views: views of the training data, or None.
+        teacher: the teacher, or None.
+        given_optimizer: class names of a given optimizer and schedule; None if neither was given.
     """
 
     args: DistillationArguments
@@ -52,31 +52,33 @@ class Training:
 
 
 class SameRun:
-    """Compares a training with the records of the run that it is to continue.
+    """Compares a training with the records of the run that it continues.
 
     Attributes:
-        groups: instances of other classes of options that the run has, such as `ModelArguments`, by a name.
-        identity: the record of this run, changes included; None before `settle`.
+        groups: other options of the run by name, such as an instance of `ModelArguments`.
+        identity: the record of this run, with its changes; None before `settle`.
     """
 
     def __init__(self, describe: Callable[[], Training]):
-        """`describe` returns the training as it is now."""
+        """Stores `describe`, which returns the current training."""
         self.describe = describe
         self.groups: dict[str, Any] = {}
         self.identity: dict[str, Any] | None = None
         self._settled: tuple[Path, ...] | None = None
 
     def settle(self, *places: Path) -> list[Difference]:
-        """Compares this run with the records in `places`, and says what differs; once for the same first place.
+        """Compares this run with the records in `places`, and logs the differences.
+
+        A second call with the same first place does not compare again.
 
         Args:
-            places: a checkpoint or a run's directory, or both; none for a run from step 0.
+            places: a checkpoint, the directory of a run, or both; none for a run from step 0.
 
         Returns:
-            Differences that the weights depend on, all of them allowed; also noted in `identity`.
+            The allowed differences that the weights depend on; `identity` also has them.
 
         Raises:
-            ValueError: on all processes: a difference that is neither harmless nor allowed; names all of them.
+            ValueError: a difference is neither harmless nor allowed; names all of these, on all processes.
         """
         if self.identity is None or self._settled != places[:1]:
             self.identity = decided_by_first(lambda: self._settle(places), self.describe().args.distributed_state)
@@ -85,16 +87,16 @@ class SameRun:
         return [Difference(*each) for each in self.identity["differences"]]
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint or directory keeps of this run; after `settle`."""
+        """Returns the record of this run for a checkpoint or directory; call `settle` first."""
         assert self.identity is not None
         return {part: value for part, value in self.identity.items() if part != "differences"}
 
     def forget(self) -> None:
-        """The next training compares again: its options may be others."""
+        """Makes the next training compare again, because its options can be different."""
         self.identity = self._settled = None
 
     def changes_in_words(self) -> dict[str, str]:
-        """What was changed on the way, by step."""
+        """Returns the options that were changed during the run, by step."""
         changes = [] if self.identity is None else self.identity["changes"]
         lines: dict[str, list[str]] = {}
         for change in changes:
@@ -108,7 +110,7 @@ class SameRun:
         for place in places:
             stored = read_identity(place)
             if stored is None:
-                logger.warning("%s does not say what was trained there, so nothing is compared", place)
+                logger.warning("%s has no record of its run, so nothing is compared", place)
                 continue
             identity["changes"] = max(identity["changes"], stored["changes"], key=len)
             for difference in differences(stored, identity, _defaults(args)):
@@ -119,40 +121,40 @@ class SameRun:
         refused, fixed = sorted_out["refused"].values(), sorted_out["fixed"].values()
         if refused or fixed:
             raise refusal(places[0], refused, fixed)
-        said = [*sorted_out["said"].values()]
-        _say("other settings, which the weights do not depend on", sorted_out["harmless"].values())
-        _say("changes", said)
-        identity["changes"] += [{"step": _step_of(places), "difference": [*difference]} for difference in said]
-        identity["differences"] = [[*difference] for difference in said]
+        allowed = [*sorted_out["said"].values()]
+        _log("other settings, which do not affect the weights", sorted_out["harmless"].values())
+        _log("changes", allowed)
+        identity["changes"] += [{"step": _step_of(places), "difference": [*difference]} for difference in allowed]
+        identity["differences"] = [[*difference] for difference in allowed]
         return identity
 
 
-def _say(what: str, found: Iterable[Difference]) -> None:
-    texts = [str(difference) for difference in found if difference.name not in SAID_ELSEWHERE]
+def _log(what: str, found: Iterable[Difference]) -> None:
+    texts = [str(difference) for difference in found if difference.name not in LOGGED_ELSEWHERE]
     if texts:
         logger.warning("%s: %s", what, "; ".join(texts))
 
 
 def _step_of(places: Sequence[Path]) -> int:
-    """The step at which the first of the places stands."""
+    """Returns the number of steps of the first place; 0 if it is not a checkpoint."""
     state = places[0] / TRAINER_STATE_NAME
     return int(json.loads(state.read_text(encoding="utf-8"))["global_step"]) if state.is_file() else 0
 
 
-# ---- what a run is ----
+# ---- the record of a run ----
 
 
 def collect_identity(training: Training, groups: Mapping[str, Any]) -> dict[str, Any]:
-    """Options and facts of a training, as JSON.
+    """Returns options and facts of a training, as JSON values.
 
     Args:
-        training: to be described.
-        groups: other classes of options by name; `model` are `ModelArguments`.
+        training: the training to describe.
+        groups: other options by name; `model` is an instance of `ModelArguments`.
     """
     args, teacher = training.args, training.teacher
     training_options = {**_options(args), "num_processes": args.world_size}
     if args.max_steps > 0:
-        training_options["num_train_epochs"] = None  # not read then
+        training_options["num_train_epochs"] = None  # ignored if `max_steps` is given
     facts: dict[str, Any] = {"classes": _class_names(training.config)}
     if training.views is not None:
         facts["data"] = data_fingerprint(training.views)
@@ -171,7 +173,7 @@ def _options(group: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON gives it back."""
+    """Converts a value to JSON types."""
     return json.loads(json.dumps(value, default=lambda other: getattr(other, "__dict__", None) or str(other)))
 
 
@@ -190,12 +192,12 @@ def _class_names(config: Any) -> list[str]:
 def _version(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:  # on the path, but not installed
+    except PackageNotFoundError:  # imported from the path without being installed
         return "unknown"
 
 
 def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:
-    """What a teacher is: its weights, batch statistics, normalisation and size; no names and no paths."""
+    """Identifies a teacher by its weights, batch statistics, normalisation and image size, not by names or paths."""
     normalisation = {name: tensor for name, tensor in teacher.state_dict().items() if name.startswith("pixel_")}
     return {
         "weights": tensors_fingerprint(teacher.module.state_dict()),
@@ -205,7 +207,7 @@ def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:
 
 
 def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, kinds, shapes and of values spread over each tensor."""
+    """Hashes names, dtypes, shapes, and evenly spaced values of each tensor."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         values = tensor.detach().reshape(-1)
@@ -217,7 +219,7 @@ def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def student_start(model_args: ModelArguments) -> dict[str, Any] | None:
-    """The weights that a student starts from, by content where they are files of this machine; None from scratch."""
+    """Identifies the weights that a student starts from: local files by content, others by name; None from scratch."""
     source = model_args.model_name_or_path
     if source is None:
         return None

@@ -1,6 +1,6 @@
-"""How the learning rate moves: warm-up, cosine, and its peak after a resume (table 9 of the paper).
+"""Learning rate schedules: warm-up, cosine, and the peak after a resume (table 9 of the paper).
 
-Which options other schedules can take is in schedule_options.py.
+The options of other schedules are in schedule_options.py.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class ResumableSchedule(LambdaLR):
-    """A `LambdaLR` that keeps this run's peak learning rates when the state of a checkpoint is loaded."""
+    """A `LambdaLR` that keeps this run's peak learning rates when a checkpoint's state is loaded."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         peaks = self.base_lrs
@@ -37,16 +37,16 @@ class ResumableSchedule(LambdaLR):
 def create_schedule(
     optimizer: Optimizer, args: DistillationArguments, *, num_steps: int, steps_in_epoch: int
 ) -> LRScheduler:
-    """The schedule that the options ask for: the paper's cosine, or one of transformers after the same warm-up.
+    """Creates the schedule of the options: the paper's cosine, or one of transformers after the same warm-up.
 
     Args:
         optimizer: its learning rate is the peak.
         args: the recipe.
         num_steps: optimizer steps of the whole training.
-        steps_in_epoch: optimizer steps of an epoch.
+        steps_in_epoch: optimizer steps per epoch.
 
     Raises:
-        ValueError: the schedule needs more steps than there are.
+        ValueError: the schedule needs more steps than the training has.
     """
     name, options = SchedulerType(args.lr_scheduler_type).value, dict(args.lr_scheduler_kwargs or {})
     peak = peak_learning_rate(optimizer)
@@ -79,7 +79,7 @@ def create_schedule(
 
 
 def peak_learning_rate(optimizer: Optimizer) -> float:
-    """The learning rate that was set, before it is scaled by layer; a schedule may have moved it since."""
+    """Returns the peak learning rate of an optimizer, not scaled by layer and not changed by a schedule."""
     group = optimizer.param_groups[0]
     return group.get("initial_lr", group["lr"]) / group.get("learning_rate_scale", 1.0)
 
@@ -89,15 +89,18 @@ def _share(learning_rate: float, peak: float) -> float:
 
 
 def _factor(step: int, *, shape: Shape, num_warmup_steps: int, first: float, last: float) -> float:
-    """The learning rate at a step as a share of the peak: warm-up, then the shape between 1 and `last`."""
+    """Returns the learning rate at a step, divided by the peak: warm-up, then the shape, scaled to [`last`, 1]."""
     if step < num_warmup_steps:
         return first + (1 - first) * step / num_warmup_steps
     return last + (1 - last) * shape(step - num_warmup_steps)
 
 
 def learning_rates(schedule: Any, num_steps: int) -> list[float] | None:
-    """The rates (num_steps + 1,) at each step, and that after the last; None if it is no function of the step."""
-    schedule = getattr(schedule, "scheduler", schedule)  # within DeepSpeed's
+    """Returns the learning rates (num_steps + 1,) at each step and after the last one.
+
+    Returns None if the learning rate is not a function of the step alone.
+    """
+    schedule = getattr(schedule, "scheduler", schedule)  # inside DeepSpeed's
     if not isinstance(schedule, LambdaLR):
         return None
     peak, factor = float(schedule.base_lrs[0]), schedule.lr_lambdas[0]
@@ -105,7 +108,7 @@ def learning_rates(schedule: Any, num_steps: int) -> list[float] | None:
 
 
 def num_warmup_steps(args: DistillationArguments, *, num_steps: int, steps_in_epoch: int) -> int:
-    """Optimizer steps of the warm-up; the arguments are those of `create_schedule`."""
+    """Returns the optimizer steps of the warm-up; the arguments are those of `create_schedule`."""
     if args.warmup_steps:
         return args.get_warmup_steps(num_steps)
     assert args.warmup_epochs is not None
@@ -121,22 +124,22 @@ def cosine_schedule_with_warmup(
     min_learning_rate: float,
     official_steps_in_epoch: int | None = None,
 ) -> ResumableSchedule:
-    """Linear warm-up, then a cosine down to a minimum; a pure function of the step, so that a resume is exact.
+    """Linear warm-up, then a cosine down to a minimum. It depends only on the step, so that a resume is exact.
 
     Source: table 9; official main.py:77-89, where `warmup_learning_rate` (1e-6) and `min_learning_rate` (1e-5) are
-    not scaled with the batch.
-    Differs: unless `official_steps_in_epoch` is given, the rate changes every step and the cosine starts where the
-    warm-up ends. The official rate changes once an epoch, one epoch late (main.py:432), and its cosine counts from
-    the first epoch (test_official_stepping_is_timms_schedule_in_the_official_loop).
+    not scaled with the batch size.
+    Differs: unless `official_steps_in_epoch` is given, the learning rate changes at every step and the cosine starts
+    where the warm-up ends. The official learning rate changes once per epoch, one epoch late (main.py:432), and its
+    cosine counts from the first epoch (test_official_stepping_is_timms_schedule_in_the_official_loop).
 
     Args:
-        optimizer: its learning rate is the peak, times the `learning_rate_scale` of a group; all groups keep their
-            ratios at every step.
+        optimizer: the learning rate of a group is the peak, times its `learning_rate_scale`. The ratios between
+            groups are the same at every step.
         num_warmup_steps: optimizer steps of the warm-up.
         num_steps: optimizer steps of the whole training.
-        warmup_learning_rate: the rate of the first step, if there is a warm-up; at most the peak.
-        min_learning_rate: the rate at the end; at most the peak.
-        official_steps_in_epoch: optimizer steps of an epoch, for the official code's rate.
+        warmup_learning_rate: learning rate of the first warm-up step; clamped to the peak.
+        min_learning_rate: learning rate at the end; clamped to the peak.
+        official_steps_in_epoch: optimizer steps per epoch, for the official code's schedule; None for ours.
     """
     peak = peak_learning_rate(optimizer)
     factor = partial(
@@ -153,11 +156,11 @@ def cosine_schedule_with_warmup(
 def _cosine_factor(
     step: int, *, num_warmup_steps: int, num_steps: int, first: float, last: float, official_steps_in_epoch: int | None
 ) -> float:
-    """The learning rate at a step, as a share of the peak."""
+    """Returns the learning rate at a step, divided by the peak."""
     cosine_start = num_warmup_steps
     if official_steps_in_epoch is not None:
         epochs_done = step // official_steps_in_epoch
-        # after its epoch t the official loop sets the rate that belongs to t, so that epochs 0 and 1 share one
+        # the official loop sets the learning rate of epoch t after that epoch, so epochs 0 and 1 have the same
         step, cosine_start = max(epochs_done - 1, 0) * official_steps_in_epoch, 0
     if step < num_warmup_steps:
         return first + (1 - first) * step / num_warmup_steps

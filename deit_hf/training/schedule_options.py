@@ -1,7 +1,7 @@
-"""Which options each schedule of transformers can take, and its shape after the warm-up.
+"""Options of each learning rate schedule of transformers, and its shape after the warm-up.
 
-All that are functions of the step have the same warm-up (schedule.py), and all that have an end reach
-`min_learning_rate`. What a schedule cannot take is refused.
+All schedules that are functions of the step have the same warm-up (schedule.py). All schedules with an end value
+reach `min_learning_rate`. An option that a schedule does not support is refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from transformers import SchedulerType, get_scheduler
 from .derived_options import derived
 
 PAPER_WARMUP_EPOCHS, PAPER_WARMUP_LEARNING_RATE, PAPER_MIN_LEARNING_RATE = 5.0, 1e-6, 1e-5
-# Options in `lr_scheduler_kwargs` that set the rate at the end, by schedule; the last of them is a share or rate of 0
-# by which the shape ends at 0.
+# Options in `lr_scheduler_kwargs` that set the learning rate at the end, by schedule. If the last one is 0, the shape
+# ends at 0.
 END_OPTIONS: dict[str, tuple[str, ...]] = {
     "linear": (),
     "cosine": (),
@@ -26,23 +26,23 @@ END_OPTIONS: dict[str, tuple[str, ...]] = {
     "reduce_lr_on_plateau": ("min_lr",),
     "greedy": ("min_lr",),
 }
-FOLLOW_A_METRIC = ("reduce_lr_on_plateau", "greedy")  # no functions of the step
+FOLLOW_A_METRIC = ("reduce_lr_on_plateau", "greedy")  # not functions of the step
 WITHOUT_END = ("constant", "constant_with_warmup", "inverse_sqrt")
-WITHOUT_OPTIONS = ("constant", "constant_with_warmup")  # for which transformers ignores `lr_scheduler_kwargs`
-# of transformers' own warm-up, and of its resume
+WITHOUT_OPTIONS = ("constant", "constant_with_warmup")  # transformers ignores their `lr_scheduler_kwargs`
+# options of transformers' own warm-up and resume, which this package replaces
 RESERVED_OPTIONS = ("num_warmup_steps", "num_training_steps", "last_epoch", "warmup_type", "warmup_lr_rate")
 
 Shape = Callable[[int], float]
 
 
 def settle_schedule(args: Any) -> None:
-    """Sets warm-up and end of the schedule where they were left out, and refuses what it cannot take.
+    """Sets the defaults of the warm-up and the end value, and refuses options that the schedule does not support.
 
     Args:
-        args: `DistillationArguments` with their `learning_rate`.
+        args: `DistillationArguments` whose `learning_rate` is set; changed in place.
 
     Raises:
-        ValueError: names the option, and what to do instead.
+        ValueError: an option is not supported; the message says what to do instead.
     """
     name, options = SchedulerType(args.lr_scheduler_type).value, args.lr_scheduler_kwargs or {}
     if args.learning_rate_stepping == "official" and (name != "cosine" or options):
@@ -78,13 +78,13 @@ def _settle_warmup(args: Any, name: str) -> None:
 
 
 def _settle_end(args: Any, name: str, options: Mapping[str, Any]) -> None:
-    """`min_learning_rate` stays None where the schedule does not end at it."""
+    """Sets `min_learning_rate`, which stays None if it is not the end value of the schedule."""
     given = args.min_learning_rate
     if name in WITHOUT_END:
         if given is not None:
             raise ValueError(
-                f"`min_learning_rate` is {given}, but `lr_scheduler_type` {name!r} has no end that it could be; leave "
-                "it out, or use a schedule such as 'cosine' or 'linear'"
+                f"`min_learning_rate` is {given}, but `lr_scheduler_type` {name!r} has no end value; leave it out, "
+                "or use a schedule such as 'cosine' or 'linear'"
             )
         return
     own = [option for option in END_OPTIONS[name] if option in options]
@@ -97,7 +97,7 @@ def _settle_end(args: Any, name: str, options: Mapping[str, Any]) -> None:
 
 
 def _check_options(name: str, options: Mapping[str, Any], *, peak: float) -> None:
-    """Refuses `lr_scheduler_kwargs` that the schedule does not take, or would ignore."""
+    """Refuses `lr_scheduler_kwargs` that the schedule does not support or would ignore."""
     if name in WITHOUT_OPTIONS and options:
         raise ValueError(
             f"`lr_scheduler_kwargs` is {dict(options)}, but `lr_scheduler_type` {name!r} has no options; leave it out"
@@ -105,7 +105,7 @@ def _check_options(name: str, options: Mapping[str, Any], *, peak: float) -> Non
     for option in RESERVED_OPTIONS:
         if option in options:
             raise ValueError(
-                f"`lr_scheduler_kwargs` has `{option}`, but the warm-up of every schedule is a line from "
+                f"`lr_scheduler_kwargs` has `{option}`, but the warm-up is always linear, from "
                 "`warmup_learning_rate` over `warmup_epochs` or `warmup_steps`; use these"
             )
     for option, least, most in (
@@ -134,26 +134,28 @@ def _check_options(name: str, options: Mapping[str, Any], *, peak: float) -> Non
 def schedule_shape(
     name: str, options: Mapping[str, Any], *, peak: float, num_steps: int, num_warmup_steps: int
 ) -> Shape:
-    """The rate at a step after the warm-up, as a share of the peak; ends at 0 unless an option says where.
+    """Returns a function of the step after the warm-up: the learning rate divided by the peak.
+
+    It ends at 0 unless an option sets another end value.
 
     Args:
         name: value of a `SchedulerType` that is a function of the step.
         options: `lr_scheduler_kwargs`.
         peak: learning rate after the warm-up.
         num_steps: optimizer steps of the whole training.
-        num_warmup_steps: optimizer steps of the warm-up; step 0 of the shape follows them.
+        num_warmup_steps: optimizer steps of the warm-up; step 0 of the shape is the first one after it.
 
     Raises:
-        ValueError: the decay of `warmup_stable_decay` has more steps than follow the warm-up.
+        ValueError: `num_decay_steps` is more than the steps after the warm-up.
     """
     options, num_steps = dict(options), max(0, num_steps - num_warmup_steps)
     ends = END_OPTIONS.get(name, ())
     if ends and not any(end in options for end in ends):
         options[ends[-1]] = 0.0
     if name == "cosine_warmup_with_min_lr":
-        name = "cosine_with_min_lr"  # they differ in the warm-up
+        name = "cosine_with_min_lr"  # they differ only in the warm-up
     if name == "inverse_sqrt" and num_warmup_steps:
-        options.setdefault("timescale", num_warmup_steps)  # as transformers does with a warm-up
+        options.setdefault("timescale", num_warmup_steps)  # the default of transformers with a warm-up
     if options.get("num_decay_steps", 0) > num_steps:
         raise ValueError(
             f"`lr_scheduler_kwargs` has `num_decay_steps` {options['num_decay_steps']}, but only {num_steps} steps "
@@ -164,5 +166,5 @@ def schedule_shape(
 
 
 def _optimizer(peak: float) -> torch.optim.Optimizer:
-    """One that trains nothing: transformers makes a schedule only for an optimizer."""
+    """Returns an optimizer of a dummy parameter; transformers creates a schedule only for an optimizer."""
     return torch.optim.SGD([torch.zeros(1)], lr=peak or 1.0)

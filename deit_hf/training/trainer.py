@@ -1,4 +1,4 @@
-"""The training of arXiv:2012.12877 on transformers' Trainer: connects student, teacher, views and objective."""
+"""The training of arXiv:2012.12877 as a `Trainer` of transformers: connects student, teacher, views and objective."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,16 +37,17 @@ from .view_trainer import EvaluationRows, TrainingRows
 
 
 class DistillationTrainer(OptimizingTrainer):
-    """Trains an image classifier of transformers, with or without a teacher, on plain `datasets`.
+    """Trains an image classifier, with or without a teacher, on a dataset or stream of labelled images.
 
-    A model with a distillation head learns from the teacher on that head; any other model learns from labels and
-    teacher on its only head ("usual distillation", table 3).
+    A model with a distillation head learns from the teacher on that head. Any other model learns from both labels
+    and teacher on its only head ("usual distillation", table 3).
 
-    Logs beside the parent's what loss_log.py says, averaged over the same steps as `loss`.
-    With `layer_decay`, the `learning_rate` it logs is that of the highest layer that is trained, usually the heads.
-    Evaluation gives `eval_loss` and, for both heads and their mean, `eval_top1_cls`, `eval_top1_distillation`,
-    `eval_top1_average` and the same for `top5`; `eval_top1` and `eval_top5` for a model with one head. With
-    `ema_decay` the averaged weights have theirs beside them, as `eval_ema_loss`, `eval_ema_top1_average` and so on.
+    Training logs `loss`, `loss_cls` and, with a teacher, `loss_distillation` and `teacher_agreement`, all averaged
+    over the same steps. With `layer_decay`, `learning_rate` is that of the highest trained layer, usually the heads.
+
+    `evaluate` returns `eval_loss` and the accuracies of both heads and their mean: `eval_top1_cls`,
+    `eval_top1_distillation`, `eval_top1_average`, and the same for `top5`. A model with one head has `eval_top1` and
+    `eval_top5`. With `ema_decay`, the averaged weights are evaluated, too: `eval_ema_loss` and so on.
     """
 
     def __init__(
@@ -72,27 +73,28 @@ class DistillationTrainer(OptimizingTrainer):
         """Checks that model, teacher, processor and data fit each other.
 
         Args:
-            model: the student: a DeiT of this package, or any image classifier of transformers.
-            args: the recipe; options that are changed on `trainer.args` count from the next `train()` on.
-            teacher: needed for, and only for, `distillation_type` soft and hard.
-            train_dataset: rows of image and label; a stream (streaming.py) neither shuffled nor split by node.
-            eval_dataset: such rows by index, or several by name; here a row may have a list of right labels.
-            processing_class: image processor with the student's statistics; the paper's evaluation view by default.
-            image_column_name: column of images.
-            label_column_name: column of class indices.
-            model_init: makes a student for each training, instead of `model`; takes nothing, or the trial of a
-                `hyperparameter_search`.
-            compute_metrics: `EvalPrediction` -> metrics that are reported with those of the heads (own_metrics.py).
-            preprocess_logits_for_metrics: (logits, labels) -> what `compute_metrics` gets as `predictions`.
-            callbacks: further events of a training.
-            optimizers: an optimizer and a schedule of your own; each may be None.
-            optimizer_cls_and_kwargs: a class and its options; it gets the groups of the recipe's weight decay.
-            compute_loss_func: refused; a subclass may have its own `compute_loss`.
-            data_collator: refused; batches are made of views.
+            model: the student: a DeiT of this package or any other image classifier of transformers.
+            args: the recipe. Options that are changed on `trainer.args` take effect at the next `train()`.
+            teacher: required if `distillation_type` is soft or hard, refused if it is none.
+            train_dataset: images with labels. A stream (streaming.py) must be neither shuffled nor split by node.
+            eval_dataset: images with labels, not a stream, or a dict of several such datasets. An image may have a
+                list of correct labels.
+            processing_class: image processor with the student's mean and std. Default: the paper's evaluation view.
+            image_column_name: column with the images.
+            label_column_name: column with the class indices.
+            model_init: creates a new student for each `train()`; give it instead of `model`. It takes no argument,
+                or the trial of `hyperparameter_search`.
+            compute_metrics: `EvalPrediction` -> metrics to report in addition to the accuracies (own_metrics.py).
+            preprocess_logits_for_metrics: (logits, labels) -> `predictions` for `compute_metrics`.
+            callbacks: further callbacks.
+            optimizers: optimizer and schedule to use instead of those of the options; each may be None.
+            optimizer_cls_and_kwargs: optimizer class and its arguments; no decay of biases, norms, tokens, positions.
+            compute_loss_func: refused; override `compute_loss` in a subclass instead.
+            data_collator: refused; the trainer makes its batches itself.
 
         Raises:
-            TypeError: an argument is of another kind.
-            ValueError: two of them do not fit; names both.
+            TypeError: an argument has the wrong type.
+            ValueError: two arguments do not fit each other; the message names both.
         """
         check_trainer_arguments(
             model, args, model_init, optimizers, optimizer_cls_and_kwargs, compute_loss_func, data_collator
@@ -110,7 +112,7 @@ class DistillationTrainer(OptimizingTrainer):
         self._set_up()
 
     def check_student(self, config: PreTrainedConfig, processor: BaseImageProcessor) -> None:
-        """Refuses a teacher that is missing, not wanted, or does not know the student's pixels and labels."""
+        """Refuses a teacher that is missing, not needed, or does not fit the student's pixels and labels."""
         self.teacher = fitting_teacher(
             self.teacher,
             distillation_type=self.args.distillation_type,
@@ -120,9 +122,9 @@ class DistillationTrainer(OptimizingTrainer):
         )
 
     def _set_up(self) -> None:
-        """Adds what follows from model, options and data, once `Trainer` has them."""
+        """Adds callbacks and checks options; needs the model, options and data that `Trainer.__init__` has stored."""
         # The objective is a mean over the local batch, so `Trainer` must divide it by the accumulation steps.
-        # It would not for a model whose forward takes **kwargs.
+        # `Trainer` does not divide it for a model whose `forward` takes **kwargs, unless this is False.
         self.model_accepts_loss_kwargs = False
         args = self.args
         self.same_run, self._class_weights = SameRun(self._describe_training), ClassWeights()
@@ -138,7 +140,7 @@ class DistillationTrainer(OptimizingTrainer):
         for callback in (epochs, layout, self.faults, self.loss_log, self.bad_images):
             self.add_callback(callback)
         self._summary = LogRunSummary(self._describe_run, self.loss_log)
-        self.callback_handler.callbacks.insert(0, self._summary)  # before the progress bar begins
+        self.callback_handler.callbacks.insert(0, self._summary)  # before the progress bar starts
         self._check_options()
         if self.train_dataset is not None and args.base_learning_rate is not None and args.process_index == 0:
             sizes = {"global_batch_size": args.global_batch_size}
@@ -151,7 +153,7 @@ class DistillationTrainer(OptimizingTrainer):
         self.view_sampler.set_epoch(epoch)
 
     def _check_options(self) -> None:
-        """Refuses options that model and metrics cannot follow."""
+        """Refuses options that do not fit the model or the metrics."""
         if isinstance(self.compute_metrics, HeadAccuracy):
             if self.args.include_for_metrics:
                 raise ValueError(
@@ -161,7 +163,7 @@ class DistillationTrainer(OptimizingTrainer):
         self.class_weights()
 
     def take_options(self, *, of_trial: bool = False) -> bool:
-        """Also lets the teacher and the record of the run follow the options."""
+        """Also checks the teacher and the record of the run against the new options."""
         changed = super().take_options(of_trial=of_trial)
         if changed:
             self.check_student(self.model.config, self.processing_class)
@@ -180,16 +182,16 @@ class DistillationTrainer(OptimizingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The objective of one batch of training views (sec. 4).
+        """Computes the objective of one batch of training views (sec. 4).
 
-        The parent would hand the labels to transformers' loss, which takes mixed targets for multi-label ones.
+        Overrides `Trainer.compute_loss`, which would treat mixed targets as multi-label ones.
 
         Args:
-            model: the student, maybe within a wrapper.
-            inputs: `pixel_values` and `labels`: mixed and smoothed targets (B, C) whose rows sum to 1, or, where the
-                recipe neither mixes nor smooths, class indices (B,). `model(**inputs)` takes both.
-            return_outputs: also return what the student said.
-            num_items_in_batch: not read: the objective is a mean over the batch.
+            model: the student, possibly wrapped, for example in DDP.
+            inputs: `pixel_values` and `labels`. The labels are targets (B, C), mixed and smoothed, whose rows sum to
+                1; or class indices (B,) if the recipe neither mixes nor smooths. `model(**inputs)` takes both.
+            return_outputs: whether to return (loss, outputs of the student) instead of the loss.
+            num_items_in_batch: ignored: the objective is a mean over the batch.
         """
         outputs = self._student_outputs(model, inputs["pixel_values"])
         teacher_logits = self._teacher_logits(inputs["pixel_values"])  # of the mixed image, as official losses.py:47
@@ -200,7 +202,7 @@ class DistillationTrainer(OptimizingTrainer):
 
     def _student_outputs(self, model: nn.Module, pixel_values: Tensor) -> ModelOutput:
         if self.args.student_mode == "eval":
-            model.eval()  # `Trainer` has just put it into training mode
+            model.eval()  # `Trainer` has just set training mode
         return model(pixel_values=pixel_values)
 
     def _teacher_logits(self, pixel_values: Tensor) -> Tensor | None:
@@ -225,13 +227,13 @@ class DistillationTrainer(OptimizingTrainer):
         )
 
     def class_weights(self) -> Tensor | None:
-        """Weights of the label loss (C,), or None without `class_weighting`."""
+        """Returns the class weights (C,) of the label loss, or None without `class_weighting`."""
         return self._class_weights(self.args.class_weighting, self.train_dataset, self.args.device)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Like `Trainer.training_step`; hands the loss to the fault handling and to the log."""
+        """Like `Trainer.training_step`, and also passes the loss to the check for infinite values and to the log."""
         self.bad_images.add(inputs.get("bad_images", ()))
         loss = super().training_step(model, self._views.model_inputs(inputs), num_items_in_batch)
         self.faults.see(loss)
@@ -239,7 +241,7 @@ class DistillationTrainer(OptimizingTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the objective's means, and at the end the number of bad images; raises after a bad step."""
+        """Like `Trainer.log`, with the loss terms and at the end the number of bad images; raises after a bad step."""
         self.faults.check()
         self.loss_log.complete(logs, step=self.state.global_step)
         if "train_runtime" in logs and self.args.on_bad_image == "skip":
@@ -249,17 +251,17 @@ class DistillationTrainer(OptimizingTrainer):
     # ---- the teacher ----
 
     def evaluate_teacher(self) -> dict[str, float]:
-        """Top-1, top-5 and loss of the teacher on the evaluation views (of the first data set, if there are several).
+        """Returns `top1`, `top5` and `loss` of the teacher on `eval_dataset`, or on the first of several.
 
-        They are the views that the student is evaluated on, brought to the teacher's statistics and resolution as in
-        training, so that the numbers can differ a little from those of the teacher's own view.
+        The teacher gets the student's evaluation views, normalised and resized for it as in training. The numbers
+        can therefore differ a little from those with the teacher's own preprocessing.
 
         Raises:
-            ValueError: there is no teacher, or nothing to evaluate on.
+            ValueError: the trainer has no teacher or no `eval_dataset`.
         """
         for name in ("teacher", "eval_dataset"):
             if getattr(self, name) is None:
-                raise ValueError(f"the trainer has no `{name}`, which `evaluate_teacher` needs; make it with one")
+                raise ValueError(f"the trainer has no `{name}`, which `evaluate_teacher` needs; create it with one")
         assert self.teacher is not None
         dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
         batches = (send_to_device(batch, self.args.device) for batch in self.get_eval_dataloader(dataset))
@@ -267,15 +269,15 @@ class DistillationTrainer(OptimizingTrainer):
         with self.accelerator.autocast(), explained_out_of_memory(advice):
             return teacher_accuracy(self.teacher, batches, self.accelerator.gather_for_metrics)
 
-    # ---- what a run leaves ----
+    # ---- summary, checkpoints and files of a run ----
 
     def _describe_training(self) -> Training:
-        """What the record of the run reads."""
+        """Returns what `SameRun` records of this training."""
         optimizer = self.given_optimizer_name
         return Training(self.args, self.model.config, self.train_dataset, self.teacher, given_optimizer=optimizer)
 
     def _describe_run(self, num_steps: int) -> Run:
-        """What the summary of a training of `num_steps` optimizer steps reads."""
+        """Returns what `LogRunSummary` logs of a training of `num_steps` optimizer steps."""
         args, sets = self.args, self.eval_dataset
         assert self.view_sampler is not None
         measures = self.teacher is not None and sets is not None and args.evaluate_teacher
@@ -302,27 +304,27 @@ class DistillationTrainer(OptimizingTrainer):
 
     @property
     def effective_recipe(self) -> dict[str, str]:
-        """What was in force when the last training began, a line for each matter; empty before any."""
+        """Effective settings of the last training, one line per topic; empty before the first training."""
         return self._summary.recipe
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As the parent's, which would also save weights that are no longer finite."""
+        """Like `Trainer._save_checkpoint`, but raises if the weights are not finite."""
         self.faults.check_before_saving(self.model, self.state.global_step)
         super()._save_checkpoint(model, trial)
 
     def running_state(self) -> dict[str, Any]:
-        """Also what the next report says of the objective, and the skipped steps."""
+        """Also returns the sums of the loss log and the skipped steps."""
         means, bad_steps = self.loss_log.state(), self.step_outcome.skipped_steps
         return {**super().running_state(), "means": means, "bad_steps": bad_steps}
 
     def restore_running_state(self, state: dict[str, Any] | None) -> None:
-        """Also restores or resets the log and the skipped steps."""
+        """Also restores or resets the loss log and the skipped steps."""
         super().restore_running_state(state)
         self.loss_log.restore(None if state is None else state["means"])
         self.step_outcome.skipped_steps = [] if state is None else state["bad_steps"]
 
     def run_facts(self) -> dict[str, Any]:
-        """Fields of `ModelFacts` that the training tells."""
+        """Returns the fields of `ModelFacts` that are known from the training."""
         if not self.state.global_step:
             return evaluation_facts(self.args)
         return run_facts(
@@ -335,13 +337,13 @@ class DistillationTrainer(OptimizingTrainer):
         )
 
     def write_missing_files(self) -> None:
-        """The recipe of this trainer's training; one that scripts/train.py has written stays if there was none."""
+        """Writes recipe.yaml of the last training; keeps an existing one if this trainer has not trained."""
         path = Path(self.args.output_dir) / "recipe.yaml"
         if self.effective_recipe or not path.exists():
             write_recipe(path, self.args, effective_recipe=self.effective_recipe, repeats=False)
 
 
 def taught_logits(outputs: ModelOutput) -> Tensor:
-    """Logits (B, C) of the head that learns from the teacher: the distillation head, or the only one."""
+    """Returns the logits (B, C) of the distillation head, or of the only head."""
     distillation_logits = outputs.get("distillation_logits")
     return outputs.get("cls_logits", outputs["logits"]) if distillation_logits is None else distillation_logits

@@ -1,4 +1,4 @@
-"""A Trainer of image classifiers on plain `datasets`: makes views of rows, and evaluates all heads."""
+"""A `Trainer` of image classifiers on `datasets`: turns rows into views, and evaluates all heads."""
 
 import logging
 from collections.abc import Callable
@@ -39,10 +39,10 @@ EvaluationRows: TypeAlias = datasets.Dataset | dict[str, datasets.Dataset]
 
 
 class ViewTrainer(PushingTrainer):
-    """Trains on views of rows, and evaluates all heads on the evaluation view.
+    """A `Trainer` that trains on views (augmented images) of rows, and evaluates all heads on the evaluation view.
 
-    What follows from options and rows is made when the trainer is, and again when a training begins and they have
-    changed since. It knows no objective and no teacher.
+    Everything that depends on options and rows, such as views and collator, is created with the trainer. It is created
+    again at the start of a training if options or rows have changed. Objective and teacher are in trainer.py.
     """
 
     args: DistillationArguments
@@ -67,14 +67,14 @@ class ViewTrainer(PushingTrainer):
         label_column_name: str,
         compute_metrics: ComputeMetrics | None,
         preprocess_logits_for_metrics: PreprocessLogits | None,
-        **parent: Any,
+        **trainer_options: Any,
     ):
-        """As `DistillationTrainer`, which explains the arguments."""
+        """Takes the arguments of `DistillationTrainer`, except those of the objective."""
         self.args, self.model_init = args, model_init
         self._awaits_trial = False  # whether a hyperparameter search is about to set options
         self.student_config: PreTrainedConfig | None = None
         if model is None:
-            set_seed(args.seed)  # as the parent, which would make one more
+            set_seed(args.seed)  # as `Trainer` does, which would create a second model
             model = self.call_model_init()
         else:
             model = self._as_student(model)
@@ -93,7 +93,7 @@ class ViewTrainer(PushingTrainer):
             processing_class=processing_class,
             compute_metrics=_metrics(compute_metrics, preprocess_logits_for_metrics),
             data_collator=self._views.collator(),
-            **parent,
+            **trainer_options,
         )
         self.model_init = model_init
         self._collator = self.data_collator
@@ -103,12 +103,12 @@ class ViewTrainer(PushingTrainer):
         self._options = options_of(args)
 
     def check_student(self, config: PreTrainedConfig, processor: BaseImageProcessor) -> None:
-        """Checks the student against what a child class has, before anything is written; nothing here."""
+        """Checks the student before any file is written; does nothing here, for subclasses to override."""
 
     # ---- the student ----
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel:
-        """As the parent's; each student gets the class names and the frozen parts of the first one."""
+        """Like `Trainer.call_model_init`, but each student gets the class names and frozen parts of the first one."""
         student = self._as_student(super().call_model_init(trial))
         if self.student_config is not None:
             self._check_classes(student.config)
@@ -128,19 +128,19 @@ class ViewTrainer(PushingTrainer):
         return student
 
     def _take_student(self) -> None:
-        """Takes a model that was assigned to `trainer.model`; the parent would train the one before, and save this."""
-        if self.model_init is not None:  # the parent makes one, and wraps it
+        """Uses a model that was assigned to `trainer.model`; `Trainer` would save it, but train the previous one."""
+        if self.model_init is not None:  # `Trainer` creates and wraps one
             return
         before = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
         if self.model in (before, self.model_wrapped):
             return
         self.model = self._as_student(self.model)
-        if self.model is not before:  # it may be the same one, compiled
+        if self.model is not before:  # it can be the same model, compiled
             self._check_classes(self.model.config)
             self._start_with_model()
 
     def _start_with_model(self) -> None:
-        """Puts a new model in its place; what was trained and measured before was another one."""
+        """Moves a new model to the device, and resets the training state and the averages of the previous one."""
         if self.place_model_on_device:
             self.model.to(self.args.device)
         self.model_wrapped = self.model
@@ -150,20 +150,20 @@ class ViewTrainer(PushingTrainer):
             self.ema.forget()
 
     def hyperparameter_search(self, *args: Any, **options: Any) -> Any:
-        """As the parent's, which leaves the trainer without a model: then it has a new, untrained one."""
+        """Like `Trainer.hyperparameter_search`, but leaves a new, untrained model in the trainer instead of none."""
         best = super().hyperparameter_search(*args, **options)
         if self.model is None:
             self.model = self.call_model_init()
             self._start_with_model()
-            logger.info("after the search the trainer has a new, untrained model; the trials are in its directory")
+            logger.info("the trainer now has a new, untrained model; the trials of the search are in `output_dir`")
         return best
 
     def _check_classes(self, config: PreTrainedConfig) -> None:
-        """Gives a later student the class names of the first one."""
+        """Checks the number of classes of a later student, and gives it the class names of the first one."""
         assert self.student_config is not None
         if config.num_labels != self.student_config.num_labels:
             raise ValueError(
-                f"the model has {config.num_labels} classes, but the trainer was made for one with "
+                f"the model has {config.num_labels} classes, but the trainer was created for one with "
                 f"{self.student_config.num_labels}"
             )
         config.id2label, config.label2id = self.student_config.id2label, self.student_config.label2id
@@ -171,8 +171,8 @@ class ViewTrainer(PushingTrainer):
     # ---- options and rows ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
-        """Like `Trainer.train`, but a data worker that dies is reported with likely causes."""
-        if self.model is None:  # between two trials transformers lets go of it
+        """Like `Trainer.train`, and names likely causes of a crashed data worker or an out-of-memory error."""
+        if self.model is None:  # `Trainer` drops it between two trials
             self.model = self.call_model_init()
         self.take_options()
         self._awaits_trial = options.get("trial") is not None
@@ -180,7 +180,7 @@ class ViewTrainer(PushingTrainer):
             return super().train(resume_from_checkpoint, **options)
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Like `Trainer`'s, which a training of a hyperparameter search calls once it has set the trial's options."""
+        """Like `Trainer`'s method, and also applies the options of a trial, which a search has set just before."""
         super().create_accelerator_and_postprocess()
         if self._awaits_trial:
             self._awaits_trial = False
@@ -192,23 +192,23 @@ class ViewTrainer(PushingTrainer):
         return training_advice(*batch, num_processes=args.world_size, even=args.mixes)
 
     def take_options(self, *, of_trial: bool = False) -> bool:
-        """Takes options and rows as they are now; before each training.
+        """Applies the current options and rows; called before each training.
 
         Args:
             of_trial: whether a hyperparameter search has set the options.
 
         Returns:
-            Whether options have changed since the last time.
+            Whether options have changed since the last call.
 
         Raises:
-            ValueError: an option is out of its range, contradicts another, or cannot change any more.
+            ValueError: an option is out of its range, contradicts another, or can no longer change.
         """
         self._take_student()
         try:
             self.args.settle()
             refuse_late_changes(self._options, options_of(self.args))
         except (TypeError, ValueError):
-            if of_trial:  # or the next search would fail by what this trial has set
+            if of_trial:  # or the next search would fail because of this trial's options
                 for name, value in self._options.items():
                     setattr(self.args, name, value)
             raise
@@ -217,30 +217,30 @@ class ViewTrainer(PushingTrainer):
         if now["seed"] != self._options["seed"]:
             set_seed(self.args.seed)
         self._views = replace(self._views, args=self.args)
-        self._take_rows(anew=changed)
-        if self.data_collator is self._collator:  # and not one that was assigned
+        self._take_rows(rebuild=changed)
+        if self.data_collator is self._collator:  # not one that was assigned
             self.data_collator = self._collator = self._views.collator()
         self._options = options_of(self.args)  # `min_steps_per_epoch` may have made the batch smaller
         return changed
 
-    def _take_rows(self, *, anew: bool) -> None:
-        """Makes views of rows that were assigned to the trainer, or of all rows `anew`."""
+    def _take_rows(self, *, rebuild: bool) -> None:
+        """Makes views of rows that were assigned to the trainer, and with `rebuild` of the current training rows."""
         if not isinstance(self.train_dataset, TrainingViews | None):
-            self._train_rows, anew = self.train_dataset, True
-        if anew and self.train_dataset is not None:
+            self._train_rows, rebuild = self.train_dataset, True
+        if rebuild and self.train_dataset is not None:
             self.train_dataset = self._views.training(self._train_rows)
         if not isinstance(self.eval_dataset, dict):
             self.eval_dataset = self._views.of_plain_rows(self.eval_dataset)
 
     def get_total_train_batch_size(self, args: DistillationArguments) -> int:
-        """Images of an optimizer step; `Trainer` keeps the batch that the options had when it was created."""
+        """Returns the images per optimizer step now; `Trainer` returns what they were when it was created."""
         return args.global_batch_size
 
     # ---- data ----
 
     def get_train_dataloader(self) -> DataLoader:
-        """The loader of training views, in the order of `view_sampler`, which `Trainer` does not know."""
-        self._take_rows(anew=False)
+        """Returns a loader of training views in the order of `view_sampler`, which is created here."""
+        self._take_rows(rebuild=False)
         if self.train_dataset is None:
             raise ValueError("the trainer has no `train_dataset`, which `train` needs; create it with one")
         args, views = self.args, self.train_dataset
@@ -260,16 +260,16 @@ class ViewTrainer(PushingTrainer):
         return self.resumable_loader(partial(self.accelerator.prepare, loader))
 
     def make_view_sampler(self) -> ViewSampler:
-        """The order of the training views, for the present options."""
+        """Returns the sampler of the training views for the current options."""
         return self._views.sampler(self.train_dataset, step_size=self.get_total_train_batch_size(self.args))
 
     def get_eval_dataloader(self, eval_dataset: datasets.Dataset | EvaluationViews | str | None = None) -> DataLoader:
-        """Like `Trainer.get_eval_dataloader`, and also takes plain `datasets`."""
+        """Like `Trainer.get_eval_dataloader`, and also takes a `datasets.Dataset`."""
         with self._views.named_loaders(eval_dataset, self.eval_dataset) as views:
             return super().get_eval_dataloader(views)
 
     def get_test_dataloader(self, test_dataset: datasets.Dataset | EvaluationViews) -> DataLoader:
-        """Like `Trainer.get_test_dataloader`, and also takes plain `datasets`, which may have no labels."""
+        """Like `Trainer.get_test_dataloader`, and also takes a `datasets.Dataset`, with or without labels."""
         return super().get_test_dataloader(self._views.of_plain_rows(test_dataset, needs_labels=False))
 
     # ---- evaluation ----
@@ -280,10 +280,10 @@ class ViewTrainer(PushingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """As the parent's, with the metrics of the averaged weights in the same report; speeds are the live pass's."""
+        """Like `Trainer.evaluate`, with the metrics of the averaged weights; speeds are those of the student alone."""
         self._take_student()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if not are_parts(dataset):  # the parent comes back with each part
+        if not are_parts(dataset):  # `Trainer` calls this method for each part
             self._ema_metrics = evaluate_averages(self, self.ema, eval_dataset, metric_key_prefix, ignore_keys)
         try:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -291,13 +291,13 @@ class ViewTrainer(PushingTrainer):
             self._ema_metrics = {}
 
     def create_model_card(self, **facts: Any) -> None:
-        """As the parent's, of the model that the trainer has now."""
+        """Like `PushingTrainer.create_model_card`, and also takes a model that was assigned to `trainer.model`."""
         self._take_student()
         super().create_model_card(**facts)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As the parent's, with what `evaluate` measured of the averaged weights."""
-        self.compute_metrics.reset()  # of an evaluation that did not end
+        """Like `Trainer.evaluation_loop`, with the metrics of the averaged weights that `evaluate` has measured."""
+        self.compute_metrics.reset()  # counts of an evaluation that failed
         advice = partial(evaluation_advice, self.args.per_device_eval_batch_size)
         with named_crashes(), explained_out_of_memory(advice):
             output = super().evaluation_loop(*args, **kwargs)
@@ -311,7 +311,10 @@ class ViewTrainer(PushingTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """Logits of all heads on evaluation views; the parent would give the answer's only, or the training loss."""
+        """Returns the evaluation loss, the logits of all heads, and the labels.
+
+        Overrides `Trainer.prediction_step`, which returns only the fused logits, or uses the training loss.
+        """
         inputs = send_to_device(inputs, self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(pixel_values=inputs["pixel_values"])
@@ -324,7 +327,7 @@ class ViewTrainer(PushingTrainer):
 
 
 def _metrics(own: ComputeMetrics | None, preprocess: PreprocessLogits | None) -> ComputeMetrics:
-    """Measures the accuracy of the heads, and what a caller's function computes."""
+    """Returns a `compute_metrics` that measures the accuracy of all heads, and calls the user's function if given."""
     if own is not None and not isinstance(own, HeadAccuracy):
         return MetricsWithAccuracy(own, preprocess)
     if preprocess is not None:

@@ -310,7 +310,7 @@ def test_recipe_runs_no_code(tmp_path: Path, proof: Path):
     recipe = tmp_path / "r.yaml"
     for tag in ("!!python/object/apply:os.mkdir", "!!python/object/new:os.mkdir"):
         recipe.write_text(f"seed: {tag} [{proof}]\n")
-        with pytest.raises(ValueError, match="is no YAML: could not determine a constructor for the tag"):
+        with pytest.raises(ValueError, match="is not valid YAML: could not determine a constructor for the tag"):
             parse_recipe((DistillationArguments,), [str(recipe)])
     assert not proof.exists()
 

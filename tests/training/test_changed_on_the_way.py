@@ -1,4 +1,4 @@
-"""What changes between two uses of one trainer: options, models, searches, losses. No record lags behind."""
+"""Options, models, searches and losses that change between two uses of one trainer, and its up-to-date records."""
 
 import dataclasses
 import logging
@@ -20,13 +20,13 @@ from deit_hf import (
 )
 from deit_hf.model.image_processing_deit import make_processor
 
-# ---- when it evaluates and saves, and what the best is ----
+# ---- evaluation, checkpoints and the best model ----
 
 BEST = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
 
 
 def test_best_metric_that_is_named_late_is_better_when_it_is_greater(tmp_path, make_student, toy_rows):
-    """Red when the direction is that of the loss: the worst checkpoint would be loaded."""
+    """Fails if a smaller value is better, as for the loss: the worst checkpoint would be loaded."""
     rows = {"train_dataset": toy_rows, "eval_dataset": toy_rows}
     for options in ({}, {"load_best_model_at_end": True}):
         trainer = DistillationTrainer(make_student(), make_args(tmp_path, max_steps=2, **BEST, **options), **rows)
@@ -53,7 +53,7 @@ def test_best_model_without_a_metric_is_that_of_the_smallest_loss(tmp_path, make
 
 
 def test_best_model_that_is_given_up_late_needs_no_evaluation(tmp_path, make_student, toy_rows):
-    """Red when the metric that followed from it is refused as if somebody had named it."""
+    """Fails if a metric that was set by default is refused as if the user had set it."""
     args = make_args(tmp_path, max_steps=1, **BEST, load_best_model_at_end=True)
     trainer = DistillationTrainer(make_student(), args, train_dataset=toy_rows, eval_dataset=toy_rows)
     trainer.args.load_best_model_at_end, trainer.args.eval_strategy = False, "no"
@@ -108,7 +108,7 @@ def searching(tmp_path: Path, make_student, rows: datasets.Dataset, **options) -
 
 @pytest.mark.parametrize(("name", "value"), [("train_only", "classifier"), ("bf16", True)])
 def test_search_over_what_is_read_for_good_is_refused(tmp_path, make_student, toy_rows, name, value):
-    """Red when a trial claims an option that its training did not have."""
+    """Fails if a trial records an option that its training did not use."""
     trainer = searching(tmp_path, make_student, toy_rows)
     with pytest.raises(ValueError, match=f"`{name}` is .* when the trainer was created"):
         trainer.hyperparameter_search(
@@ -156,7 +156,7 @@ def test_trainer_has_a_model_after_a_search_that_claims_no_training(tmp_path, ma
 
 
 def test_record_of_a_model_that_was_assigned_is_its_own(tmp_path, make_student, toy_rows):
-    """Red when the card or the averages are those of the model before."""
+    """Fails if the card or the averages are those of the previous model."""
     args = make_args(tmp_path, max_steps=2, ema_decay=0.9)
     trainer = DistillationTrainer(make_student(), args, train_dataset=toy_rows, eval_dataset=toy_rows)
     trainer.train()
@@ -172,7 +172,7 @@ def test_record_of_a_model_that_was_assigned_is_its_own(tmp_path, make_student, 
 
 
 def test_overwritten_directory_holds_no_checkpoint_of_the_run_before(tmp_path, make_student, toy_rows):
-    """Red when a resume after an interruption gives the weights of the run that was to be overwritten."""
+    """Fails if a resume after an interruption loads the weights of the overwritten run."""
 
     class Kill(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -233,7 +233,7 @@ def test_batch_that_was_fitted_to_few_images_is_the_asked_one_for_many(tmp_path,
     assert args.per_device_train_batch_size == 4
 
 
-# ---- losses of one's own ----
+# ---- custom losses ----
 
 
 class OwnLoss(DistillationTrainer):
@@ -250,7 +250,7 @@ def vit() -> ViTForImageClassification:
 
 @pytest.mark.parametrize("make", [vit, make_resnet])
 def test_models_of_transformers_learn_mixed_targets_as_one_label_each(tmp_path, toy_rows, make):
-    """Red when they learn by binary cross-entropy and are saved as models of several labels."""
+    """Fails if they are trained with binary cross-entropy and saved as multi-label models."""
     torch.manual_seed(0)
     ours, own = make(), make()
     own.load_state_dict(ours.state_dict())
@@ -268,16 +268,16 @@ def test_models_of_transformers_learn_mixed_targets_as_one_label_each(tmp_path, 
 def test_options_that_a_loss_of_ones_own_does_not_read_are_said(
     tmp_path, make_student, tiny_teacher, toy_rows, caplog
 ):
-    """Red when a card claims a teacher that nobody has asked."""
+    """Fails if a card names a teacher that the loss does not use."""
     args = make_args(tmp_path, max_steps=1, distillation_type="hard", class_weighting="balanced", label_smoothing=0.2)
     rows = {"train_dataset": toy_rows, "eval_dataset": toy_rows}
     trainer = OwnLoss(make_student(), args, teacher=tiny_teacher, **rows)
     trainer.train()
     assert (
-        "`OwnLoss.compute_loss` takes the place of the recipe's objective, so that these have no effect: "
+        "`OwnLoss.compute_loss` replaces the recipe's objective, so these have no effect: "
         "class_weighting, teacher; call" in caplog.text
     )
-    assert trainer.effective_recipe["teacher"] == "teacher, which OwnLoss.compute_loss does not ask"
+    assert trainer.effective_recipe["teacher"] == "teacher, not used by OwnLoss.compute_loss"
     trainer.create_model_card()
     assert "as its teacher" not in (tmp_path / "run" / "README.md").read_text()
 
@@ -293,21 +293,21 @@ def test_loss_of_ones_own_that_adds_to_the_objective_is_no_cause_for_a_warning(
     trainer = Added(make_student(), args, teacher=tiny_teacher, train_dataset=toy_rows)
     with caplog.at_level(logging.WARNING):
         trainer.train()
-    assert "takes the place" not in caplog.text
+    assert "replaces the recipe's objective" not in caplog.text
     trainer.create_model_card()
     assert "as its teacher" in (tmp_path / "run" / "README.md").read_text()
 
 
-# ---- a teacher made in Python ----
+# ---- a teacher created in Python ----
 
 
 def test_teacher_of_transformers_has_the_class_names_of_its_model(tiny_config, toy_images):
-    """Red when a student learns the classes of another order."""
+    """Fails if a student learns the classes in another order."""
     tiny_config.use_distillation_token = False
     tiny_config.id2label = {index: name for index, name in enumerate("edcba")}
     model = DeiTForImageClassification(tiny_config)
     nn.init.zeros_(model.classifier.weight)
-    model.classifier.bias.data = torch.tensor([9.0, 0, 0, 0, 0])  # `e`
+    model.classifier.bias.data = torch.tensor([9.0, 0, 0, 0, 0])  # predicts `e`
     teacher = Teacher(model, mean=(0.5,) * 3, std=(0.5,) * 3)
     student = DeiTConfig(**{**tiny_config.to_diff_dict(), "id2label": dict(enumerate("abcde"))})
     teacher.match_labels(student)

@@ -1,4 +1,4 @@
-"""Averaged weights: their arithmetic, and that they are beside the student and never in its way."""
+"""Averaged weights: their arithmetic, and that they do not change the student or its training."""
 
 import json
 import os
@@ -36,7 +36,7 @@ HEADS = ("cls", "distillation", "average")
 
 
 def make_trainer(tmp_path: Path, config: DeiTConfig, rows: datasets.Dataset, **options) -> DistillationTrainer:
-    """Five steps of eight an epoch; stochastic depth, so that a moved random stream shows."""
+    """Returns a trainer with five steps of eight views per epoch; stochastic depth makes random state visible."""
     torch.manual_seed(0)
     config.drop_path_rate = 0.5
     options = {"ema_decay": 0.9, "per_device_eval_batch_size": 16, **options}
@@ -45,7 +45,7 @@ def make_trainer(tmp_path: Path, config: DeiTConfig, rows: datasets.Dataset, **o
 
 
 def follow(averages: AveragedWeights, model: nn.Module, values: list[float]) -> float:
-    """What the averages of a model make of a parameter that takes these values one after the other."""
+    """Returns the average of a parameter that has these values one after the other."""
     averages.start(model)
     for value in values:
         nn.init.constant_(model.cls_classifier.bias, value)
@@ -68,7 +68,7 @@ def test_three_warm_updates_follow_torchs_formula_with_decays_worked_by_hand(tin
 
 
 def test_warm_up_ends_at_the_decay(tiny_student):
-    # without the bound the third update would decay by 2/11
+    # without the upper bound the third update would have decay 2/11
     average = follow(AveragedWeights(0.05, warmup=True, outcome=StepOutcome()), tiny_student, [1.0, 2.0, 4.0])
     assert average == pytest.approx(0.05 * (0.05 * 1.0 + 0.95 * 2.0) + 0.95 * 4.0, rel=1e-6)
 
@@ -84,7 +84,7 @@ def test_without_warm_up_the_average_starts_at_the_initial_weights(tiny_student)
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_averages_of_half_precision_weights_are_float32(tiny_student, dtype: torch.dtype):
-    # in half precision steps of 4e-5 of the difference would round to nothing
+    # in half precision updates by 4e-5 of the difference would round to nothing
     tiny_student.to(dtype)
     nn.init.constant_(tiny_student.cls_classifier.bias, 1.0)
     averages = AveragedWeights(0.99996, warmup=False, outcome=StepOutcome())
@@ -117,7 +117,7 @@ def test_all_parameters_are_averaged_outside_the_student_and_its_optimizer(tmp_p
     student, averages = parameters_of(trainer.model), parameters_of(trainer.ema.model)
     assert set(student) == names == set(averages)
     same = [name for name, tensor in averages.items() if torch.equal(tensor, student[name])]
-    # a key bias shifts all scores of a row alike, which softmax does not see
+    # a key bias adds the same to all scores of a row, so softmax ignores it
     assert [name for name in same if not name.endswith("attention.key.bias")] == []
     optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert optimized == {id(p) for p in trainer.model.parameters()}
@@ -138,14 +138,14 @@ def test_one_update_a_step_of_the_optimizer_and_none_for_a_skipped_one(tmp_path,
     assert trainer.ema.num_updates == trainer.state.global_step == 5
     before = parameters_of(trainer.ema.model)
     nn.init.ones_(trainer.model.cls_classifier.bias)
-    trainer.optimizer._is_overflow = True  # what accelerate notes when gradients overflow in float16
+    trainer.optimizer._is_overflow = True  # set by accelerate when gradients overflow in float16
     trainer.callback_handler.on_step_end(trainer.args, trainer.state, trainer.control)
     assert trainer.ema.num_updates == 5
     assert all(torch.equal(tensor, before[name]) for name, tensor in parameters_of(trainer.ema.model).items())
 
 
 def test_training_is_bit_equal_with_and_without_averages(tmp_path, tiny_config, toy_rows):
-    # an evaluation takes a seed from the random stream that stochastic depth goes on with
+    # an evaluation draws a seed from the random generator that stochastic depth uses afterwards
     students = []
     for decay in (0.0, 0.9):
         options = {"eval_strategy": "steps", "eval_steps": 1, "ema_decay": decay}
@@ -233,7 +233,7 @@ def test_evaluation_in_half_precision_leaves_the_averages_in_float32(tmp_path, t
 
 @pytest.fixture
 def rows_on_disk(toy_rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The toy rows in reach of `train` and `evaluate`, as a directory."""
+    """Returns a directory with the toy rows, for `train` and `evaluate`."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "data").mkdir()
     for split in ("train", "test"):
@@ -244,7 +244,7 @@ def rows_on_disk(toy_rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("kind", ["deit", "resnet"])
 def test_metrics_are_those_of_the_saved_averages(tmp_path, tiny_config, toy_rows, rows_on_disk, kind: str, bf16: bool):
-    # under autocast the averages must be computed as the student is
+    # under autocast the averages must be evaluated in the same way as the student
     tiny_config.id2label = dict(enumerate("abcde"))
     student = DeiTForImageClassificationWithTeacher(tiny_config) if kind == "deit" else make_resnet()
     student.config.id2label = dict(enumerate("abcde"))
@@ -274,7 +274,7 @@ def test_metrics_are_those_of_the_saved_averages(tmp_path, tiny_config, toy_rows
 
 @pytest.mark.parametrize("stop_at", [5, 7])
 def test_resumed_averages_end_bit_equal(tmp_path, tiny_config, toy_rows, stop_at: int):
-    # five steps an epoch: stops at the end of the first, and within the second
+    # five steps per epoch: stops at the end of the first epoch, and within the second
     options = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": stop_at, "ema_decay": 0.6}
     options |= {"eval_strategy": "steps", "eval_steps": 4}
     whole = make_trainer(tmp_path, tiny_config, toy_rows, **options)
@@ -325,7 +325,7 @@ def test_best_checkpoint_gives_student_and_averages(tmp_path, tiny_config, toy_r
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options, learning_rate=1e-2)
     trainer.train()
     best = Path(trainer.state.best_model_checkpoint)
-    assert best.name != "checkpoint-15"  # or the last averages would do
+    assert best.name != "checkpoint-15"  # otherwise the last averages would pass the test, too
     saved = load_file(best / "ema" / "model.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in parameters_of(trainer.ema.model).items())
 
@@ -334,10 +334,10 @@ def test_checkpoint_without_averages_is_refused_with_the_choice(tmp_path, tiny_c
     options = {"save_strategy": "steps", "save_steps": 3}
     make_trainer(tmp_path, tiny_config, toy_rows, **options, ema_decay=0.0).train()
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options, allow_changes=["ema_decay"])
-    message = r"checkpoint-3.ema` holds no averaged weights, but `ema_decay` is 0.9; resume from .*`ema_decay` 0"
+    message = r"checkpoint-3.ema` has no averaged weights, but `ema_decay` is 0.9; resume from .*`ema_decay` 0"
     with pytest.raises(FileNotFoundError, match=message):
         trainer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-3")
-    assert trainer.state.global_step == 3  # nothing was trained
+    assert trainer.state.global_step == 3  # no step was trained
 
 
 def test_averages_that_lack_weights_are_refused(tmp_path, tiny_student):
@@ -362,7 +362,7 @@ def test_weights_that_no_process_has_whole_are_refused():
         check_not_sharded(0.9, is_sharded=True)
 
 
-# ---- what a run leaves ----
+# ---- files of a run ----
 
 
 def test_run_leaves_averages_with_their_metrics_and_card(tmp_path, rows_on_disk, toy_images):
@@ -421,7 +421,7 @@ def test_two_processes_average_as_one_does(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_all_processes_evaluate_the_averages_that_are_saved(tmp_path, monkeypatch):
-    # each process has batch statistics of its own
+    # each process has its own batch statistics
     for name in ("variant", "config_overrides", "drop_path_rate"):
         monkeypatch.delitem(RECIPE, name)
     monkeypatch.setitem(RECIPE, "model_name_or_path", "timm:test_byobnet")

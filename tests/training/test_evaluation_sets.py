@@ -1,4 +1,4 @@
-"""Several evaluation sets by name: each is measured, logged, compared and in the card under its name."""
+"""Several evaluation sets by name: each is measured, logged, compared and listed in the card under its name."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ def make_trainer(tmp_path: Path, student, rows, parts, teacher=None, **options) 
 
 @pytest.fixture
 def parts(toy_rows):
-    """Of 40 rows, the classes `a` and `b` (16 rows), and 10 rows of all."""
+    """Two evaluation sets from 40 rows: classes `a` and `b` (16 rows), and 10 rows of all classes."""
     first = toy_rows.filter(lambda row: row["label"] < 2)
     return {"first": first, "mixed.set_2": toy_rows.select(range(10))}
 
@@ -138,7 +138,7 @@ def test_a_best_model_by_a_metric_of_the_only_set_is_checked_too(tmp_path, tiny_
 
 
 def test_persistent_workers_serve_the_set_they_were_made_for(tmp_path, tiny_student, tiny_teacher, toy_rows, parts):
-    # transformers finds their loaders by the name of a set, which is `eval` for all that are given directly
+    # `Trainer` stores their loaders by the name of the set, which is `eval` for all sets that are given directly
     parts = {"first": parts["first"], "eval": parts["mixed.set_2"]}
     options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "distillation_type": "hard"}
     trainer = make_trainer(tmp_path, tiny_student, toy_rows, parts, tiny_teacher, **options)
@@ -180,12 +180,12 @@ def test_sets_that_do_not_exist_and_several_at_once_are_refused_by_name(tmp_path
     student = DeiTForImageClassificationWithTeacher(tiny_config)
     args = make_args(tmp_path)
     single = DistillationTrainer(student, args, eval_dataset=toy_rows)
-    with pytest.raises(ValueError, match="there is no evaluation set 'b'; .*: none, `eval_dataset` is no dict"):
+    with pytest.raises(ValueError, match="there is no evaluation set 'b'; .*: none, because `eval_dataset` is not"):
         single.evaluate("b")
     with pytest.raises(TypeError, match="the data is a dict of a, b; pass one of them"):
         single.predict({"a": toy_rows, "b": toy_rows})
     named = DistillationTrainer(student, args, eval_dataset={"a": toy_rows})
-    with pytest.raises(ValueError, match="there is no evaluation set 'b'; those with a name are: a"):
+    with pytest.raises(ValueError, match="there is no evaluation set 'b'; the named ones are: a"):
         named.evaluate("b")
 
 

@@ -69,8 +69,8 @@ def test_what_goes_to_the_disk_has_no_token(args: DistillationArguments, tmp_pat
         (["RECIPE", "--hub-tokn", "SECRET"], "unknown option --hub-tokn; did you mean `hub_token`"),
         (["RECIPE", "--xyzzy", "SECRET"], "unknown option --xyzzy; see --help for all"),
         (["RECIPE", "--seed", TOKEN], "argument --seed: invalid int value: '<token>'"),
-        (["TOKEN_IN_RECIPE"], "has `hub_token`, but recipes are for sharing; take it out, and log in with"),
-        (["BROKEN_RECIPE"], "is no YAML: mapping values are not allowed here in line 2$"),
+        (["TOKEN_IN_RECIPE"], "has `hub_token`, but recipes are meant to be shared; remove it, and log in with"),
+        (["BROKEN_RECIPE"], "is not valid YAML: mapping values are not allowed here in line 2$"),
     ],
 )
 def test_no_error_of_the_command_line_or_of_a_recipe_quotes_the_token(tmp_path, arguments: list[str], message: str):

@@ -1,4 +1,4 @@
-"""What the log says of the objective: each mean worked out by hand, also after a restart."""
+"""Means of the loss and its terms in the log, compared with values computed by hand, also after a restart."""
 
 import json
 
@@ -10,7 +10,7 @@ from deit_hf.distillation.losses import ObjectiveTerms
 from deit_hf.reliability.step_outcome import StepOutcome
 from deit_hf.training.loss_log import LossLog
 
-STUDENT = torch.tensor([[3.0, 1.0, 2.0], [0.0, 9.0, 1.0]])  # decides for classes 0 and 1
+STUDENT = torch.tensor([[3.0, 1.0, 2.0], [0.0, 9.0, 1.0]])  # predicts classes 0 and 1
 
 
 def terms(loss: float) -> ObjectiveTerms:
@@ -34,7 +34,7 @@ def add_step(log: LossLog, *losses: float, teacher_logits: Tensor = STUDENT, is_
 
 
 def report(log: LossLog, *, is_last: bool = False) -> dict[str, float]:
-    logs = {"train_loss": 99.0} if is_last else {"loss": 99.0}  # of transformers' `Trainer`, to be replaced
+    logs = {"train_loss": 99.0} if is_last else {"loss": 99.0}  # values of `Trainer`, which are replaced
     log.complete(logs, step=4)
     return logs
 
@@ -46,7 +46,7 @@ def report(log: LossLog, *, is_last: bool = False) -> dict[str, float]:
         (
             [[5.0, 1.0, 1.0], [7.0, 6.0, 1.0]],
             0.5,
-        ),  # of the columns two of three agree
+        ),  # two of the three columns would agree
         ([[1.0, 1.0, 5.0], [7.0, 6.0, 1.0]], 0.0),
     ],
 )
@@ -108,7 +108,7 @@ def test_means_after_a_restart_are_those_without(stop_after: int):
     for number, loss in enumerate((1.0, 2.0, 7.0, 4.0, 9.0), start=1):
         for place, each in enumerate((whole, log)):
             add_step(each, loss, is_good=number != 3)
-            if number == 2:  # a report in between
+            if number == 2:  # a report before the end
                 reports[place].append(report(each))
         if number == stop_after:
             state, log = json.loads(json.dumps(log.state())), make_log()
@@ -117,5 +117,5 @@ def test_means_after_a_restart_are_those_without(stop_after: int):
         reports[place] += [report(each), report(each, is_last=True)]
     assert reports[1] == reports[0]
     assert reports[0][0]["loss_cls"] == 3.0
-    assert reports[0][1]["loss"] == 6.5  # of 4 and 9
-    assert reports[0][2]["train_loss"] == 4.0  # of 1, 2, 4 and 9
+    assert reports[0][1]["loss"] == 6.5  # mean of 4 and 9
+    assert reports[0][2]["train_loss"] == 4.0  # mean of 1, 2, 4 and 9

@@ -1,4 +1,4 @@
-"""Who decays, and the learning rate at every step: explicit sets and exact values."""
+"""Which parameters have weight decay, and the learning rate at every step: explicit sets and exact values."""
 
 import logging
 import math
@@ -41,7 +41,7 @@ def encoder_weights(base: str, num_layers: int) -> set[str]:
 
 
 def build_variant(name: str) -> nn.Module:
-    """A published model without memory for its weights."""
+    """Returns a published model on the meta device, without memory for its weights."""
     config = DeiTConfig.from_variant(name)
     model_class = DeiTForImageClassificationWithTeacher if "distilled" in name else DeiTForImageClassification
     with torch.device("meta"):
@@ -56,7 +56,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_parameter_is_in_the_group_that_its_name_says(variant: str):
-    # torch's own grouping would decay the class token, the distillation token and the positions
+    # the usual grouping would decay the class token, the distillation token and the positions
     base, heads = VARIANTS[variant]
     model = build_variant(variant)
     decaying, exempt = parameter_groups(model, learning_rate=1e-3, weight_decay=0.05, layer_decay=1.0)
@@ -88,7 +88,7 @@ def test_rate_and_decay_of_every_parameter_are_timms_with_layer_decay(variant: s
     assert set(found) == set(expected)
     assert {name for name in found if found[name] != pytest.approx(expected[name], rel=1e-12)} == set()
     assert all(group["lr"] == 2.0 * group["learning_rate_scale"] for group in groups)
-    assert groups[0]["learning_rate_scale"] == 1.0  # the one that is logged
+    assert groups[0]["learning_rate_scale"] == 1.0  # `Trainer` logs the learning rate of this group
 
 
 def test_frozen_parameters_are_in_no_group(tiny_student):
@@ -110,7 +110,7 @@ def test_layers_of_transformers_own_vit_are_known():
 
 
 def test_model_of_other_layers_is_refused_by_name(tiny_student):
-    # a layer that is taken for another one trains at a wrong rate, and no error tells
+    # a layer that is mistaken for another one would train at a wrong learning rate without an error
     options = {"learning_rate": 1.0, "weight_decay": 0.0, "layer_decay": 0.9}
     convnet = ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[4, 4, 4, 4], depths=[1, 1, 1, 1]))
     message = "needs the layers of a DeiT or ViT, but `{}` of {} is in none of them; set `layer_decay` to 1"
@@ -134,12 +134,12 @@ def test_kernels_and_timms_tokens_are_known_too():
 
 
 def test_pattern_that_is_no_regular_expression_is_named():
-    with pytest.raises(ValueError, match=r"`train_only` is '\(', which is no regular expression: missing \)"):
+    with pytest.raises(ValueError, match=r"`train_only` is '\(', which is not a regular expression: missing \)"):
         train_only(nn.Linear(2, 2), "(")
 
 
 def test_pattern_of_attention_and_heads_trains_exactly_these(tiny_student):
-    # arXiv:2203.09795; `attention` must not catch norms, and the second head must not stay random
+    # arXiv:2203.09795; `attention` must not match norms, and the second head must be trained, too
     train_only(tiny_student, "attention|classifier")
     parts = [f"attention.attention.{part}" for part in ("query", "key", "value")] + ["attention.output.dense"]
     layers = {f"deit.encoder.layer.{i}.{part}" for i in range(3) for part in parts}
@@ -165,7 +165,7 @@ def test_name_that_is_no_optimizer_of_timm_is_refused_with_the_closest(name: str
 
 
 def test_sgd_takes_the_steps_of_nesterov_momentum_with_each_groups_rate_and_decay():
-    # the transfer recipes: momentum 0.9, gradient of the decayed weight; worked by hand in float64
+    # the transfer recipes: momentum 0.9, weight decay added to the gradient; computed by hand in float64
     weights = [nn.Parameter(torch.tensor([2.0], dtype=torch.float64)) for _ in range(2)]
     groups = [
         {"params": [weights[0]], "lr": 0.1, "weight_decay": 0.5},
@@ -236,7 +236,7 @@ def test_no_warning_for_the_papers_batch_other_sizes_and_fine_tuning(caplog):
     base = DeiTConfig.from_variant("deit_base_distilled_patch16_224")
     assert warning_for(caplog, base, 1024, 8) == ""
     assert warning_for(caplog, DeiTConfig.from_variant("deit_small_patch16_224"), 512) == ""
-    assert warning_for(caplog, ViTConfig(), 512) == ""  # as wide, but no DeiT
+    assert warning_for(caplog, ViTConfig(), 512) == ""  # of the same width, but not a DeiT
     base.name_or_path = "facebook/deit-base-distilled-patch16-224"
     assert warning_for(caplog, base, 512) == ""
 
@@ -247,7 +247,7 @@ def test_learning_rate_scales_with_the_global_batch(batch_size: int, expected: f
 
 
 def learning_rates(num_steps: int, peak: float = 1e-3, **options) -> list[float]:
-    """The rate of each step, and the one after the last."""
+    """Returns the learning rate of each step, and the one after the last step."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
     options = {"num_warmup_steps": 0, "warmup_learning_rate": 1e-6, "min_learning_rate": 1e-5, **options}
     schedule = cosine_schedule_with_warmup(optimizer, num_steps=num_steps, **options)
@@ -276,7 +276,7 @@ def test_without_warm_up_the_first_step_has_the_peak():
 
 
 def test_minimum_above_the_peak_gives_a_constant_rate():
-    # the 384 fine-tuning of the paper has both at 5e-6; a rate that rises at the end would undo it
+    # in the paper's fine-tuning at 384 both are 5e-6; the learning rate must not rise at the end
     assert learning_rates(10, peak=5e-6, num_warmup_steps=2)[2:] == pytest.approx([5e-6] * 9, rel=1e-12)
 
 
@@ -292,7 +292,7 @@ def test_each_group_follows_from_its_own_peak():
 
 
 def official_rates(num_epochs: int, **options) -> list[float]:
-    """The rate of each epoch in the loop of the official main.py: `step(epoch)` comes after the epoch."""
+    """Returns the learning rate of each epoch in the official main.py, which calls `step(epoch)` after the epoch."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)
     schedule = CosineLRScheduler(optimizer, t_initial=num_epochs, lr_min=1e-5, **options)
     rates = []
@@ -316,8 +316,8 @@ def test_official_stepping_is_timms_schedule_in_the_official_loop(warmup_epochs:
 
 @pytest.mark.parametrize("official_steps_in_epoch", [None, 4])
 def test_groups_keep_their_ratios_in_warm_up_and_at_the_end(official_steps_in_epoch: int | None):
-    # as timm, which multiplies the rate of its schedule, minimum and warm-up included, by a group's scale;
-    # the group at full rate is not the first
+    # timm, too, multiplies the learning rate of its schedule, with minimum and warm-up, by the scale of a group;
+    # the first group is not the one with scale 1
     groups = [
         {"params": [nn.Parameter(torch.zeros(1))], "lr": 1e-3 * scale, "learning_rate_scale": scale}
         for scale in (0.25, 1.0)

@@ -1,4 +1,4 @@
-"""Recipe files: what wins over what, what is refused, and that a written recipe repeats the run."""
+"""Recipe files: precedence of flags, recipe and defaults; refused values; a written recipe repeats the run."""
 
 import dataclasses
 import logging
@@ -56,12 +56,12 @@ def test_options_need_no_recipe():
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("learning_rate: 5e-4", 5e-4),  # YAML 1.1 takes this for a word, as it has no point
+        ("learning_rate: 5e-4", 5e-4),  # YAML 1.1 reads this as a string, because it has no decimal point
         ("learning_rate: 1.5e-3", 1.5e-3),
         ("mixup_alpha: 0", 0.0),
         ("overwrite_output_dir: yes", True),
         ("overwrite_output_dir: 'true'", True),
-        ("save_strategy: no", "no"),  # YAML 1.1 takes this for false
+        ("save_strategy: no", "no"),  # YAML 1.1 reads this as false
         ("eval_strategy: 'no'", "no"),
         ("run_name: 2024-01-01", "2024-01-01"),
         ("hub_model_id: 123", "123"),
@@ -144,8 +144,8 @@ def test_recipe_after_flags_is_refused_and_not_ignored(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1\n", "is no YAML: while parsing"),
-        ("a:\tb: c\n", "is no YAML: "),
+        ("a: [1\n", "is not valid YAML: while parsing"),
+        ("a:\tb: c\n", "is not valid YAML: "),
         ("- a\n", "holds a list, but must hold lines of `option: value`"),
         ("just words\n", "holds a str, but must"),
         ("", "holds a NoneType, but must"),
@@ -159,20 +159,20 @@ def test_file_that_is_no_mapping_is_refused_in_one_line(tmp_path: Path, text: st
 
 def test_binary_file_is_refused(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="recipe.yaml` is no YAML: 'utf-8' codec"):
+    with pytest.raises(ValueError, match="recipe.yaml` is not valid YAML: 'utf-8' codec"):
         parse_recipe(ALL, [str(tmp_path / "recipe.yaml")])
 
 
 @pytest.mark.parametrize("name", ["none.yaml", "."])
 def test_missing_recipe_is_named(tmp_path: Path, name: str):
-    with pytest.raises(FileNotFoundError, match="no recipe at `.*`; the ones .* are in .*deit_hf/recipes"):
+    with pytest.raises(FileNotFoundError, match="no recipe at `.*`; the recipes .* are in .*deit_hf/recipes"):
         parse_recipe(ALL, [str(tmp_path / name)])
 
 
 def test_code_in_a_recipe_is_refused_and_not_run(tmp_path: Path):
     mark = tmp_path / "hacked"
     text = f"seed: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{mark}']]\n"
-    with pytest.raises(ValueError, match="is no YAML: could not determine a constructor for the tag"):
+    with pytest.raises(ValueError, match="is not valid YAML: could not determine a constructor for the tag"):
         parse_training(tmp_path, text)
     assert not mark.exists()
 
@@ -215,13 +215,13 @@ def test_written_recipe_gives_the_same_options_again(tmp_path: Path, options: di
         pairs = {
             option.name: (getattr(written, option.name), getattr(read, option.name))
             for option in dataclasses.fields(written)
-            if option.name != "accelerator_config"  # compares by identity
+            if option.name != "accelerator_config"  # is compared by identity
         }
         assert {name: pair for name, pair in pairs.items() if pair[0] != pair[1]} == {}
 
 
 def test_written_recipe_scales_its_base_rate_with_another_batch(tmp_path: Path):
-    # the rate that followed from the first batch is not written, or it would contradict the base rate
+    # the learning rate derived from the first batch size is not written: it would contradict the base learning rate
     args = DistillationArguments(str(tmp_path), report_to="none", per_device_train_batch_size=8)
     write_recipe(tmp_path / "recipe.yaml", args)
     flags = ["--per_device_train_batch_size", "16"]
@@ -236,14 +236,14 @@ def test_written_recipe_says_every_option_of_ours_and_no_secret(tmp_path: Path, 
     text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
     assert text.startswith(f"# Repeat with: python scripts/train.py {tmp_path}/recipe.yaml --output_dir ANOTHER\n")
     assert "hf_secret" not in text
-    # a repeated run must neither delete nor go on from the first one's checkpoints
+    # a repeated run must neither delete the checkpoints of the first run nor resume from them
     names = {line.partition(":")[0] for line in text.splitlines()}
     assert not names & {"hub_token", "overwrite_output_dir", "resume_from_checkpoint"}
     assert {"distillation_type", "mixup_alpha", "label_smoothing", "base_learning_rate", "warmup_epochs"} <= names
 
 
 def test_paths_are_written_as_text(tmp_path: Path):
-    data = DataArguments(train_dir=tmp_path / "cats")  # type: ignore[arg-type]  # as python code may well do
+    data = DataArguments(train_dir=tmp_path / "cats")  # type: ignore[arg-type]  # as in Python code
     write_recipe(tmp_path / "recipe.yaml", data)
     (again,) = parse_recipe([DataArguments], [str(tmp_path / "recipe.yaml")])
     assert again.train_dir == str(tmp_path / "cats")
@@ -300,7 +300,7 @@ def test_error_of_a_worker_process_is_one_line_that_names_the_file(tmp_path: Pat
     batches = iter(loader)
     with pytest.raises(SystemExit, match="2"), one_line_errors():
         next(batches)
-    batches._shutdown_workers()  # torch's own error keeps it in a cycle, whose collection waits seconds for the worker
+    batches._shutdown_workers()  # the error holds it in a reference cycle, and its collection waits for the worker
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith(f"error: row 0 of the dataset ({path})")

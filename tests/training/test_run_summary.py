@@ -1,4 +1,4 @@
-"""The effective recipe is logged before the first step, is right, and stays with the run."""
+"""The effective recipe is logged before the first step, is correct, and is saved with the run."""
 
 import logging
 from pathlib import Path
@@ -17,7 +17,7 @@ from deit_hf.model.image_processing_deit import make_processor
 
 @pytest.fixture
 def trainer(tmp_path: Path, tiny_config: DeiTConfig, tiny_teacher, toy_rows: datasets.Dataset) -> DistillationTrainer:
-    """Forty images in steps of sixteen views: two steps and eleven images an epoch."""
+    """A trainer on 40 images with 16 views per step: two steps and eleven images per epoch."""
     args = make_args(
         tmp_path,
         num_train_epochs=3,
@@ -49,26 +49,26 @@ def test_block_says_what_follows_from_options_data_and_machine(trainer: Distilla
         "temperature 3, batchmean"
     )
     assert said["global batch"] == "16 = 8 on each of 1 processes x 2 accumulation steps"
-    assert said["images"] == "32 views an epoch of 11 of the 40 images, each up to 3 times (repeated augmentation)"
+    assert said["images"] == "32 views per epoch, of 11 of the 40 images, each up to 3 times (repeated augmentation)"
     assert said["steps"] == "6 in 3 epochs of 2"
     assert said["learning rate"].startswith("0.064 per 512 images, 0.002 at its peak; cosine to 1e-05")
     assert said["warm-up"] == "2 steps from 1e-06"
-    assert said["learning rate"].endswith("1e-06 in the first step, 0.000301 in the last")  # a quarter before the end
+    assert said["learning rate"].endswith("1e-06 in the first step, 0.000301 in the last")  # 3/4 of the cosine
     assert "crop of 0.08 to 1 of the area (unlike the official code up to 32 pixels" in said["views"]
     assert said["optimizer"].startswith("adamw_torch_fused, weight decay 0.05")
     assert said["precision"] == "float32"
     assert said["averaged weights"] == "decay 0.9 with warm-up"
     assert said["evaluation"] == ("short side resized to 32 pixels (bicubic), centre crop of 32x32; fusion logit_mean")
     (block,) = [record.getMessage() for record in caplog.records if "effective recipe" in record.getMessage()]
-    assert all(value in block for name, value in said.items() if name != "rates reached")  # known at the end
+    assert all(value in block for name, value in said.items() if name != "rates reached")  # known only at the end
 
 
 def test_teacher_is_measured_on_the_evaluation_views(trainer: DistillationTrainer, toy_rows: datasets.Dataset):
-    """Red when the teacher's accuracy is that of other images, or counts some twice (40 images, batches of 8)."""
+    """Fails if the teacher is measured on other images, or if some count twice (40 images, batches of 7)."""
     trainer.args.per_device_eval_batch_size = 7
     images = ImageDataset(toy_rows, image_column_name="image", label_column_name="label", num_classes=5)
     views = EvaluationViews(images, evaluation_view(make_processor(32)))
-    trainer.teacher.module.head.bias.data.zero_()  # else it answers with one class for all images
+    trainer.teacher.module.head.bias.data.zero_()  # otherwise it predicts one class for all images
     answers = trainer.teacher(torch.stack([views[i]["pixel_values"] for i in range(40)])).argmax(dim=-1)
     assert len(answers.unique()) > 1
     expected = (answers == torch.tensor(toy_rows["label"])).float().mean().item()
@@ -80,7 +80,7 @@ def test_teacher_is_measured_on_the_evaluation_views(trainer: DistillationTraine
 
 
 def test_measuring_the_teacher_changes_no_training(trainer, tmp_path, tiny_config, tiny_teacher, toy_rows):
-    """Red when the extra pass draws from the random streams that the training goes on with."""
+    """Fails if the extra evaluation changes the random state of the training."""
 
     def train(evaluate_teacher: bool) -> dict:
         torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_one_head_frozen_parts_and_eval_mode_are_said(tmp_path: Path, tiny_confi
     assert said["student"].endswith("in eval mode")
     assert said["teacher"] == "none"
     assert said["mixing"] == "none"
-    assert said["steps"] == "1, as `max_steps` says; an epoch has 5"
+    assert said["steps"] == "1, set by `max_steps`; an epoch has 5"
     assert said["optimizer"].startswith("timm's sgd")
     assert said["optimizer"].endswith("gradient clipped to norm 5")
 
@@ -129,7 +129,7 @@ def test_recipe_file_holds_it_as_comments_and_stays_a_recipe(
     trainer: DistillationTrainer, tmp_path: Path, monkeypatch
 ):
     trainer.train()
-    trainer.push_to_hub()  # tests run offline: it writes the files, and warns
+    trainer.push_to_hub()  # tests run offline, so it only writes the files and warns
     text = (Path(trainer.args.output_dir) / "recipe.yaml").read_text()
     for name, value in trainer.effective_recipe.items():
         assert f"# {name:16}  {value}\n" in text

@@ -1,4 +1,4 @@
-"""A directory knows its run: what continues it must be it, and a finished one stays as it is."""
+"""A directory records its run: only the same run continues there, and a finished run is not changed."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ OPTIONS = {
 }
 
 
-def write_pictures(folder: Path, names: list[str], number: int = 4) -> Path:
+def write_images(folder: Path, names: list[str], number: int = 4) -> Path:
     generator = np.random.default_rng(0)
     for index, name in enumerate(names):
         (folder / name).mkdir(parents=True)
@@ -47,13 +47,13 @@ def write_pictures(folder: Path, names: list[str], number: int = 4) -> Path:
     return folder
 
 
-def run(folder: Path, output_dir: str = "run", pictures: str = "pictures", model: dict | None = None, **options):
-    """Trains as the script does."""
+def run(folder: Path, output_dir: str = "run", images: str = "images", model: dict | None = None, **options):
+    """Trains in the same way as the script."""
     model_args = ModelArguments(
         **(model or {"variant": "deit_tiny_distilled_patch16_224", "image_size": 16, "config_overrides": SIZES})
     )
     args = DistillationArguments(str(folder / output_dir), **{**OPTIONS, **options})
-    return train(model_args, DataArguments(train_dir=str(folder / pictures)), args)
+    return train(model_args, DataArguments(train_dir=str(folder / images)), args)
 
 
 def files_of(directory: Path) -> dict[Path, tuple[bytes, int]]:
@@ -64,14 +64,14 @@ def files_of(directory: Path) -> dict[Path, tuple[bytes, int]]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    write_pictures(folder / "pictures", ["cat", "dog", "emu", "fox"])
+    write_images(folder / "images", ["cat", "dog", "emu", "fox"])
     run(folder)
     return folder
 
 
 @pytest.fixture
 def finished(trained: Path, tmp_path: Path) -> Path:
-    """A folder with pictures and the finished run, four steps long."""
+    """A folder with images and a finished run of four steps."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     identity = (tmp_path / "run" / RUN_IDENTITY).read_text().replace(str(trained), str(tmp_path))
     (tmp_path / "run" / RUN_IDENTITY).write_text(identity)
@@ -80,7 +80,7 @@ def finished(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stopped(finished: Path) -> Path:
-    """The same, as a run that was killed after step 2."""
+    """The same folder, with a run that was killed after step 2."""
     shutil.rmtree(finished / "run" / "checkpoint-4")
     (finished / "run" / ".unfinished-run").touch()
     return finished
@@ -117,10 +117,10 @@ def test_finished_run_with_more_steps_continues_and_the_record_says_at_which_ste
     assert state["global_step"] == 6
     recipe = (finished / "run" / "recipe.yaml").read_text()
     assert "# changed at step 4  `max_steps` was 4 and is 6" in recipe
-    assert "does not repeat with them" in recipe.splitlines()[0]
+    assert "do not repeat it" in recipe.splitlines()[0]
     assert read_identity(finished / "run")["changes"] == [{"step": 4, "difference": ["max_steps", 4, 6]}]
     before = files_of(finished)
-    run(finished, max_steps=6)  # is its run now
+    run(finished, max_steps=6)  # now it is the finished run
     assert files_of(finished) == before
 
 
@@ -129,7 +129,7 @@ def test_finished_run_is_pushed_if_asked_and_not_changed(finished: Path, monkeyp
     monkeypatch.setenv("HF_TOKEN", "hf_nobody")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     run(finished, push_to_hub=True, hub_model_id="user/model")
-    assert f"`{finished / 'run'}` was not pushed to `user/model`" in caplog.text  # there is no Hub here
+    assert f"`{finished / 'run'}` was not pushed to `user/model`" in caplog.text  # tests have no Hub
     assert files_of(finished) == before
 
 
@@ -139,7 +139,7 @@ def test_other_rate_of_a_finished_run_is_said_to_be_without_effect(finished: Pat
 
 
 def test_restart_after_the_last_step_reports_no_speed_of_steps_that_it_did_not_take(finished: Path):
-    (finished / "run" / ".unfinished-run").touch()  # killed while it wrote its results
+    (finished / "run" / ".unfinished-run").touch()  # as if it was killed while it wrote its results
     run(finished)
     results = json.loads((finished / "run" / "train_results.json").read_text())
     assert not [name for name in results if "per_second" in name]
@@ -160,7 +160,7 @@ def test_directory_in_use_is_refused_and_left_alone(stopped: Path, tiny_config, 
 
 
 def test_all_differences_are_refused_in_one_message_and_nothing_is_touched(stopped: Path, tmp_path: Path):
-    os.rename(stopped / "pictures" / "cat", stopped / "pictures" / "zebra")
+    os.rename(stopped / "images" / "cat", stopped / "images" / "zebra")
     before = files_of(stopped)
     with pytest.raises(ValueError, match="holds another run") as refused:
         run(stopped, seed=7, per_device_train_batch_size=4, adam_beta1=0.8)
@@ -171,7 +171,7 @@ def test_all_differences_are_refused_in_one_message_and_nothing_is_touched(stopp
         "`per_device_train_batch_size` was 8 and is 4",
         "`adam_beta1` was 0.9 and is 0.8",
         "`classes` were cat, dog, emu, fox and are dog, emu, fox, zebra",
-        "`data` (pictures ",
+        "`data` (",
         "or start a new run from its weights, `model_name_or_path` ",
         ": `classes` cannot change within a run",
     ):
@@ -186,7 +186,7 @@ def test_checkpoint_of_another_directory_is_compared_too(stopped: Path):
     assert not (stopped / "other").exists()
     run(stopped, "other", resume_from_checkpoint=checkpoint)
     weights = [(stopped / name / "model.safetensors").read_bytes() for name in ("run", "other")]
-    assert weights[0] == weights[1]  # `run` was left alone
+    assert weights[0] == weights[1]  # and `run` was not changed
 
 
 def test_checkpoint_from_elsewhere_does_not_mix_with_another_run(stopped: Path):
@@ -199,14 +199,14 @@ def test_checkpoint_from_elsewhere_does_not_mix_with_another_run(stopped: Path):
 
 
 def test_harmless_differences_are_said_in_one_line_and_change_no_bit(stopped: Path, trained: Path, caplog):
-    shutil.move(stopped / "pictures", stopped / "moved")
+    shutil.move(stopped / "images", stopped / "moved")
     caplog.clear()
-    run(stopped, pictures="moved", save_steps=1, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    run(stopped, images="moved", save_steps=1, per_device_train_batch_size=4, gradient_accumulation_steps=2)
     line = next(text for text in caplog.messages if text.startswith("other settings"))
-    assert f"`train_dir` was {trained / 'pictures'} and is {stopped / 'moved'}" in line
+    assert f"`train_dir` was {trained / 'images'} and is {stopped / 'moved'}" in line
     assert "`save_steps` was 2 and is 1" in line
     assert "`per_device_train_batch_size` was 8 and is 4" in line
-    assert (stopped / "run" / "checkpoint-3").is_dir()  # the new value is used
+    assert (stopped / "run" / "checkpoint-3").is_dir()  # the new value of `save_steps` is used
     assert "changed at step" not in (stopped / "run" / "recipe.yaml").read_text()
 
 
@@ -226,7 +226,7 @@ def test_checkpoint_without_a_record_continues_and_says_so(stopped: Path, caplog
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     caplog.clear()
     run(stopped, adam_beta1=0.8)
-    assert caplog.text.count("does not say what was trained there, so nothing is compared") == 1
+    assert caplog.text.count("has no record of its run, so nothing is compared") == 1
     assert "`betas` of the optimizer is (0.8, 0.999) from here on; it was (0.9, 0.999)" in caplog.text
 
 
@@ -240,7 +240,7 @@ def test_run_that_stopped_before_its_first_checkpoint_may_be_another(stopped: Pa
 
 
 class OptionsInSteps(logging.Handler):
-    """What the optimizer has at each step."""
+    """Records the options of the optimizer at each step."""
 
     def __init__(self, trainer: DistillationTrainer):
         super().__init__()

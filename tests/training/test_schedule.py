@@ -1,4 +1,4 @@
-"""Every schedule of transformers: warmed up, down to the minimum, as the summary says; or refused by name."""
+"""Every schedule of transformers has a warm-up, ends at the minimum and fits its summary, or is refused by name."""
 
 import math
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def optimizer_of(*scales: float) -> torch.optim.Optimizer:
 
 
 def walk(schedule: Any, num_steps: int) -> list[list[float]]:
-    """The rates of all groups at each step."""
+    """Returns the learning rates of all groups at each step."""
     rates = []
     for _ in range(num_steps):
         rates.append([group["lr"] for group in schedule.optimizer.param_groups])
@@ -58,7 +58,7 @@ def cosine(progress: float) -> float:
     return (1 + math.cos(math.pi * progress)) / 2
 
 
-# the share of the way from the end to the peak, of the steps after the warm-up: written down from what each says it is
+# after the warm-up: 0 is the learning rate at the end, 1 the peak; written from the documentation of each schedule
 SHAPES: dict[str, tuple[dict[str, Any] | None, Callable[[int], float]]] = {
     "cosine": (None, lambda step: cosine(step / NUM_STEPS_AFTER)),
     "cosine of three halves": ({"num_cycles": 1.5}, lambda step: cosine(3 * step / NUM_STEPS_AFTER)),
@@ -78,7 +78,7 @@ SHAPES: dict[str, tuple[dict[str, Any] | None, Callable[[int], float]]] = {
 
 
 def test_every_schedule_of_transformers_is_known():
-    """Red when a release of transformers brings a schedule of which nobody has said what it can take."""
+    """Fails if a release of transformers adds a schedule that is missing in schedule_options.py."""
     assert {choice.value for choice in SchedulerType} == {*END_OPTIONS, *WITHOUT_END}
     assert {choice.value for choice in SchedulerType} == {name.split()[0] for name in SHAPES} | set(FOLLOW_A_METRIC)
 
@@ -138,7 +138,7 @@ def test_end_in_the_options_of_the_schedule_is_taken_and_no_other_is_claimed(tmp
     [({}, 50), ({"warmup_epochs": 0.0}, 0), ({"warmup_steps": 0.1}, 11), ({"warmup_steps": 7}, 7)],
 )
 def test_warm_up_holds_as_it_was_given(tmp_path: Path, options: dict, expected: int):
-    # 110 steps, ten an epoch; five epochs unless it is said
+    # 110 steps, ten per epoch; the default is five epochs of warm-up
     args = args_of(tmp_path, "linear", warmup_epochs=options.pop("warmup_epochs", None), **options)
     rates = learning_rates(schedule_of(args), NUM_STEPS)
     assert rates.index(max(rates)) == expected
@@ -173,7 +173,7 @@ def test_warm_up_holds_as_it_was_given(tmp_path: Path, options: dict, expected: 
         (
             "warmup_stable_decay",
             {"lr_scheduler_kwargs": {"num_decay_steps": 3, "warmup_type": "cosine"}},
-            "`lr_scheduler_kwargs` has `warmup_type`, but the warm-up .* `warmup_learning_rate` over",
+            "`lr_scheduler_kwargs` has `warmup_type`, but .* is always linear, from `warmup_learning_rate` over",
         ),
         (
             "cosine_warmup_with_min_lr",
@@ -207,7 +207,7 @@ def test_decay_of_more_steps_than_follow_the_warm_up_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("name", [choice.value for choice in SchedulerType])
 def test_recipe_that_is_written_is_accepted_again_with_every_schedule(tmp_path: Path, name: str):
-    """Red when a default that a schedule cannot take is written as if it had been given."""
+    """Fails if the recipe holds a default value that the schedule does not support."""
     options = {"num_decay_steps": 3} if name == "warmup_stable_decay" else None
     strategy = "steps" if name in FOLLOW_A_METRIC else "no"
     settings = {"eval_strategy": strategy, "eval_steps": 2, "lr_scheduler_kwargs": options, "report_to": "none"}
@@ -230,7 +230,7 @@ def logged_rates(trainer: DistillationTrainer) -> list[float]:
 def test_training_moves_the_rate_as_its_summary_says_and_resumes_bit_equal(tmp_path, tiny_config, toy_rows):
     options = {"max_steps": 10, "warmup_epochs": 0.8, "lr_scheduler_type": "linear", "save_strategy": "steps"}
     options |= {"save_steps": 7, "layer_decay": 0.5}
-    whole = make_trainer(tmp_path, tiny_config, toy_rows, **options)  # five steps an epoch
+    whole = make_trainer(tmp_path, tiny_config, toy_rows, **options)  # five steps per epoch
     whole.train()
     rates = logged_rates(whole)
     expected = [1e-6 + (1e-3 - 1e-6) * i / 4 for i in range(4)] + [
@@ -257,19 +257,19 @@ def test_schedule_that_follows_a_metric_claims_no_warm_up(tmp_path: Path, tiny_c
     trainer.train()
     assert trainer.effective_recipe["warm-up"] == "none"
     assert trainer.effective_recipe["learning rate"] == (
-        "0.001 at first; reduce_lr_on_plateau, which follows a metric, at least 1e-05"
+        "0.001 at the start; reduce_lr_on_plateau, which follows a metric, at least 1e-05"
     )
     assert logged_rates(trainer)[0] == 1e-3
 
 
 def test_rates_of_a_schedule_that_was_given_are_said(tmp_path: Path, tiny_student, toy_rows: datasets.Dataset):
-    """Red when the options are claimed although the trainer was given an optimizer and a schedule of its own."""
+    """Fails if the summary has the options although the trainer was given an optimizer and a schedule."""
     optimizer = torch.optim.SGD(tiny_student.parameters(), lr=0.25)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
     args = make_args(tmp_path, max_steps=3, warmup_epochs=5)
     trainer = DistillationTrainer(tiny_student, args, train_dataset=toy_rows, optimizers=(optimizer, schedule))
     trainer.train()
-    assert trainer.effective_recipe["warm-up"] == "as the given schedule says"
+    assert trainer.effective_recipe["warm-up"] == "set by the given schedule"
     said = trainer.effective_recipe["learning rate"]
     assert said.startswith("0.25 at its peak; a given schedule to 0.03125")
     assert said.endswith("0.25 in the first step, 0.0625 in the last")

@@ -1,4 +1,4 @@
-"""The trainer: what one step does, to whom, and that it does not depend on how the batch is cut."""
+"""The trainer: what one step changes, and that the result does not depend on how the batch is split."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_objective_of_a_batch_follows_from_losses_and_targets(
 
 
 def test_recipe_of_deit_iii_reaches_views_and_objective_but_not_the_evaluation_loss(tmp_path, tiny_config, toy_rows):
-    # an option that is read and then dropped on the way leaves the paper's loss or view
+    # if one of these options were dropped on the way, the paper's loss or view would be used
     options = {"label_loss": "binary_cross_entropy", "label_smoothing": 0.0, "random_augment": "3-augment"}
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, crop_mode="simple", **options)
     steps = [type(step).__name__ for step in trainer.train_dataset.view.transforms]
@@ -74,7 +74,7 @@ def test_training_changes_every_parameter_of_the_student_and_none_of_the_teacher
     student, teacher = parameters_of(trainer.model), parameters_of(tiny_teacher)
     trainer.train()
     unchanged = [name for name, tensor in parameters_of(trainer.model).items() if torch.equal(tensor, student[name])]
-    # a key bias shifts all scores of a row alike, which softmax does not see
+    # a key bias adds the same to all scores of a row, so softmax ignores it
     assert [name for name in unchanged if not name.endswith("attention.key.bias")] == []
     assert all(torch.equal(tensor, teacher[name]) for name, tensor in parameters_of(tiny_teacher).items())
     assert not any(module.training for module in tiny_teacher.modules())
@@ -120,7 +120,7 @@ def test_eight_small_batches_accumulate_to_one_big_one(tmp_path, tiny_config, ti
 
 
 def test_accumulation_divides_the_loss_of_a_model_that_takes_any_argument(tmp_path, toy_rows):
-    # transformers' own DeiT has **kwargs in forward: the Trainer then leaves the division to the loss
+    # transformers' own DeiT has **kwargs in `forward`; `Trainer` then leaves the division to the loss
     sizes = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40, "num_hidden_layers": 1}
     config = transformers.DeiTConfig(image_size=32, patch_size=8, num_labels=5, **sizes)
     weights = []
@@ -181,7 +181,7 @@ def test_evaluation_counts_every_image_once_for_each_head(tmp_path, tiny_config,
     rows = toy_rows.select(range(23))
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, per_device_eval_batch_size=batch_size)
     for parameter in trainer.model.parameters():
-        nn.init.normal_(parameter, std=0.5)  # so that decisions differ between images and heads
+        nn.init.normal_(parameter, std=0.5)  # so that predictions differ between images and heads
     metrics = trainer.evaluate(rows)
     processor = make_processor(32)
     pixels = torch.cat([processor(image, return_tensors="pt")["pixel_values"] for image in rows["image"]])
@@ -217,7 +217,7 @@ def test_fusion_by_softmaxes_changes_the_answer_and_no_head(tmp_path, tiny_confi
     right = probabilities.argmax(dim=-1) == labels
     assert by_softmax["eval_top1_average"] == pytest.approx(right.double().mean().item(), abs=1e-9)
     assert by_softmax["eval_loss"] == pytest.approx(F.nll_loss(probabilities.log(), labels).item(), rel=1e-5)
-    assert by_softmax["eval_top1_average"] != by_logits["eval_top1_average"]  # or the option would not show
+    assert by_softmax["eval_top1_average"] != by_logits["eval_top1_average"]  # the option has an effect
 
 
 def test_evaluation_takes_rows_with_several_right_labels(tmp_path, tiny_config, toy_rows):
@@ -294,7 +294,7 @@ def test_stochastic_depth_of_half_trained_layers_stays_on(tiny_student):
 
 
 def test_student_in_eval_mode_learns_without_stochastic_depth(tmp_path, tiny_config, toy_rows):
-    # the official fine-tuning at 384 pixels; a mode set once is undone by the Trainer at each step
+    # as in the official fine-tuning at 384 pixels; `Trainer` sets training mode again at each step
     trained, modes = {}, set()
     for drop_path in (0.0, 0.9):
         trainer = make_trainer(tmp_path, tiny_config, toy_rows, student_mode="eval", weight_decay=0.0)
@@ -329,7 +329,7 @@ def test_pattern_that_trains_nothing_is_refused(tmp_path, tiny_config, toy_rows)
 
 def test_learning_rate_warms_up_and_ends_at_the_minimum(tmp_path, tiny_config, toy_rows):
     options = {"num_train_epochs": 4, "warmup_epochs": 1, "learning_rate": 1e-3, "min_learning_rate": 1e-4}
-    trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options)  # five steps an epoch
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options)  # five steps per epoch
     trainer.train()
     rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
     assert rates[0] == pytest.approx(1e-6)
@@ -343,10 +343,10 @@ def logged_rates(trainer: DistillationTrainer) -> list[float]:
 
 def test_official_stepping_moves_the_rate_once_an_epoch_one_epoch_late(tmp_path, tiny_config, toy_rows):
     options = {"num_train_epochs": 4, "warmup_epochs": 2, "learning_rate_stepping": "official", "layer_decay": 0.5}
-    trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options)  # five steps an epoch
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options)  # five steps per epoch
     trainer.train()
     cosine = 1e-5 + (1e-3 - 1e-5) * (1 + 0) / 2  # at epoch 2 of 4
-    expected = [1e-6, 1e-6, (1e-6 + 1e-3) / 2, cosine]  # of the heads, as they are logged
+    expected = [1e-6, 1e-6, (1e-6 + 1e-3) / 2, cosine]  # learning rates of the heads, which are logged
     assert logged_rates(trainer) == pytest.approx([rate for rate in expected for _ in range(5)], rel=1e-9)
 
 
@@ -383,7 +383,7 @@ def test_layer_decay_reaches_every_optimizer(tmp_path, tiny_config, toy_rows, op
     ],
 )
 def test_training_with_an_optimizer_of_timm_resumes_bit_equal(tmp_path, tiny_config, toy_rows, options: dict):
-    # five steps an epoch; momentum, trust ratios and the epoch's rate must all come back in its middle
+    # five steps per epoch: step 7 is within an epoch, where momentum and trust ratios must be restored
     options = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 7, **options}
     whole = make_trainer(tmp_path, tiny_config, toy_rows, **options)
     before = parameters_of(whole.model)
@@ -402,7 +402,7 @@ def test_base_size_from_scratch_warns_of_another_batch_once(tmp_path, toy_rows, 
     student = DeiTForImageClassification(DeiTConfig.from_variant("deit_base_patch16_224", **sizes))
     rate = {"learning_rate": None if base_learning_rate else 1e-3, "base_learning_rate": base_learning_rate}
     args = make_args(tmp_path, max_steps=1, gradient_accumulation_steps=2, **rate)
-    DistillationTrainer(student, args, eval_dataset=toy_rows)  # an evaluation has no batch to warn of
+    DistillationTrainer(student, args, eval_dataset=toy_rows)  # an evaluation has no global batch to warn about
     assert "global batch" not in caplog.text
     DistillationTrainer(student, args, train_dataset=toy_rows).train()
     assert caplog.text.count("the global batch is 16 images") == (1 if base_learning_rate else 0)
@@ -410,7 +410,7 @@ def test_base_size_from_scratch_warns_of_another_batch_once(tmp_path, toy_rows, 
 
 
 def test_loaded_weights_are_known_as_a_fine_tuning(tmp_path, tiny_student):
-    # the warning of another batch relies on it
+    # the warning about the global batch depends on this
     assert not tiny_student.config.name_or_path
     tiny_student.save_pretrained(tmp_path)
     assert DeiTForImageClassificationWithTeacher.from_pretrained(tmp_path).config.name_or_path == str(tmp_path)
@@ -418,10 +418,10 @@ def test_loaded_weights_are_known_as_a_fine_tuning(tmp_path, tiny_student):
 
 @pytest.mark.parametrize("stop_at", [3, 5, 7])
 def test_resumed_training_ends_bit_equal(tmp_path, tiny_config, tiny_teacher, toy_rows, stop_at: int):
-    # five steps an epoch: stops in the first epoch, at its end, and in the second
+    # five steps per epoch: stops within the first epoch, at its end, and within the second
     options = {"num_train_epochs": 2, "distillation_type": "hard", "save_strategy": "steps", "save_steps": stop_at}
     whole = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, **options)
-    whole.model.deit.encoder.layer[1].drop_path.p = 0.5  # a random stream in the step itself
+    whole.model.deit.encoder.layer[1].drop_path.p = 0.5  # draws random numbers within the step
     whole.train()
     resumed = make_trainer(tmp_path, tiny_config, toy_rows, tiny_teacher, **options)
     resumed.model.deit.encoder.layer[1].drop_path.p = 0.5
@@ -454,7 +454,7 @@ def test_unreachable_hub_ends_no_training_and_says_how_to_retry(tmp_path, tiny_c
 
 
 class TestRefusedAtConstruction:
-    """What does not fit is refused before the first step, with both sides named."""
+    """Arguments that do not fit are refused before the first step; the message names both of them."""
 
     def test_distillation_without_teacher(self, tmp_path, tiny_config, toy_rows):
         with pytest.raises(ValueError, match="`distillation_type` is 'hard' but there is no teacher"):

@@ -1,4 +1,4 @@
-"""Options, rows and students that are given, changed or made after the trainer was: they count, or are refused."""
+"""Options, datasets and students that change after the trainer was created take effect or are refused."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ CHANGES = [
 def test_option_that_is_changed_before_the_training_acts_as_if_it_had_been_given(
     tmp_path, make_student, toy_rows, change
 ):
-    """Red when the trainer keeps what it made of the options at its construction."""
+    """Fails if the trainer keeps using the options that it was created with."""
     options = {"max_steps": 3, "learning_rate": None, "base_learning_rate": 0.05}
     if "learning_rate" in change:
         options.pop("base_learning_rate")
@@ -106,14 +106,14 @@ def test_options_can_be_replaced_by_a_copy(tmp_path, make_student, toy_rows):
 def test_trainer_works_after_other_options_were_made(tmp_path, make_student, toy_rows):
     rows = {"train_dataset": toy_rows, "eval_dataset": toy_rows}
     trainer = DistillationTrainer(make_student(), make_args(tmp_path, max_steps=1), **rows)
-    make_args(tmp_path / "other")  # Accelerate forgets its state
+    make_args(tmp_path / "other")  # resets the state of Accelerate
     assert trainer.evaluate()["eval_loss"] > 0
     make_args(tmp_path / "other")
     assert trainer.train().global_step == 1
 
 
 def test_second_training_starts_with_a_new_optimizer(tmp_path, make_student, toy_rows):
-    """Red when the moments and rates of the first training go on in the second."""
+    """Fails if the second training uses the moments or learning rates of the first one."""
     twice = DistillationTrainer(make_student(), make_args(tmp_path, max_steps=2), train_dataset=toy_rows)
     weights = trained(twice)
     twice.args.learning_rate = 5e-3
@@ -179,7 +179,7 @@ def test_model_init_makes_the_student_of_each_training(tmp_path, make_student, t
     given = trained(DistillationTrainer(make_student(), make_args(tmp_path, max_steps=2), train_dataset=toy_rows))
     made = DistillationTrainer(model_init=make_student, args=make_args(tmp_path, max_steps=2), train_dataset=toy_rows)
     assert same(trained(made), given)
-    assert same(trained(made), given)  # a new student, a new optimizer
+    assert same(trained(made), given)  # with a new student and a new optimizer
 
 
 def test_each_student_of_model_init_gets_names_and_frozen_parts(tmp_path, tiny_config, toy_rows):
@@ -208,7 +208,7 @@ def test_model_init_beside_a_model_or_an_optimizer_is_refused(tmp_path, make_stu
 
 
 def test_search_over_augmentation_and_mixing_trains_what_each_trial_says(tmp_path, make_student, toy_rows):
-    """Red when views, batches or rates of a trial are those of the options before."""
+    """Fails if views, batches or learning rates of a trial follow the options of the previous one."""
     seen = []
 
     class Seeing(DistillationTrainer):
@@ -244,7 +244,7 @@ def test_search_over_augmentation_and_mixing_trains_what_each_trial_says(tmp_pat
 
 
 def test_compiled_student_is_trained_and_saved_under_its_own_names(tmp_path, make_student, toy_rows):
-    """Red when `_orig_mod.` stands before the names: transformers loads such weights as random ones."""
+    """Fails if names have the prefix `_orig_mod.`: transformers would initialize such weights randomly."""
     plain = trained(DistillationTrainer(make_student(), make_args(tmp_path, max_steps=2), train_dataset=toy_rows))
     compiled = torch.compile(make_student(), backend="eager")
     trainer = DistillationTrainer(compiled, make_args(tmp_path, max_steps=2, ema_decay=0.9), train_dataset=toy_rows)
@@ -277,7 +277,7 @@ def test_later_student_of_other_classes_is_refused(tmp_path, make_student, tiny_
     trainer = DistillationTrainer(make_student(), make_args(tmp_path), train_dataset=toy_rows)
     other = DeiTConfig(**{**tiny_config.to_diff_dict(), "num_labels": 3})
     trainer.model = DeiTForImageClassificationWithTeacher(other)
-    with pytest.raises(ValueError, match="the model has 3 classes, but the trainer was made for one with 5"):
+    with pytest.raises(ValueError, match="the model has 3 classes, but the trainer was created for one with 5"):
         trainer.train()
 
 
@@ -286,7 +286,7 @@ def test_student_that_is_no_model_of_transformers_is_refused(tmp_path, toy_rows)
         DistillationTrainer(nn.Linear(3, 3), make_args(tmp_path), train_dataset=toy_rows)
 
 
-# ---- a loss of one's own ----
+# ---- a custom loss ----
 
 
 class OwnLoss(DistillationTrainer):
@@ -297,7 +297,7 @@ class OwnLoss(DistillationTrainer):
 
 @pytest.mark.parametrize("options", [{}, {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0}])
 def test_subclass_may_call_the_model_with_all_inputs(tmp_path, make_student, toy_rows, options):
-    """Without a teacher, the model's own loss of the targets is the recipe's objective."""
+    """Without a teacher, the model's own loss of the targets equals the recipe's objective."""
     options = {"max_steps": 2, "repeated_augmentation": 1, **options}
     ours = DistillationTrainer(make_student(), make_args(tmp_path, **options), train_dataset=toy_rows)
     own = OwnLoss(make_student(), make_args(tmp_path, **options), train_dataset=toy_rows)
@@ -309,7 +309,7 @@ def test_subclass_may_call_the_model_with_all_inputs(tmp_path, make_student, toy
 
 
 def test_batches_of_other_students_hold_class_indices_where_nothing_is_mixed(tmp_path, toy_rows):
-    """transformers takes targets for those of several labels; class indices are what its models expect."""
+    """Models of transformers expect class indices; they would treat targets as multi-label ones."""
     options = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0, "max_steps": 1}
     kinds = []
 
@@ -387,7 +387,7 @@ def test_rates_of_a_given_schedule_are_recorded_as_they_were(tmp_path, make_stud
         student, make_args(tmp_path, max_steps=3), train_dataset=toy_rows, optimizers=(optimizer, schedule)
     )
     trainer.train()
-    assert trainer.effective_recipe["learning rate"] == "0.1 at first; a given schedule (StepLR)"
+    assert trainer.effective_recipe["learning rate"] == "0.1 at the start; a given schedule (StepLR)"
     assert trainer.effective_recipe["rates reached"] == "0.1 in step 1, 0.025 in step 3"
 
 
@@ -399,7 +399,7 @@ def test_recorded_rates_end_where_a_training_was_stopped(tmp_path, make_student,
     args = make_args(tmp_path, max_steps=4, min_learning_rate=0.0)
     trainer = DistillationTrainer(make_student(), args, train_dataset=toy_rows, callbacks=[Stop()])
     trainer.train()
-    # half a cosine of four steps: at its start, and after a quarter
+    # a cosine of four steps: its learning rates at the start and after a quarter
     assert trainer.effective_recipe["rates reached"] == f"0.001 in step 1, {1e-3 * (1 + 0.5**0.5) / 2:g} in step 2"
 
 
@@ -409,7 +409,7 @@ def test_recipe_of_a_training_in_python_does_not_claim_to_repeat_it(tmp_path, ma
     trainer.write_missing_files()
     text = (Path(trainer.args.output_dir) / "recipe.yaml").read_text()
     assert "Repeat with" not in text
-    assert "The options of a training in Python" in text.splitlines()[0]
+    assert "Options of a training in Python" in text.splitlines()[0]
     assert "rates reached" in text
 
 
@@ -434,14 +434,14 @@ def test_evaluation_that_failed_leaves_nothing_in_the_next_one(tmp_path, make_st
 
 
 def test_recipe_in_the_directory_is_that_of_the_last_training(tmp_path, make_student, toy_rows):
-    """Red when the recipe of an earlier trainer goes to the Hub with the model of a later one."""
+    """Fails if the recipe of an earlier trainer is pushed to the Hub with the model of a later one."""
     for temperature in (2.0, 4.0):
         args = make_args(tmp_path, max_steps=1, distillation_temperature=temperature)
         trainer = DistillationTrainer(make_student(), args, train_dataset=toy_rows)
         trainer.train()
         trainer.write_missing_files()
         assert f"distillation_temperature: {temperature}" in (tmp_path / "run" / "recipe.yaml").read_text()
-    DistillationTrainer(make_student(), make_args(tmp_path)).write_missing_files()  # it has trained nothing
+    DistillationTrainer(make_student(), make_args(tmp_path)).write_missing_files()  # this trainer has not trained
     assert "distillation_temperature: 4.0" in (tmp_path / "run" / "recipe.yaml").read_text()
 
 
@@ -452,5 +452,5 @@ def test_optimizer_that_is_assigned_is_the_one_that_steps_and_is_recorded(tmp_pa
     trainer.train()
     assert isinstance(trainer.optimizer.optimizer, torch.optim.SGD)
     assert trainer.effective_recipe["optimizer"].startswith("a given SGD")
-    trainer.train()  # and it stays the given one
+    trainer.train()  # the given optimizer is used again
     assert trainer.effective_recipe["optimizer"].startswith("a given SGD")

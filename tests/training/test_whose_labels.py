@@ -1,4 +1,4 @@
-"""Names decide which label is which class: of the model, training data, evaluation data and teacher of a run."""
+"""Labels are matched by class name between the model, training data, evaluation data and teacher of a run."""
 
 import json
 from pathlib import Path
@@ -16,22 +16,22 @@ from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, Distillat
 from deit_hf.commands.evaluate import evaluate
 from deit_hf.data.sources.arguments import DataArguments
 
-CLASSES = ["cat", "dog", "emu", "fox"]  # of brightness 60, 110, 160 and 210
+CLASSES = ["cat", "dog", "emu", "fox"]  # with brightness 60, 110, 160 and 210
 OPTIONS = {"per_device_train_batch_size": 16, "max_steps": 60, "logging_steps": 60, "learning_rate": 3e-3}
 OPTIONS |= {"mixup_alpha": 0, "cutmix_alpha": 0, "label_smoothing": 0, "random_augment": "none", "crop_min_scale": 0.5}
 OPTIONS |= {"random_erase_prob": 0, "repeated_augmentation": 1}
 
 
-def picture(name: str, seed: int) -> np.ndarray:
+def image_of(name: str, seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(0, 20, (40, 40, 3))
     return (60 + 50 * CLASSES.index(name) + noise).clip(0, 255).astype(np.uint8)
 
 
 def make_rows(order: list[str], num_rows: int = 32, *, only: list[str] | None = None, seed: int = 0):
-    """Pictures of the classes in `only`, whose labels count the classes in `order`."""
+    """Returns images of the classes in `only`; a label is the index of the class in `order`."""
     names = [(only or order)[row % len(only or order)] for row in range(num_rows)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=order)})
-    images = [picture(name, 1000 * seed + row) for row, name in enumerate(names)]
+    images = [image_of(name, 1000 * seed + row) for row, name in enumerate(names)]
     return datasets.Dataset.from_dict({"image": images, "label": [order.index(n) for n in names]}, features=features)
 
 
@@ -48,7 +48,7 @@ def make_student(names: list[str] | None) -> DeiTForImageClassificationWithTeach
 
 
 class Brightness(nn.Module):
-    """A teacher that is always right: its class i is brighter than its class i - 1."""
+    """A teacher that is always right, because it compares the brightness of an image with that of each class."""
 
     def __init__(self, names: list[str]):
         super().__init__()
@@ -69,9 +69,9 @@ def make_trainer(tmp_path: Path, names: list[str] | None, teacher: Teacher | Non
 
 
 def saved_answers(directory: Path) -> dict[str, str]:
-    """What plain transformers answers of a new picture of each class."""
+    """Returns the predictions of plain transformers for a new image of each class."""
     classify = pipeline("image-classification", model=str(directory))
-    return {name: classify(PIL.Image.fromarray(picture(name, 9999)))[0]["label"] for name in CLASSES}
+    return {name: classify(PIL.Image.fromarray(image_of(name, 9999)))[0]["label"] for name in CLASSES}
 
 
 RIGHT = {name: name for name in CLASSES}
@@ -89,7 +89,7 @@ def test_a_model_in_another_order_learns_and_answers_by_name(tmp_path, caplog):
     assert trainer.evaluate_teacher()["top1"] == 1
     assert trainer.state.log_history[0]["loss_distillation"] == pytest.approx(
         trainer.state.log_history[0]["loss_cls"], rel=0.5
-    )  # both teach the same
+    )  # labels and teacher give the same targets
     assert trainer.evaluate()["eval_top1_average"] == 1
     trainer.save_model()
     assert saved_answers(tmp_path / "run") == RIGHT
@@ -99,7 +99,7 @@ def test_a_model_without_names_takes_those_of_its_training_data(tmp_path, caplog
     teacher = make_teacher(["emu", "fox", "cat", "dog"])
     trainer = make_trainer(tmp_path, None, teacher, train_dataset=make_rows(CLASSES), eval_dataset=make_rows(CLASSES))
     assert "the student has no class names: it takes those of the training data ('cat', ...)" in caplog.text
-    assert trainer.evaluate_teacher()["top1"] == 1  # its classes are matched to the names that the student took
+    assert trainer.evaluate_teacher()["top1"] == 1  # its classes are matched to the new names of the student
     trainer.save_model()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["id2label"] == {str(index): name for index, name in enumerate(CLASSES)}
@@ -108,7 +108,7 @@ def test_a_model_without_names_takes_those_of_its_training_data(tmp_path, caplog
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> DistillationTrainer:
-    """Right about all pictures; its classes are in the order of CLASSES."""
+    """A trainer whose model classifies all images correctly, with classes in the order of CLASSES."""
     trainer = make_trainer(tmp_path_factory.mktemp("trained"), CLASSES, train_dataset=make_rows(CLASSES))
     trainer.train()
     trainer.save_model()
@@ -118,7 +118,7 @@ def trained(tmp_path_factory) -> DistillationTrainer:
 @pytest.mark.parametrize(
     "rows",
     [
-        make_rows(["cat", "emu", "fox"], 12, seed=2),  # as `class_encode_column` encodes a split that lacks a class
+        make_rows(["cat", "emu", "fox"], 12, seed=2),  # from `class_encode_column` on a split that lacks a class
         make_rows(["fox", "dog"], 12, seed=2),
         make_rows(CLASSES, 12, only=["dog", "fox"], seed=2),
         make_rows(CLASSES[::-1], 12, seed=2),
@@ -148,7 +148,7 @@ def test_a_folder_that_lacks_a_class_is_evaluated_from_the_command_line(trained,
     for name in ("dog", "fox"):
         (tmp_path / "test" / name).mkdir(parents=True)
         for seed in range(3):
-            PIL.Image.fromarray(picture(name, 50 + seed)).save(tmp_path / "test" / name / f"{seed}.png")
+            PIL.Image.fromarray(image_of(name, 50 + seed)).save(tmp_path / "test" / name / f"{seed}.png")
     args = make_args(tmp_path, per_device_eval_batch_size=4)
     data = DataArguments(validation_dir=str(tmp_path / "test"))
     report = tmp_path / "classes.json"
@@ -164,7 +164,7 @@ def test_a_stream_in_another_order_is_mapped(tmp_path, caplog):
     order = ["fox", "cat", "dog", "emu"]
     trainer = DistillationTrainer(make_student(order), args, train_dataset=rows)
     batch = next(iter(trainer.get_train_dataloader()))
-    brightness = (batch["pixel_values"] * 0.226 + 0.449).mean(dim=(1, 2, 3)) * 255  # of ImageNet's mean and std
+    brightness = (batch["pixel_values"] * 0.226 + 0.449).mean(dim=(1, 2, 3)) * 255  # with ImageNet's mean and std
     seen = [CLASSES[round((value - 60) / 50)] for value in brightness.tolist()]
     assert [order[label] for label in batch["labels"].tolist()] == seen
     assert "the classes of the training data are matched to those of the model by name" in caplog.text
