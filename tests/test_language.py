@@ -15,15 +15,14 @@ CHECKED = (
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "deit_hf/*.py",
-    "deit_hf/commands/**/*.py",
-    "deit_hf/data/**/*.py",
-    "deit_hf/recipes/**/*.yaml",
-    "deit_hf/reliability/**/*.py",
-    "tests/reliability/**/*.py",
+    "deit_hf/**/*.py",
+    "deit_hf/**/*.yaml",
+    "deit_hf/hub/templates/*.md",
+    "model_cards/*.md",
     "scripts/**/*.py",
     "scripts/**/*.sh",
     "scripts/**/*.yaml",
+    "tests/**/*.py",
 )
 # phrase (a space stands for any gap between words, also the end of a line) -> what to write instead
 PHRASES = {
