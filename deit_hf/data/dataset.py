@@ -125,7 +125,7 @@ def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int, seve
         return _checked_label_lists(column[:][name], num_classes)
     labels = np.asarray(column.with_format("numpy")[:][name])
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise TypeError(f"column `{name}` has rows without a label; remove them, such as with `dataset.filter`")
+        raise TypeError(f"column `{name}` has rows without a label; remove them, for example with `dataset.filter`")
     _check_range(labels, np.arange(len(labels)), num_classes)
     return labels.astype(np.int64)
 

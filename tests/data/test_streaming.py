@@ -136,7 +136,7 @@ def test_epochs_have_orders_of_their_own_that_anyone_can_repeat():
     orders = [samples(list(sampler_of(stream_of(), epoch=epoch, step_size=35))) for epoch in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])
-    # the first rows come from several shards
+    # the first rows are from several shards
     assert len({sample >> 32 for sample in orders[0][:5]}) > 2
 
 
@@ -265,7 +265,7 @@ def test_batches_that_are_dealt_in_another_way_are_refused():
         views[other]
 
 
-# ---- what is refused, and when ----
+# ---- errors ----
 
 
 def test_stream_that_ends_too_early_is_an_error_and_not_a_short_epoch():
@@ -313,8 +313,8 @@ def test_number_of_rows_is_asked_for_where_nothing_tells_it():
         ImageStream(ShardedRows(rows, LENGTHS), num_images=36, **COLUMNS)
     assert ImageStream(ShardedRows(rows, LENGTHS), **COLUMNS).num_images == 35
     assert ImageStream(ShardedRows(rows, LENGTHS), num_images=20, **COLUMNS).num_images == 20
-    told = datasets.SplitDict({"train": datasets.SplitInfo("train", num_examples=33)})
-    rows.info.splits = told
+    splits = datasets.SplitDict({"train": datasets.SplitInfo("train", num_examples=33)})
+    rows.info.splits = splits
     assert ImageStream(rows, **COLUMNS).num_images == 33
 
 

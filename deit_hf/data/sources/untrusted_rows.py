@@ -44,8 +44,8 @@ def check_dataset_name(name: str) -> None:
         return
     if os.path.isfile(name):
         raise ValueError(
-            f"`dataset_name` is the file {name}, but must be a directory or a Hub id; unpack an archive, and name the "
-            "directory that holds its files"
+            f"`dataset_name` is the file {name}, but must be a directory or a Hub id; if it is an archive, unpack it "
+            "and name the directory of its files"
         )
     if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not os.path.isdir(name):
         raise FileNotFoundError(f"`dataset_name` is {name}, but there is no such directory; fix the path")
