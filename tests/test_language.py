@@ -18,6 +18,7 @@ CHECKED = (
     "deit_hf/*.py",
     "deit_hf/commands/**/*.py",
     "deit_hf/data/**/*.py",
+    "tests/data/**/*.py",
     "deit_hf/recipes/**/*.yaml",
     "scripts/**/*.py",
     "scripts/**/*.sh",
