@@ -28,7 +28,7 @@ from deit_hf.data.streaming import ImageStream, StreamKey, StreamSampler, Stream
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = {"image_column_name": "image", "label_column_name": "label"}
-LENGTHS = [7, 9, 5, 8, 6]  # no multiple of anything
+LENGTHS = [7, 9, 5, 8, 6]  # not multiples of any batch or step size
 NO_IMAGE = {"bytes": b"not an image", "path": "x.png"}
 
 
@@ -328,7 +328,7 @@ def test_columns_are_checked_before_anything_is_read():
         ImageStream(ShardedRows(rows.map(dict), LENGTHS), **COLUMNS)
 
 
-# ---- pieces ----
+# ---- shuffling ----
 
 
 def test_shards_are_dealt_to_streams_of_about_the_same_length():
