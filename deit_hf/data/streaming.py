@@ -10,7 +10,8 @@ of (seed, epoch).
   shuffle buffer. The order and the mixing do not depend on the number of workers, or on how a step is split into
   processes, batches and accumulation steps.
 - With one stream, every process reads all rows, and decodes only its own. With several streams, a process reads only
-  the streams that its batches need: with one stream per process, only its own.
+  the streams that its batches need. With one stream for each process and accumulation step, no two processes read the
+  same stream.
 - A row is used at most once per epoch. With repeated augmentation, all its views are in the part of one stream in one
   step, with the exceptions of `ViewSampler`. An epoch has whole steps only, as with rows by index. The rows left over
   differ between epochs. A larger buffer shuffles better.
