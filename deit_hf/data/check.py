@@ -167,7 +167,7 @@ class _Images:
 
 
 def _in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """Applies `function` to each item, in several threads because they wait for the disk."""
+    """Applies `function` to each item, in several threads because each waits for the disk."""
     parts = [items[start::NUM_THREADS] for start in range(NUM_THREADS)]
     results: list[Any] = [None] * len(items)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -231,7 +231,7 @@ class _Compared(NamedTuple):
 
 
 def _find_duplicates(images: dict[str, _Images], report: DataReport) -> None:
-    """Adds images with equal content in two parts. Bytes are compared only if the number of bytes is equal."""
+    """Adds pairs of equal images in two parts. Bytes are compared only if the number of bytes is equal."""
     report.num_compared = {part: NUM_COMPARED for part, each in images.items() if len(each) > NUM_COMPARED}
     compared = {part: _to_compare(each) for part, each in images.items()}
     parts_of = Counter(num for rows in compared.values() for num in {row.num_bytes for row in rows})

@@ -53,7 +53,7 @@ class ImageDataset:
             image_column_name: column of images.
             label_column_name: column of labels, or None for prediction without labels.
             num_classes: number of classes of the model.
-            several_labels: whether a row may hold a list of labels, all of them correct.
+            several_labels: whether a row may have a list of labels, all of them correct.
             label_indices: the model's class index for each class of the data (from `match_labels`); None if both
                 count the classes in the same way.
         """
@@ -71,13 +71,13 @@ class ImageDataset:
         if len(dataset) == 0:
             raise ValueError("the dataset has no rows; check the split and `max_train_samples`/`max_eval_samples`")
         _check_no_transform(dataset)
-        dataset = dataset.with_format(None)  # a user's format would change what a row holds
+        dataset = dataset.with_format(None)  # a user's format would change the types of the rows
         self.num_classes = num_classes
         self.labels: np.ndarray | None = None
         if label_column_name is not None:
             num_in_data = num_classes if label_indices is None else len(label_indices)
             labels = _checked_labels(dataset, label_column_name, num_in_data, several_labels)
-            # the padding -1 of a row with several labels stays -1
+            # the padding stays -1
             self.labels = labels if label_indices is None else np.append(label_indices, -1)[labels]
         rows = dataset.select_columns([image_column_name])
         if isinstance(dataset.features[image_column_name], datasets.Image):
@@ -125,7 +125,7 @@ def _checked_labels(dataset: datasets.Dataset, name: str, num_classes: int, seve
         return _checked_label_lists(column[:][name], num_classes)
     labels = np.asarray(column.with_format("numpy")[:][name])
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise TypeError(f"column `{name}` has rows without a label; remove them, such as with `dataset.filter`")
+        raise TypeError(f"column `{name}` has rows without a label; remove them, for example with `dataset.filter`")
     _check_range(labels, np.arange(len(labels)), num_classes)
     return labels.astype(np.int64)
 

@@ -32,7 +32,7 @@ _MACHINE_ERRORS = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ES
 
 
 class BadImageError(ValueError):
-    """The content of an image is invalid, or cannot be fetched. A missing file is a FileNotFoundError instead."""
+    """An image that cannot be fetched, read or decoded. A missing file is a FileNotFoundError instead."""
 
 
 class ImageRow(NamedTuple):
@@ -63,8 +63,8 @@ def first_decodable(
 
     Raises:
         BadImageError: the first image cannot be decoded; with `skip_bad_images`, none of the images can be decoded.
-        FileNotFoundError: the file of the first image does not exist, without `skip_bad_images`.
-        OSError: the machine failed, such as a disk error.
+        FileNotFoundError: the file of the first image does not exist (only without `skip_bad_images`).
+        OSError: the machine caused an error, such as a failing disk.
     """
     bad_images: list[dict[str, Any]] = []
     for row in rows:
@@ -90,7 +90,7 @@ def decode_image(source: Any, where: str) -> Image:
     Raises:
         FileNotFoundError: the file does not exist.
         BadImageError: the image cannot be fetched, read or decoded.
-        OSError: the machine failed, such as a disk error.
+        OSError: the machine caused an error, such as a failing disk.
         MemoryError: there is too little memory to decode the image.
     """
     path = path_of(source)

@@ -1,4 +1,4 @@
-"""A fingerprint of the training rows: equal rows have equal fingerprints wherever they are stored."""
+"""A fingerprint of the training rows, to recognise them in another place, and to detect changes."""
 
 import hashlib
 from collections.abc import Iterator

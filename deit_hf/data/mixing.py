@@ -124,8 +124,8 @@ def mix_images(images: Tensor, draw: Draw) -> Tensor:
 def mix_targets(labels: Tensor, ratios: Tensor | None, *, num_classes: int, smoothing: float) -> Tensor:
     """Training targets (B, C) from labels (B,): smoothed one-hot rows, mixed with those of the partners.
 
-    Source: timm's `mixup_target`, which the official recipe uses. Smoothing ε subtracts ε from the label and spreads
-    it over all C classes.
+    Source: timm's `mixup_target`, which the official recipe uses. Smoothing subtracts ε from the label and spreads it
+    over all C classes.
 
     Args:
         labels: class indices (B,); B is even if `ratios` are given.

@@ -77,7 +77,7 @@ class ViewSampler(Sampler[ViewKey]):
 
     @property
     def takes_images_in_pairs(self) -> bool:
-        """Whether the views of two images alternate, because a step has too few other images to mix an image with."""
+        """Whether the views of two images alternate; otherwise a small step would mix an image with itself."""
         too_few_others = self.num_images == 2 or self.step_size // self.num_streams < 2 * self.num_repeats
         return too_few_others and self.num_images > 1 and self.step_size % 2 == 0
 

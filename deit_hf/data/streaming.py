@@ -10,7 +10,8 @@ of (seed, epoch).
   shuffle buffer. The order and the mixing do not depend on the number of workers, or on how a step is split into
   processes, batches and accumulation steps.
 - With one stream, every process reads all rows, and decodes only its own. With several streams, a process reads only
-  the streams that its batches need: with one stream per process, only its own.
+  the streams that its batches need. With one stream for each process and accumulation step, no two processes read the
+  same stream.
 - A row is used at most once per epoch. With repeated augmentation, all its views are in the part of one stream in one
   step, with the exceptions of `ViewSampler`. An epoch has whole steps only, as with rows by index. The rows left over
   differ between epochs. A larger buffer shuffles better.
@@ -94,7 +95,7 @@ class ImageStream:
         """
         if isinstance(sharded, datasets.IterableDataset):
             sharded = ShardedRows(sharded)
-        rows = sharded.rows.with_format(None)  # a user's format would change what a row holds
+        rows = sharded.rows.with_format(None)  # a user's format would change the types of the rows
         check_features(rows, image_column_name, label_column_name)
         assert rows.features is not None
         is_image = isinstance(rows.features[image_column_name], datasets.Image)
@@ -169,11 +170,11 @@ class StreamViews(TrainingViews):
     def __len__(self) -> int:
         return self.images.num_images
 
-    def rows_from(self, key: StreamKey) -> Iterator[ImageRow]:  # type: ignore[override]  # keys bring their rows
+    def rows_from(self, key: StreamKey) -> Iterator[ImageRow]:  # type: ignore[override]  # keys include their rows
         """The row of a key, followed by the other rows of its shard; the label of each is checked first."""
         if key.row is None:
             raise ValueError(
-                "a process was given a batch that its stream did not read for it; leave `split_batches` and "
+                "this process got a batch whose rows another process has read; leave `split_batches` and "
                 "`dispatch_batches` out of `accelerator_config`"
             )
         for row in itertools.chain([key.row], self.images.after(key.row)):
@@ -270,7 +271,7 @@ class StreamSampler(ViewSampler):
         """Number of views in an epoch: whole steps only."""
         return self._num_steps * self.step_size
 
-    def __iter__(self) -> Iterator[StreamKey]:  # type: ignore[override]  # keys bring their rows
+    def __iter__(self) -> Iterator[StreamKey]:  # type: ignore[override]  # keys include their rows
         not_here: list[tuple[Row | None, int]] = [(None, 0)] * (self.step_size // self.num_streams)
         needed = self._needed_streams()
         streams: list[Iterator[list[tuple[Row | None, int]]]] = [

@@ -28,7 +28,7 @@ PAPER_CROP_MIN_SCALE = 0.08
 THREE_AUGMENT = "3-augment"
 # timm silently ignores the parts of a policy that it does not know, such as `mx`
 RANDOM_AUGMENT_POLICY = re.compile(r"rand(-(m|n|mmax|inc)\d+|-(p|mstd)\d+(\.\d+)?|-t(weights|3aw?))*")
-MAX_ASPECT_RATIO = 32  # of an image whose short side is resized
+MAX_ASPECT_RATIO = 32  # largest ratio of long to short side of an image that is resized as a whole
 CROP_PADDING = 4  # pixels that DeiT III's simple crop reflects at each border
 # arguments of `training_view` that are training options of the same name
 VIEW_OPTIONS = (
@@ -63,7 +63,7 @@ def check_view_options(random_augment: str, crop_mode: CropMode, crop_min_scale:
 
 
 def evaluation_view(processor: Any) -> View:
-    """The evaluation view: the pixels (channels, height, width) that the processor computes, as in a pipeline.
+    """The evaluation view: pixels (channels, height, width) of the image processor, the same as in a pipeline.
 
     If an image is more than 32 times as long as it is wide, only its middle is resized before the centre crop. The
     crop is inside this middle anyway, and resizing a whole image of 20000x1 pixels takes gigabytes.

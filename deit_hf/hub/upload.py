@@ -114,7 +114,7 @@ def main() -> None:
     except Exception as error:  # huggingface_hub raises many unrelated types
         silent = f"the Hub did not answer for {seconds:g} s: " if "Timeout" in type(error).__name__ else ""
         answer = {"error": silent + one_line(error)}
-    print(json.dumps(answer), flush=True)  # noqa: T201  # the pipe to the parent
+    print(json.dumps(answer), flush=True)  # noqa: T201  # the pipe to the parent process
     os._exit(0)  # waiting threads of huggingface_hub would keep the process alive
 
 

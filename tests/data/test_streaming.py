@@ -28,7 +28,7 @@ from deit_hf.data.streaming import ImageStream, StreamKey, StreamSampler, Stream
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = {"image_column_name": "image", "label_column_name": "label"}
-LENGTHS = [7, 9, 5, 8, 6]  # no multiple of anything
+LENGTHS = [7, 9, 5, 8, 6]  # not multiples of any batch or step size
 NO_IMAGE = {"bytes": b"not an image", "path": "x.png"}
 
 
@@ -136,7 +136,7 @@ def test_epochs_have_orders_of_their_own_that_anyone_can_repeat():
     orders = [samples(list(sampler_of(stream_of(), epoch=epoch, step_size=35))) for epoch in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])
-    # the first rows come from several shards
+    # the first rows are from several shards
     assert len({sample >> 32 for sample in orders[0][:5]}) > 2
 
 
@@ -265,7 +265,7 @@ def test_batches_that_are_dealt_in_another_way_are_refused():
         views[other]
 
 
-# ---- what is refused, and when ----
+# ---- errors ----
 
 
 def test_stream_that_ends_too_early_is_an_error_and_not_a_short_epoch():
@@ -313,8 +313,8 @@ def test_number_of_rows_is_asked_for_where_nothing_tells_it():
         ImageStream(ShardedRows(rows, LENGTHS), num_images=36, **COLUMNS)
     assert ImageStream(ShardedRows(rows, LENGTHS), **COLUMNS).num_images == 35
     assert ImageStream(ShardedRows(rows, LENGTHS), num_images=20, **COLUMNS).num_images == 20
-    told = datasets.SplitDict({"train": datasets.SplitInfo("train", num_examples=33)})
-    rows.info.splits = told
+    splits = datasets.SplitDict({"train": datasets.SplitInfo("train", num_examples=33)})
+    rows.info.splits = splits
     assert ImageStream(rows, **COLUMNS).num_images == 33
 
 
@@ -328,7 +328,7 @@ def test_columns_are_checked_before_anything_is_read():
         ImageStream(ShardedRows(rows.map(dict), LENGTHS), **COLUMNS)
 
 
-# ---- pieces ----
+# ---- shuffling ----
 
 
 def test_shards_are_dealt_to_streams_of_about_the_same_length():

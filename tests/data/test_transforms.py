@@ -306,7 +306,7 @@ def test_rand_augment_chooses_as_timm_does_and_varies_the_magnitude():
     assert len(ours) / 3000 == pytest.approx(2 * 0.5, abs=0.04)
     counts = Counter(name for name, *_ in ours)
     assert set(counts) == set(RAND_AUGMENT_OPS)
-    assert all(count == pytest.approx(200, abs=50) for count in counts.values())  # deviation 14
+    assert all(count == pytest.approx(200, abs=50) for count in counts.values())  # standard deviation 14
     one_level = {"Rotate": 3, "ShearX": 0.03, "ShearY": 0.03}  # in degrees, or as a share of the side
     levels = [args[0] / one_level[name] for name, *args in ours if name in one_level]
     assert np.mean(np.sign(levels)) == pytest.approx(0, abs=0.12)
@@ -394,7 +394,7 @@ def test_colour_jitter_only_works_without_random_augment():
         return [type(op) for op in make_view(**options).transforms]
 
     assert transforms.ColorJitter not in kinds()
-    assert transforms.ColorJitter in kinds(random_augment="rand-m5-n1-p1-t3a")  # timm's exception
+    assert transforms.ColorJitter in kinds(random_augment="rand-m5-n1-p1-t3a")  # the exception in timm
     assert transforms.ColorJitter not in kinds(random_augment="none", color_jitter=0.0)
     jitter = make_view(random_augment="none").transforms[2]
     assert isinstance(jitter, transforms.ColorJitter)

@@ -13,7 +13,7 @@ NAMES = [
     "<script>alert(1)</script>",
     "`code`",
     "[link](https://example.org)",
-    "![picture](x.png)",
+    "![image](x.png)",
     "*bold* _both_ **x** __y__",
     "snake_case_name",
     "back\\slash \\| \\` \\\\",

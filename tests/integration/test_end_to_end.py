@@ -142,12 +142,12 @@ def test_written_recipe_repeats_the_run_bit_for_bit(trained: Path):
 
 
 def test_plain_transformers_classifies_as_the_predict_script_does(trained: Path):
-    picture = "images/validation/dark/0.png"
-    ours = script(trained, "predict", picture, "--model", "student", "--top_k", "1")
+    image = "images/validation/dark/0.png"
+    ours = script(trained, "predict", image, "--model", "student", "--top_k", "1")
     assert ours.returncode == 0, ours.stderr
     code = f"""
 from transformers import pipeline
-best = pipeline("image-classification", model="student")("{picture}")[0]
+best = pipeline("image-classification", model="student")("{image}")[0]
 print(f"{{best['score']:7.2%}}  {{best['label']}}")
 """
     theirs = run(trained, code, blocked=True)

@@ -163,7 +163,7 @@ def test_dataset_with_code_of_its_own_is_refused(tmp_path: Path, proof: Path):
     (tmp_path / "pets").mkdir()
     (tmp_path / "pets" / "pets.py").write_text(f"import os\nos.mkdir({str(proof)!r})\n")
     for name in (tmp_path / "pets", tmp_path / "pets" / "pets.py"):
-        with pytest.raises(ValueError, match=r"pets.* contains code, which is never executed here"):
+        with pytest.raises(ValueError, match=r"pets.* has its own code, which deit_hf never runs"):
             load_image_datasets(DataArguments(dataset_name=str(name)))
     assert not proof.exists()
 
@@ -171,7 +171,7 @@ def test_dataset_with_code_of_its_own_is_refused(tmp_path: Path, proof: Path):
 # ---- files that rows and archives name ----
 
 
-def picture(value: int) -> bytes:
+def png(value: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -180,10 +180,10 @@ def picture(value: int) -> bytes:
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 @pytest.mark.parametrize("name", ["../outside.png", "{}/outside.png", "file://{}/outside.png", "http://127.0.0.1:9/x"])
 def test_metadata_may_name_no_file_outside_its_folder(tmp_path: Path, kind: str, name: str):
-    (tmp_path / "outside.png").write_bytes(picture(9))
+    (tmp_path / "outside.png").write_bytes(png(9))
     folder = tmp_path / "images"
     folder.mkdir()
-    (folder / "a.png").write_bytes(picture(1))
+    (folder / "a.png").write_bytes(png(1))
     lines = [("a.png", 0), (name.format(tmp_path), 1)]
     text = {
         "csv": "file_name,label\n" + "".join(f"{file},{label}\n" for file, label in lines),
@@ -204,7 +204,7 @@ def write_tar(path: Path, entries: dict[str, bytes]) -> None:
 
 def test_archives_write_nothing_outside_and_run_nothing(tmp_path: Path, proof: Path):
     outside = tmp_path / "outside.png"
-    entries = {"../outside.png": picture(1), "../outside.cls": b"0", f"{tmp_path}/outside2.png": picture(2)}
+    entries = {"../outside.png": png(1), "../outside.cls": b"0", f"{tmp_path}/outside2.png": png(2)}
     entries[f"{tmp_path}/outside2.cls"] = b"1"
     (tmp_path / "shards").mkdir()
     write_tar(tmp_path / "shards" / "train.tar", entries)
@@ -218,7 +218,7 @@ def test_archives_write_nothing_outside_and_run_nothing(tmp_path: Path, proof: P
     with pytest.raises((ValueError, OSError)):  # `datasets` does not read it as a class folder
         load_image_datasets(DataArguments(train_dir=str(tmp_path / "zip")))
     (tmp_path / "pickles").mkdir()
-    write_tar(tmp_path / "pickles" / "train.tar", {"a.png": picture(1), "a.pth": pickle.dumps(Planted(proof))})
+    write_tar(tmp_path / "pickles" / "train.tar", {"a.png": png(1), "a.pth": pickle.dumps(Planted(proof))})
     with pytest.raises((ValueError, pickle.UnpicklingError)):
         load_image_datasets(DataArguments(dataset_name=str(tmp_path / "pickles"), **options))
     assert not outside.exists()
@@ -245,7 +245,7 @@ def test_links_in_a_downloaded_folder_lead_to_nothing_outside_of_it(tmp_path: Pa
     for path in (blobs, outside, folder / "cat", folder / "dog"):
         path.mkdir(parents=True)
     for number, path in enumerate((blobs / "blob.png", outside / "secret.png", folder / "dog" / "own.png")):
-        path.write_bytes(picture(number))
+        path.write_bytes(png(number))
     (folder / "cat" / "blob.png").symlink_to(blobs / "blob.png")
     (folder / "cat" / "secret.png").symlink_to(outside / "secret.png")
     (folder / "cat" / "folder").symlink_to(outside)
@@ -263,9 +263,9 @@ def test_links_in_a_downloaded_folder_lead_to_nothing_outside_of_it(tmp_path: Pa
 
 def rows_that_name(path: str | None, content: bytes | None) -> datasets.Dataset:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
-    good = {"bytes": picture(1), "path": "../../its_own_name.png"}
-    pictures = pa.array([good, {"bytes": content, "path": path}], features["image"].pa_type)
-    return datasets.Dataset(pa.table({"image": pictures, "label": [0, 1]})).cast(features)
+    good = {"bytes": png(1), "path": "../../its_own_name.png"}
+    images = pa.array([good, {"bytes": content, "path": path}], features["image"].pa_type)
+    return datasets.Dataset(pa.table({"image": images, "label": [0, 1]})).cast(features)
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "http://127.0.0.1:9/x", "../x.png", "file:///etc/passwd"])
@@ -281,7 +281,7 @@ def test_rows_of_a_downloaded_dataset_may_name_no_file_and_no_address(path: str)
 
 
 def test_rows_that_hold_their_image_or_were_downloaded_with_it_are_taken():
-    check_downloaded_rows(rows_that_name("/etc/passwd", picture(2)), "image", "user/pets")
+    check_downloaded_rows(rows_that_name("/etc/passwd", png(2)), "image", "user/pets")
     check_downloaded_rows(rows_that_name(None, None), "image", "user/pets")  # empty: the training reports it
     cached = os.path.join(datasets.config.HF_DATASETS_CACHE, "downloads", "a.png")
     check_downloaded_rows(rows_that_name(cached, None), "image", "user/pets")
@@ -291,7 +291,7 @@ def test_rows_that_hold_their_image_or_were_downloaded_with_it_are_taken():
 
 
 def test_named_dataset_is_checked_if_it_is_downloaded_and_not_if_it_is_a_folder(tmp_path, monkeypatch):
-    (tmp_path / "outside.png").write_bytes(picture(9))
+    (tmp_path / "outside.png").write_bytes(png(9))
     (tmp_path / "data").mkdir()
     rows = rows_that_name(str(tmp_path / "outside.png"), None)
     pq.write_table(rows.data.table, tmp_path / "data" / "train.parquet")
@@ -322,7 +322,7 @@ def write_run(folder: Path) -> None:
     for i, name in enumerate(("dark", "bright")):
         (folder / "images" / name).mkdir(parents=True)
         for j in range(4):
-            (folder / "images" / name / f"{j}.png").write_bytes(picture(200 * i + j))
+            (folder / "images" / name / f"{j}.png").write_bytes(png(200 * i + j))
     recipe = {
         "variant": "deit_tiny_distilled_patch16_224",
         "image_size": 16,

@@ -35,9 +35,9 @@ def train(kind: str, train_only: str | None) -> dict:
     torch.manual_seed(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0)
     config = DeiTConfig(**SIZES, num_hidden_layers=2, num_labels=5, use_distillation_token=kind == "distilled")
     student = (DeiTForImageClassificationWithTeacher if kind == "distilled" else DeiTForImageClassification)(config)
-    pictures = np.random.default_rng(0).integers(0, 255, (32, 16, 16, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 255, (32, 16, 16, 3), dtype=np.uint8)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcde"))})
-    rows = datasets.Dataset.from_dict({"image": list(pictures), "label": [i % 5 for i in range(32)]}, features)
+    rows = datasets.Dataset.from_dict({"image": list(images), "label": [i % 5 for i in range(32)]}, features)
     args = DistillationArguments(
         tempfile.mkdtemp(),
         distillation_type="hard",

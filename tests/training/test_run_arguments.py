@@ -67,7 +67,7 @@ def test_config_overrides_are_json_on_the_command_line():
         ({"train_dir": "a", "streaming": True}, "or leave `streaming` out"),
         (
             {"train_dir": "a", "validation_dir": "b", "eval_split": "train"},
-            "both 'train', but the two folders need two",
+            "both 'train', but the two folders need different",
         ),
     ],
 )

@@ -77,8 +77,8 @@ class DataArguments:
             )
         if self.train_dir is not None and self.validation_dir is not None and self.eval_split == self.train_split:
             raise ValueError(
-                f"`train_split` and `eval_split` are both {self.eval_split!r}, but the two folders need two names; "
-                "leave both out"
+                f"`train_split` and `eval_split` are both {self.eval_split!r}, but the two folders need different "
+                "names; leave both out"
             )
         if self.dataset_config_name is not None and (folders or self.dataset_name == DIGITS):
             raise ValueError(

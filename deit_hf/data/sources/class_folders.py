@@ -321,6 +321,6 @@ def letters_of(name: str) -> str:
 
 
 def _shown(name: str, other: str) -> str:
-    """A name as text; both names in ASCII if they look the same."""
+    """A name for a message; if both names look the same, both in ASCII."""
     same = unicodedata.normalize("NFKC", name) == unicodedata.normalize("NFKC", other)
     return f"{ascii(name)}, not {ascii(other)}" if same else f"`{name}`"

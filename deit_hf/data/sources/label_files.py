@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 VALIDATION_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
-_FORMATS = "it must be JSON such as [[3], [0, 2], []], class indices of each image, or text with lines `name index`"
+_FORMATS = "it must be JSON such as [[3], [0, 2], []] (class indices of each image) or text with lines `name index`"
 
 Labels = list[list[int]] | dict[str, list[int]]
 
@@ -52,7 +52,7 @@ def _read_lists(path: Path, text: str) -> list[list[int]]:
         raise ValueError(f"label file `{path}` is not valid JSON: {error}; {_FORMATS}") from error
     for index, labels in enumerate(lists):
         if not isinstance(labels, list) or not all(type(label) is int and label >= 0 for label in labels):
-            raise ValueError(f"label file `{path}` has {labels!r:.80} at {index}; {_FORMATS}")
+            raise ValueError(f"label file `{path}` has {labels!r:.80} at index {index}; {_FORMATS}")
     return lists
 
 
@@ -97,7 +97,7 @@ def with_labels_of(
     labelled = [index for index, row_labels in enumerate(matched) if row_labels]
     if not labelled:
         raise ValueError(f"label file `{path}` gives none of the {len(rows)} images a label")
-    logger.warning("labels from %s, matched by %s: %d of %d images have one", path, words, len(labelled), len(rows))
+    logger.warning("labels from %s, by %s: %d of %d images have a label", path, words, len(labelled), len(rows))
     if label_column_name in rows.column_names:
         rows = rows.remove_columns(label_column_name)
     one_each = all(len(row_labels) == 1 for row_labels in matched)
@@ -122,7 +122,10 @@ def _by_name(path: str | Path, labels: dict[str, list[int]], image_paths: list[s
     by_parts = {PurePosixPath(name).parts: row_labels for name, row_labels in labels.items()}
     depths = {len(parts) for parts in by_parts}
     if len(depths) > 1:
-        raise ValueError(f"label file `{path}` has names in {min(depths) - 1} and in {max(depths) - 1} folders")
+        raise ValueError(
+            f"label file `{path}` has names with {min(depths) - 1} and with {max(depths) - 1} folders; give all names "
+            "the same number of folders"
+        )
     names = [Path(image_path).parts[-min(depths) :] for image_path in image_paths]
     for parts, count in Counter(names).items():
         if parts not in by_parts:

@@ -134,7 +134,7 @@ def _part_folders(data: DataArguments) -> dict[str, Path] | None:
     folders = {name: Path(folder) for name, (_, folder) in named_folders.items() if folder is not None}
     for name, folder in folders.items():
         if not folder.is_dir():
-            fault = " (it is a file; unpack an archive)" if folder.exists() else ""
+            fault = " (it is a file; if it is an archive, unpack it)" if folder.exists() else ""
             raise FileNotFoundError(
                 f"no folder `{folder}`{fault}; it must contain one sub-folder of images per class "
                 f"(`{named_folders[name][0]}`)"
@@ -309,7 +309,7 @@ def _label_names(rows: datasets.Dataset | None, data: DataArguments) -> list[str
         return None
     names = set(rows[column])
     if None in names:
-        raise ValueError(f"column `{column}` has rows without a label; remove them, such as with `dataset.filter`")
+        raise ValueError(f"column `{column}` has rows without a label; remove them, for example with `dataset.filter`")
     return names_in_order(names)
 
 

@@ -21,7 +21,7 @@ def load_named_dataset(
     """Loads the splits of a dataset from the Hub or a local directory. Rows of a local directory are trusted.
 
     Raises:
-        ValueError: the dataset contains code, or rows of a downloaded dataset point to files or URLs.
+        ValueError: the dataset has its own code, or rows of a downloaded dataset point to files or URLs.
     """
     with said_by_cause(name):
         splits = datasets.load_dataset(name, config_name)
@@ -44,8 +44,8 @@ def check_dataset_name(name: str) -> None:
         return
     if os.path.isfile(name):
         raise ValueError(
-            f"`dataset_name` is the file {name}, but must be a directory or a Hub id; unpack an archive, and name the "
-            "directory that holds its files"
+            f"`dataset_name` is the file {name}, but must be a directory or a Hub id; if it is an archive, unpack it "
+            "and name the directory of its files"
         )
     if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not os.path.isdir(name):
         raise FileNotFoundError(f"`dataset_name` is {name}, but there is no such directory; fix the path")
@@ -58,7 +58,7 @@ def said_by_cause(name: str) -> Iterator[None]:
     Raises:
         ConnectionError: the dataset is not a local directory, and the Hub cannot be reached.
         DatasetNotFoundError: the dataset is neither a local directory nor on the Hub.
-        ValueError: the dataset contains code or cannot be read (for example, a file name leads out of it), or its
+        ValueError: the dataset has its own code or cannot be read (for example, a file name leads out of it), or its
             configuration is wrong.
     """
     try:
@@ -80,7 +80,7 @@ def said_by_cause(name: str) -> Iterator[None]:
         if "scripts are no longer supported" not in str(error):
             raise
         raise ValueError(
-            f"dataset `{name}` contains code, which is never executed here; name a version with parquet files or "
+            f"dataset `{name}` has its own code, which deit_hf never runs; name a version with parquet files or "
             "images (on the Hub often in the branch refs/convert/parquet)"
         ) from error
 

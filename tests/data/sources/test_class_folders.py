@@ -48,7 +48,7 @@ def load(train: bool = True, **options):
 
 @pytest.mark.parametrize("by_name", [True, False], ids=["dataset name", "train dir"])
 def test_class_is_the_first_level_at_any_depth(tmp_path: Path, by_name: bool):
-    """Fails if the innermost folder is the class: for example siteA, siteB or c."""
+    """Fails if the innermost folder is taken as the class (siteA, siteB, c)."""
     root = write(tmp_path / "data", "train/cat/siteA/1.png", "train/cat/siteB/2.png", "train/dog/a/b/c/3.png")
     write(root, "train/dog/4.png")
     source = {"dataset_name": str(root)} if by_name else {"train_dir": str(root / "train")}
@@ -110,7 +110,7 @@ def test_parts_inside_of_classes_are_refused(tmp_path: Path):
 )
 @pytest.mark.parametrize("by_name", [True, False], ids=["dataset name", "folders"])
 def test_class_that_only_the_evaluation_part_has_is_refused(tmp_path: Path, name: str, message: str, by_name: bool):
-    """Fails if it becomes a class that is never trained."""
+    """Fails if the class is accepted, although it is never trained."""
     write(
         tmp_path,
         "train/cat/1.png",

@@ -40,12 +40,12 @@ def test_each_kind_of_file_is_read(tmp_path: Path, content: Any, expected: Any):
         ("[[1, 2]", "is not valid JSON: Expecting"),
         ("", "is empty"),
         ([], "is empty"),
-        ([[0], 1], "has 1 at 1"),
-        ([[0], [-1]], r"has \[-1\] at 1"),
-        ([[0], [1.0]], r"has \[1.0\] at 1"),
-        ([[0], [True]], r"has \[True\] at 1"),
-        ([[0], None], "has None at 1"),
-        ([[0], [[1]]], r"has \[\[1\]\] at 1"),
+        ([[0], 1], "has 1 at index 1"),
+        ([[0], [-1]], r"has \[-1\] at index 1"),
+        ([[0], [1.0]], r"has \[1.0\] at index 1"),
+        ([[0], [True]], r"has \[True\] at index 1"),
+        ([[0], None], "has None at index 1"),
+        ([[0], [[1]]], r"has \[\[1\]\] at index 1"),
         ({"a": [0]}, r"""has the line '{"a": \[0\]}'"""),
         ("a 1\ntench\n", "has the line 'tench'"),
         ("a 1\nb tench\n", "has the line 'b tench'"),
@@ -53,7 +53,7 @@ def test_each_kind_of_file_is_read(tmp_path: Path, content: Any, expected: Any):
     ],
 )
 def test_file_that_says_something_else_is_refused(tmp_path: Path, content: Any, message: str):
-    formats = r"; it must be JSON such as \[\[3\], \[0, 2\], \[\]\], .* or text with lines `name index`$"
+    formats = r"; it must be JSON such as \[\[3\], \[0, 2\], \[\]\] .* or text with lines `name index`$"
     with pytest.raises(ValueError, match=f"label file `.*labels` {message}.*{formats}"):
         read_label_file(write(tmp_path / "labels", content))
 
@@ -95,7 +95,7 @@ def test_names_decide_whatever_the_order_and_whatever_else_is_named(tmp_path: Pa
     rows = make_rows(["/data/b.jpg", "/data/a.jpg"])
     content = "a.jpg 1\nb.jpg 2\nc.jpg 3\n"
     assert labels_and_paths(tmp_path, content, rows) == [(2, "/data/b.jpg"), (1, "/data/a.jpg")]
-    assert "by file name: 2 of 2 images have one" in caplog.text
+    assert "by file name: 2 of 2 images have a label" in caplog.text
 
 
 def test_names_with_folders_tell_images_of_one_name_apart(tmp_path: Path):
@@ -108,7 +108,7 @@ def test_names_with_folders_tell_images_of_one_name_apart(tmp_path: Path):
 def test_numbers_of_validation_images_decide_in_a_list(tmp_path: Path, caplog):
     rows = make_rows(["ILSVRC2012_val_00000003.JPEG", "d/ILSVRC2012_val_00000001_n01440764.JPEG"])
     assert [label for label, _ in labels_and_paths(tmp_path, [[10], [20], [30], [40]], rows)] == [30, 10]
-    assert "by number of the validation image: 2 of 2 images have one" in caplog.text
+    assert "by number of the validation image: 2 of 2 images have a label" in caplog.text
 
 
 def test_images_without_a_label_do_not_count(tmp_path: Path, caplog):
@@ -118,13 +118,13 @@ def test_images_without_a_label_do_not_count(tmp_path: Path, caplog):
         ([3], "ILSVRC2012_val_00000004.JPEG"),
         ([7, 5], "ILSVRC2012_val_00000002.JPEG"),
     ]
-    assert "2 of 3 images have one" in caplog.text
+    assert "2 of 3 images have a label" in caplog.text
 
 
 def test_order_decides_where_nothing_else_can(tmp_path: Path, caplog):
     for rows in (make_rows([None, None]), make_rows(["ILSVRC2012_val_00000001.JPEG", "b.jpg"])):
         assert [label for label, _ in labels_and_paths(tmp_path, [[4], [2]], rows)] == [4, 2]
-    assert "by order: 2 of 2 images have one" in caplog.text
+    assert "by order: 2 of 2 images have a label" in caplog.text
 
 
 def test_rows_may_hold_paths_and_have_no_label_column(tmp_path: Path):
@@ -147,7 +147,7 @@ def test_rows_may_hold_paths_and_have_no_label_column(tmp_path: Path):
         ("a.jpg 1", ["a.jpg", "x/b.jpg"], "has no `b.jpg`, the image in row 1; it names `a.jpg` and others"),
         ("x/b.jpg 1", ["x/b.jpg", "y/b.jpg"], "has no `y/b.jpg`, the image in row 1"),
         ("a.jpg 1", ["a.jpg", None], "has no ``, the image in row 1"),
-        ("a.jpg 1\nx/b.jpg 1", ["a.jpg"], "has names in 0 and in 1 folders"),
+        ("a.jpg 1\nx/b.jpg 1", ["a.jpg"], "has names with 0 and with 1 folders; give all names the same"),
         ([[], []], [None, None], "gives none of the 2 images a label"),
     ],
 )
