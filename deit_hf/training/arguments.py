@@ -46,7 +46,7 @@ class DistillationArguments(TrainingArguments):
     )
     distillation_weight: float = field(
         default=0.5,
-        metadata={"help": "Weight of the distillation loss, in [0, 1]; the label loss has 1 minus this weight."},
+        metadata={"help": "Weight of the distillation loss, in [0, 1]; the label loss has weight 1 minus this."},
     )
     distillation_temperature: float = field(
         default=3.0, metadata={"help": "Temperature of soft distillation, greater than 0."}
@@ -60,25 +60,22 @@ class DistillationArguments(TrainingArguments):
     )
     label_loss: LabelLoss = field(
         default="cross_entropy",
-        metadata={
-            "help": "Loss of the labels: cross_entropy, or DeiT III's binary_cross_entropy, which needs "
-            "label_smoothing 0."
-        },
+        metadata={"help": "Label loss: cross_entropy, or DeiT III's binary_cross_entropy (needs label_smoothing 0)."},
     )
     class_weighting: ClassWeighting = field(
         default="none",
         metadata={
-            "help": "Class weights of the label loss: none, or balanced: images / (classes x images of the class). "
-            "With cross_entropy they multiply each class's share of a target, also if it comes from mixing or "
-            "smoothing; with binary_cross_entropy only the classes that are present. The distillation loss has none."
+            "help": "Class weights of the label loss: none, or balanced, which is images / (classes x images of the "
+            "class). With cross_entropy, they apply to all shares in a target (also from mixing and smoothing); with "
+            "binary_cross_entropy, to the classes that are present. The distillation loss is not weighted."
         },
     )
     evaluate_teacher: bool = field(
         default=True,
-        metadata={"help": "Evaluate the teacher before the first step, for the summary of the effective settings."},
+        metadata={"help": "Evaluate the teacher on the evaluation split before the first step, for the run summary."},
     )
-    mixup_alpha: float = field(default=0.8, metadata={"help": "Alpha of mixup's Beta distribution; 0 turns it off."})
-    cutmix_alpha: float = field(default=1.0, metadata={"help": "Alpha of cutmix's Beta distribution; 0 turns it off."})
+    mixup_alpha: float = field(default=0.8, metadata={"help": "Alpha of its Beta distribution; 0 turns mixup off."})
+    cutmix_alpha: float = field(default=1.0, metadata={"help": "Alpha of its Beta distribution; 0 turns cutmix off."})
     mixup_switch_prob: float = field(
         default=0.5, metadata={"help": "Probability of cutmix instead of mixup if both are on, in [0, 1]."}
     )
@@ -126,17 +123,17 @@ class DistillationArguments(TrainingArguments):
     learning_rate_stepping: LearningRateStepping = field(
         default="step",
         metadata={
-            "help": "How often the cosine changes: every step, or (official) once an epoch, one epoch late, as in the "
-            "official code."
+            "help": "When the cosine changes: step (every step), or official (once per epoch and one epoch late, as "
+            "in the official code)."
         },
     )
     min_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Last learning rate, not scaled with the batch. Default: 1e-5, if the schedule has an end."},
+        metadata={"help": "Learning rate at the end, not scaled with the batch (1e-5 if the schedule has an end)."},
     )
     warmup_learning_rate: float = field(
         default=PAPER_WARMUP_LEARNING_RATE,
-        metadata={"help": "First learning rate of the warm-up, not scaled with the batch."},
+        metadata={"help": "Learning rate at the start of the warm-up, not scaled with the batch."},
     )
     warmup_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of linear warm-up. Default: 5, or 0 if warmup_steps is set."}
@@ -160,7 +157,7 @@ class DistillationArguments(TrainingArguments):
         metadata={"help": "Number of epochs; with repeated_augmentation N, an epoch shows about 1/N of the images."},
     )
     max_grad_norm: float = field(
-        default=0.0, metadata={"help": "Maximum norm of the gradient, which is clipped to it; 0 turns clipping off."}
+        default=0.0, metadata={"help": "Maximum norm of the gradient; larger ones are clipped. 0 turns clipping off."}
     )
     eval_fusion: Fusion = field(
         default="logit_mean",

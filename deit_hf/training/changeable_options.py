@@ -32,7 +32,8 @@ HARMLESS |= {"dataloader_num_workers", "dataloader_pin_memory", "dataloader_pers
 HARMLESS |= {"dataloader_prefetch_factor", "dataloader_multiprocessing_context"}
 # How the machine is used.
 HARMLESS |= {"use_cpu", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_find_unused_parameters"}
-# The batch that results from `min_steps_per_epoch` is compared. A bad image or step would have ended the stored run.
+# The batch that results from `min_steps_per_epoch` is compared. An image or step that is skipped now would have ended
+# the stored run.
 HARMLESS |= {"min_steps_per_epoch", "torch_empty_cache_steps", "on_bad_image", "max_bad_steps"}
 # Names and paths; the content is compared instead, as the facts `data`, `classes`, `teacher` and `student`.
 HARMLESS |= {"dataset_name", "dataset_config_name", "train_dir", "train_split", "max_train_samples", "num_labels"}

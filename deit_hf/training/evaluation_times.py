@@ -1,6 +1,6 @@
 """When a training evaluates, saves and logs, and which checkpoint is the best.
 
-`TrainingArguments` checks and derives these options only when they are created; here also after they were changed.
+transformers checks and derives these options only when they are created; this module also does so after a change.
 """
 
 from typing import Any

@@ -81,13 +81,13 @@ def test_an_unknown_weighting_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("counts", "says"), [([10, 0, 1], True), ([9, 1, 1], False), ([3, 0, 0], False), (None, False)]
+    ("counts", "warns"), [([10, 0, 1], True), ([9, 1, 1], False), ([3, 0, 0], False), (None, False)]
 )
-def test_ten_times_another_classs_images_are_said_with_the_numbers(caplog, counts, says):
+def test_ten_times_another_classs_images_are_said_with_the_numbers(caplog, counts, warns):
     warn_of_imbalance(counts, ["ant", "bee", "cat"], "none")
     expected = "class `cat` has 1 training images and `ant` has 10, 10 times as many"
-    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [expected] * says
-    if says:
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [expected] * warns
+    if warns:
         assert "balanced accuracy (`eval_balanced_accuracy`), and try `--class_weighting balanced`" in caplog.text
     caplog.clear()
     warn_of_imbalance(counts, ["ant", "bee", "cat"], "balanced")

@@ -118,7 +118,7 @@ def test_warm_up_longer_than_the_run_is_said_with_the_rate_that_it_reaches(tmp_p
     assert trainer.effective_recipe["learning rate"].startswith(f"{highest:g} at its peak")
 
 
-def said_of(args: DistillationArguments, sampler: ViewSampler, caplog, *, num_steps=100, warmup=0, rates=None):
+def warnings_for(args: DistillationArguments, sampler: ViewSampler, caplog, *, num_steps=100, warmup=0, rates=None):
     warn_of_small_run(args, sampler, num_steps=num_steps, num_warmup_steps=warmup, rates=rates)
     return warnings_of(caplog)
 
@@ -127,52 +127,52 @@ def test_peak_below_the_rates_at_start_and_end_is_said_with_the_numbers(tmp_path
     """Fails if a small batch silently trains at another learning rate than `min_learning_rate`."""
     options = {"learning_rate": 1e-6, "min_learning_rate": 1e-5, "warmup_learning_rate": 1e-4}
     args = make_args(tmp_path, **options)
-    (said,) = said_of(args, sampler_of(args, 80), caplog)
-    assert said.startswith(
+    (warning,) = warnings_for(args, sampler_of(args, 80), caplog)
+    assert warning.startswith(
         "`min_learning_rate` is 1e-05, but the peak learning rate is only 1e-06, so 1e-06 is used instead"
     )
     caplog.clear()
-    both = said_of(args, sampler_of(args, 80), caplog, warmup=2, rates=[1e-6] * 101)
+    both = warnings_for(args, sampler_of(args, 80), caplog, warmup=2, rates=[1e-6] * 101)
     assert [text.partition(" is ")[0] for text in both] == ["`min_learning_rate`", "`warmup_learning_rate`"]
     caplog.clear()
-    assert said_of(make_args(tmp_path), sampler_of(args, 80), caplog, warmup=2, rates=[1e-6, 1e-3, 1e-5]) == []
+    assert warnings_for(make_args(tmp_path), sampler_of(args, 80), caplog, warmup=2, rates=[1e-6, 1e-3, 1e-5]) == []
 
 
 def test_warm_up_in_steps_is_named_as_it_was_given(tmp_path: Path, caplog):
     args = make_args(tmp_path, warmup_epochs=None, warmup_steps=30, learning_rate=1e-3)
     rates = [1e-3 * step / 30 for step in range(12)]
-    (said,) = said_of(args, sampler_of(args, 80), caplog, num_steps=11, warmup=30, rates=rates)
-    assert said.endswith("reaches 0.000333 instead of 0.001; lower `warmup_steps` (30), or train for longer")
+    (warning,) = warnings_for(args, sampler_of(args, 80), caplog, num_steps=11, warmup=30, rates=rates)
+    assert warning.endswith("reaches 0.000333 instead of 0.001; lower `warmup_steps` (30), or train for longer")
 
 
 @pytest.mark.parametrize("rates", [[0.0, 5e-4, 1e-3, 1e-3], [1e-3] * 4])
 def test_run_that_reaches_its_peak_is_not_warned_of(tmp_path: Path, caplog, rates: list[float]):
     args = make_args(tmp_path, learning_rate=1e-3)
-    assert said_of(args, sampler_of(args, 80), caplog, num_steps=3, warmup=2, rates=rates) == []
+    assert warnings_for(args, sampler_of(args, 80), caplog, num_steps=3, warmup=2, rates=rates) == []
 
 
 def test_epoch_that_leaves_out_many_images_is_said_with_the_numbers(tmp_path: Path, caplog):
     args = make_args(tmp_path, per_device_train_batch_size=64, repeated_augmentation=1)
-    assert said_of(args, sampler_of(args, 120), caplog) == [
+    assert warnings_for(args, sampler_of(args, 120), caplog) == [
         "an epoch has 64 views for 120 images (53.3 %), because it consists of whole optimizer steps of 64 views; the "
         "other images are left for later epochs; lower `per_device_train_batch_size` or "
         "`gradient_accumulation_steps`, or set `min_steps_per_epoch` to 10"
     ]
     caplog.clear()
-    assert said_of(args, sampler_of(args, 128), caplog) == []
-    assert said_of(args, sampler_of(args, 700), caplog) == []  # 91 %
+    assert warnings_for(args, sampler_of(args, 128), caplog) == []
+    assert warnings_for(args, sampler_of(args, 700), caplog) == []  # 91 %
 
 
 def test_step_of_more_views_than_there_are_images_is_said(tmp_path: Path, caplog):
     args = make_args(tmp_path, per_device_train_batch_size=64, min_steps_per_epoch=2)
-    assert said_of(args, sampler_of(args, 20), caplog) == [
+    assert warnings_for(args, sampler_of(args, 20), caplog) == [
         "an optimizer step takes 64 views, but there are only 20 images, so each is shown 3.2 times in every step; "
         "lower `per_device_train_batch_size` or `gradient_accumulation_steps`"
     ]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (
             {"max_steps": 30, "num_train_epochs": 50},
@@ -183,7 +183,7 @@ def test_step_of_more_views_than_there_are_images_is_said(tmp_path: Path, caplog
         ({"num_train_epochs": 50}, []),
     ],
 )
-def test_epochs_that_max_steps_overrides_are_said(tmp_path: Path, caplog, options: dict, said: list[str]):
+def test_epochs_that_max_steps_overrides_are_said(tmp_path: Path, caplog, options: dict, expected: list[str]):
     args = make_args(tmp_path, **options)
-    found = said_of(args, sampler_of(args, 80), caplog, num_steps=30)
-    assert [message[: len(said[0])] for message in found] == said
+    found = warnings_for(args, sampler_of(args, 80), caplog, num_steps=30)
+    assert [message[: len(expected[0])] for message in found] == expected
