@@ -184,7 +184,8 @@ def test_full_disk_keeps_the_last_good_checkpoint_says_so_and_nothing_is_lost(tm
     assert 1 <= len(steps) < 10
     assert f"error: checkpoint-{len(steps) + 1} could not be written to disk/run" in message
     assert f"the last complete one is disk/run/checkpoint-{len(steps)}. Free disk space" in message
-    assert set(files) == {".unfinished-run", *(f"checkpoint-{step}" for step in steps)}
+    kept = {".unfinished-run", ".run-lock", "run_identity.json"}
+    assert set(files) == {*kept, *(f"checkpoint-{step}" for step in steps)}
     assert (tmp_path / "again.code").read_text() == "0\n", (tmp_path / "again.log").read_text()
     assert f"resuming from disk/run/checkpoint-{len(steps)}" in (tmp_path / "again.log").read_text()
     whole = subprocess.run([sys.executable, train, "recipe.yaml", "--output_dir", "whole"], cwd=tmp_path)
