@@ -88,3 +88,14 @@ class MetricsWithAccuracy:
 def _array(values: Any) -> np.ndarray:
     tensor = torch.as_tensor(values).detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def metrics_of(own: ComputeMetrics | None, preprocess: PreprocessLogits | None) -> ComputeMetrics:
+    """Returns a `compute_metrics` that measures the accuracy of all heads, and calls the user's function if given."""
+    if own is not None and not isinstance(own, HeadAccuracy):
+        return MetricsWithAccuracy(own, preprocess)
+    if preprocess is not None:
+        raise ValueError(
+            "`preprocess_logits_for_metrics` is given without a `compute_metrics` that would read it; leave it out"
+        )
+    return own or HeadAccuracy()

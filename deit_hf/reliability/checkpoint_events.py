@@ -19,21 +19,29 @@ def how_to_resume(args: TrainingArguments) -> str:
     return f"start the same command again{f' without `{obstacle}`' if obstacle else ''} to resume"
 
 
+class TrainingBounds(TrainerCallback):
+    """Calls a function at the start of a training and one at its end, before all other callbacks."""
+
+    def __init__(self, begin: Callable[[], None], end: Callable[[], None]):
+        self.begin, self.end = begin, end
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.begin()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.end()
+
+
 class CheckpointEvents(TrainerCallback):
     """Also saves on a signal; moves a save in the last step of an epoch behind all events of the epoch."""
 
-    def __init__(self, stop_signals: StopSignals, begin: Callable[[], None]):
-        """
-        Args:
-            stop_signals: signals received by the training.
-            begin: called before the first step of a training.
-        """
-        self.stop_signals, self.begin = stop_signals, begin
+    def __init__(self, stop_signals: StopSignals):
+        """`stop_signals` are those received by the training."""
+        self.stop_signals = stop_signals
         self.is_due_at_epoch_end = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.is_due_at_epoch_end = False
-        self.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.stop_signals.agreed():

@@ -64,9 +64,26 @@ class NumericalFaults(TrainerCallback):
         self._flags: list[Tensor] = []  # of these steps, (2,): whether the loss, the gradient is bad
         self._buffers: list[Tensor] = []  # before the step in progress
 
-    def see(self, loss: Tensor) -> None:
-        """Records the loss of a backward pass, a scalar of this process; does not wait for the device."""
+    def see(self, loss: Tensor, model: nn.Module, *, step: int, ends_step: bool) -> None:
+        """Records loss and gradient of a backward pass, before clipping; does not wait for the device.
+
+        Args:
+            loss: a scalar of this process.
+            model: with the gradient.
+            step: number of the optimizer step.
+            ends_step: whether the optimizer steps after this pass.
+        """
         self._losses.append(loss.detach())
+        if not ends_step:
+            return
+        bad_loss = ~torch.stack(self._losses).isfinite().all()
+        bad_gradient = torch.zeros_like(bad_loss)
+        if self.checks_gradient:
+            gradient = _norm((p.grad for p in model.parameters() if p.grad is not None), order=2.0)
+            bad_gradient = ~gradient.to(bad_loss.device).isfinite()
+        self._losses.clear()
+        self._steps.append(step)
+        self._flags.append(torch.stack([bad_loss, bad_gradient]))
 
     def check(self) -> None:
         """Reads the flags of the steps since the last check, which waits for the device; all processes call it.
@@ -93,17 +110,6 @@ class NumericalFaults(TrainerCallback):
         largest = _norm(model.parameters(), order=float("inf"))
         if reduce((~largest.isfinite()).int().to(self._args.device), "sum").item():
             raise self._error(f"weights after step {step}")
-
-    def _flag(self, step: int, model: nn.Module) -> None:
-        """Records whether loss and gradient of a step are bad, without waiting for the device."""
-        bad_loss = ~torch.stack(self._losses).isfinite().all()
-        bad_gradient = torch.zeros_like(bad_loss)
-        if self.checks_gradient:
-            gradient = _norm((p.grad for p in model.parameters() if p.grad is not None), order=2.0)
-            bad_gradient = ~gradient.to(bad_loss.device).isfinite()
-        self._losses.clear()
-        self._steps.append(step)
-        self._flags.append(torch.stack([bad_loss, bad_gradient]))
 
     def _read(self) -> dict[int, list[str]]:
         """The bad steps since the last check, and what is not finite in each."""
@@ -150,7 +156,6 @@ class NumericalFaults(TrainerCallback):
             self._buffers = [buffer.clone() for buffer in model.buffers()]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self._flag(state.global_step + 1, model)
         bad = self._read() if args.max_bad_steps else {}
         if not bad:
             return

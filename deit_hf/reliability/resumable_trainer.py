@@ -8,8 +8,7 @@ import json
 import logging
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..atomic_files import damage_of
-from .checkpoint_events import CheckpointEvents, how_to_resume
+from .checkpoint_events import CheckpointEvents, TrainingBounds, how_to_resume
 from .checkpoints import (
     ASIDE,
     checked_checkpoint,
@@ -36,7 +35,7 @@ from .disk_faults import advice_of
 from .run_identity import write_identity
 from .run_lock import run_lock
 from .running_state import explained_state, read_running_state
-from .stop_signals import StopSignals, leaves_signals_to_the_main_process
+from .stop_signals import StopSignals
 from .verification import agreed
 
 logger = logging.getLogger(__name__)
@@ -67,7 +66,9 @@ class ResumableTrainer(Trainer):
         self._began_at_step = self._num_epochs = 0
         self._output_dir: Path | None = None  # `args.output_dir` of the run, while it names a temporary folder
         self._saved_to: Path | None = None  # folder of the last saved model
-        self.add_callback(CheckpointEvents(self.stop_signals, self._begin))
+        self._loads_best = False  # `load_best_model_at_end` of the training in progress
+        self.add_callback(CheckpointEvents(self.stop_signals))
+        self.callback_handler.callbacks.insert(0, TrainingBounds(self.begin_training, self._end_training))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
         """Like `Trainer.train`; `True` resumes from the last complete checkpoint in `args.output_dir`.
@@ -89,7 +90,7 @@ class ResumableTrainer(Trainer):
         elif resume_from_checkpoint:
             self.resume_from = checked_checkpoint(resume_from_checkpoint, self.args)
         checkpoint = None if self.resume_from is None else str(self.resume_from)
-        loads_best = self.args.load_best_model_at_end
+        self._loads_best = self.args.load_best_model_at_end
         try:
             with run_lock(self.args.output_dir, self.args.distributed_state), self.stop_signals:
                 self.same_run.settle(*([] if self.resume_from is None else [self.resume_from]))
@@ -106,7 +107,7 @@ class ResumableTrainer(Trainer):
                 "checkpoint"
             ) from error
         finally:
-            self.args.load_best_model_at_end = loads_best
+            self._end_training()
             self.same_run.forget()
 
     def _overwrite(self) -> None:
@@ -148,7 +149,7 @@ class ResumableTrainer(Trainer):
         if fault is None:
             if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # for these, `Trainer` loads the weights
                 self._load_from_checkpoint(str(best))
-                self.args.load_best_model_at_end = False  # until `train` returns; `Trainer` would load it again
+                self.args.load_best_model_at_end = False  # until the end: `Trainer` would load it again
             return
         if self.args.should_log:
             logger.warning(
@@ -157,36 +158,6 @@ class ResumableTrainer(Trainer):
                 *(best, self.args.metric_for_best_model, self.state.best_metric, fault, self.state.global_step),
             )
         self.state.best_model_checkpoint = None  # because the model does not have its weights
-
-    # ---- data ----
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Like `Trainer.get_train_dataloader`; see `resumable_loader`."""
-        return self.resumable_loader(super().get_train_dataloader)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Like `Trainer.get_eval_dataloader`; see `resumable_loader`."""
-        return self.resumable_loader(partial(super().get_eval_dataloader, eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Like `Trainer.get_test_dataloader`; see `resumable_loader`."""
-        return self.resumable_loader(partial(super().get_test_dataloader, test_dataset))
-
-    def resumable_loader(self, make_loader: Callable[[], DataLoader]) -> DataLoader:
-        """Makes a loader whose workers ignore signals, and which does not draw from the global random state.
-
-        A loader draws a seed when it starts its workers. With `dataloader_persistent_workers`, a resumed run starts
-        them more often than an uninterrupted one, so later draws from the global state would differ. Accelerate loses
-        its state when other `TrainingArguments` are created; it is then set up again.
-        """
-        if not hasattr(self.accelerator.state, "distributed_type"):
-            self.create_accelerator_and_postprocess()
-        loader = make_loader()
-        inner = getattr(loader, "base_dataloader", loader)
-        if inner.generator is None:  # a new loader, not one that `Trainer` keeps with its persistent workers
-            inner.generator = torch.Generator().manual_seed(self.args.seed)
-            inner.worker_init_fn = leaves_signals_to_the_main_process(inner.worker_init_fn)
-        return loader
 
     # ---- the running state ----
 
@@ -199,8 +170,8 @@ class ResumableTrainer(Trainer):
     def restore_running_state(self, state: dict[str, Any] | None) -> None:
         """Restores a `running_state`, or resets it if `state` is None; called before the first step of a training."""
 
-    def _begin(self) -> None:
-        """Prepares a training that starts at the step that `Trainer` has set."""
+    def begin_training(self) -> None:
+        """Prepares a training at the step that `Trainer` has set, after the checkpoint was loaded."""
         state, self._began_at_step = self.state, self.state.global_step
         if state.global_step > state.max_steps:
             raise ValueError(
@@ -211,6 +182,9 @@ class ResumableTrainer(Trainer):
         state.compute_steps(self.args, state.max_steps)  # `Trainer` would keep the intervals of the checkpoint
         with explained_state(self.resume_from):
             self.restore_running_state(self._stored)
+
+    def _end_training(self) -> None:
+        self.args.load_best_model_at_end = self._loads_best  # see `load_best_model`
 
     def _read_state(self, checkpoint: Path) -> dict[str, Any]:
         return read_running_state(

@@ -136,26 +136,21 @@ class LeaveOnSignal:
         raise stopped_by(name, message)
 
 
-def leaves_signals_to_the_main_process(init: Callable[[int], None] | None) -> Callable[[int], None]:
+def leaves_signals_to_the_main_process() -> Callable[[int], None]:
     """A `worker_init_fn` with which the workers of a data loader ignore SIGINT and SIGTERM while the run continues.
 
     Ctrl-C and cluster schedulers signal the workers, too, but the last step still needs them.
-
-    Args:
-        init: the previous `worker_init_fn`, or None.
     """
-    return partial(_init_worker, init, _end_of(os.getpid()))
+    return partial(_init_worker, _end_of(os.getpid()))
 
 
-def _init_worker(init: Callable[[int], None] | None, main_process_ends: Any, worker: int) -> None:
+def _init_worker(main_process_ends: Any, worker: int) -> None:
     def end_with_the_main_process(*_: object) -> None:
         if main_process_ends.value:
             os._exit(0)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_with_the_main_process)
-    if init is not None:
-        init(worker)
 
 
 @cache

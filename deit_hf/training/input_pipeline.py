@@ -1,8 +1,7 @@
 """The input pipeline of a run: rows, augmentation, sampling order and batches."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,32 +169,24 @@ class InputPipeline:
         )
         return EvaluationViews(images, evaluation_view(self.processor))
 
-    @contextlib.contextmanager
-    def named_loaders(self, data: Any, own: Any) -> Iterator[Any]:
-        """Context in which `Trainer` keeps persistent workers only for the trainer's own evaluation sets.
-
-        `Trainer` stores these workers by the name of a set. All sets that are given directly have the same name, so
-        one would get the workers of another.
+    def named_views(self, data: Any, own: Any) -> EvaluationViews:
+        """Returns the views of an evaluation.
 
         Args:
-            data: as for `Trainer.get_eval_dataloader`.
+            data: rows, views, the name of an evaluation set, or None for the trainer's own set.
             own: evaluation set of the trainer, or a dict of several.
 
-        Yields:
-            Views of `data`, or its name.
+        Raises:
+            TypeError: the data is a list, a stream or a dict.
+            ValueError: there is no such evaluation set.
         """
         if isinstance(data, str) and data not in (own if isinstance(own, dict) else ()):
             sets = ", ".join(own) if isinstance(own, dict) else "none, because `eval_dataset` is not a dict"
             raise ValueError(f"there is no evaluation set {data!r}; the named ones are: {sets}")
-        is_own = isinstance(data, str) or data is None or data is own
-        if isinstance(data, str) and isinstance(own[data], datasets.Dataset):
-            is_own, data = False, own[data]  # rows that were assigned to the trainer
-        persistent = self.args.dataloader_persistent_workers
-        self.args.dataloader_persistent_workers = persistent and is_own
-        try:
-            yield self.of_plain_rows(data)
-        finally:
-            self.args.dataloader_persistent_workers = persistent
+        data = own[data] if isinstance(data, str) else own if data is None else data
+        if data is None:
+            raise ValueError("the trainer has no `eval_dataset`; create it with one, or pass the data to evaluate on")
+        return self.of_plain_rows(data)
 
     def check_best_metric(self, eval_dataset: Any, model: PreTrainedModel) -> None:
         """Raises ValueError if `metric_for_best_model` is not reported, or would select the worst checkpoint."""

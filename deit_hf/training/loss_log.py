@@ -34,7 +34,7 @@ class LossLog(TrainerCallback):
 
     def restore(self, state: dict[str, Any] | None) -> None:
         """Restores the `state` of another log, or resets the sums if it is None."""
-        self._step = _Sums()  # of the step in progress
+        self._step, self._terms = _Sums(), _Sums()  # of the step in progress
         self._since_report = _Sums(**state["since_report"]) if state else _Sums()
         self._training = _Sums(**state["training"]) if state else _Sums()
 
@@ -56,7 +56,7 @@ class LossLog(TrainerCallback):
             counted["loss_distillation"] = terms.distillation.detach()
             agrees = student_logits.detach().argmax(dim=-1) == teacher_logits.argmax(dim=-1)
             counted["teacher_agreement"] = agrees.float().mean()
-        self._step.add(counted, 0)
+        self._terms.add(counted, 1)
 
     def complete(self, logs: dict[str, float], *, step: int) -> None:
         """Adds the means over all processes to a report of the training loss.
@@ -81,9 +81,12 @@ class LossLog(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Adds the batches of the step to the sums, unless the step was skipped."""
         if self._step.count and not self.outcome.is_skipped:
-            self._since_report.add(self._step.sums, self._step.count)
+            # a subclass may compute the terms more than once per batch
+            share = self._step.count / max(self._terms.count, 1)
+            terms = {name: total * share for name, total in self._terms.sums.items()}
+            self._since_report.add({**self._step.sums, **terms}, self._step.count)
             self._training.add({"loss": self._step.sums["loss"]}, self._step.count)
-        self._step = _Sums()
+        self._step, self._terms = _Sums(), _Sums()
 
 
 class _Sums:

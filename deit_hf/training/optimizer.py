@@ -6,13 +6,12 @@ The change of the learning rate over time is in schedule.py.
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
-from torch.utils.hooks import RemovableHandle
 
 from .arguments import DistillationArguments
 from .timm_optimizers import create_timm_optimizer
@@ -164,36 +163,34 @@ def create_own_optimizer(
     return optimizer_class(groups, **options)
 
 
-def keep_options(optimizer: Optimizer, schedule: LRScheduler) -> RemovableHandle:
-    """Makes an optimizer keep this run's options, such as `weight_decay`, when a checkpoint's state is loaded.
+def group_options(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Returns the entries of each parameter group, without its parameters."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
-    Loading a state then raises ValueError if it is that of another optimizer.
+
+def restore_group_options(optimizer: Optimizer, own: Sequence[dict[str, Any]], schedule: LRScheduler) -> None:
+    """Sets this run's options, such as `weight_decay`, again after the state of a checkpoint was loaded.
 
     Args:
-        optimizer: of the run.
-        schedule: of this optimizer; if it also changes the momentum, the options of the checkpoint are used.
+        optimizer: with the loaded state.
+        own: `group_options` before loading.
+        schedule: of the learning rate; if it changes the momentum as well, the loaded options stay.
 
-    Returns:
-        A handle whose `remove()` ends this.
+    Raises:
+        ValueError: the loaded state is that of another optimizer.
     """
-
-    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-
-    def restore_options(optimizer: Optimizer) -> None:
-        changed = {}
-        for group, options in zip(optimizer.param_groups, own, strict=True):
-            missing = sorted(options.keys() - group.keys())
-            if missing:
-                raise ValueError(
-                    "the checkpoint holds the state of another optimizer than this run's: it lacks "
-                    f"{', '.join(missing)}; use the same one (`optim`, `timm_optimizer`), or start a new run from the "
-                    "checkpoint's weights with `model_name_or_path`"
-                )
-            for name in GROUP_OPTIONS if not isinstance(schedule, CyclicLR | OneCycleLR) else ():
-                if name in options and group[name] != options[name]:
-                    changed[name] = f"`{name}` of the optimizer is {options[name]} from here on; it was {group[name]}"
-                    group[name] = options[name]
-        if changed:
-            logger.warning("%s", "; ".join(changed.values()))
-
-    return optimizer.register_load_state_dict_post_hook(restore_options)
+    changed = {}
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        missing = sorted(options.keys() - group.keys())
+        if missing:
+            raise ValueError(
+                "the checkpoint holds the state of another optimizer than this run's: it lacks "
+                f"{', '.join(missing)}; use the same one (`optim`, `timm_optimizer`), or start a new run from the "
+                "checkpoint's weights with `model_name_or_path`"
+            )
+        for name in GROUP_OPTIONS if not isinstance(schedule, CyclicLR | OneCycleLR) else ():
+            if name in options and group[name] != options[name]:
+                changed[name] = f"`{name}` of the optimizer is {options[name]} from here on; it was {group[name]}"
+                group[name] = options[name]
+    if changed:
+        logger.warning("%s", "; ".join(changed.values()))

@@ -1,20 +1,23 @@
 """A Trainer with the recipe's optimizer, learning rates and averaged weights (section 5 and table 9 of the paper)."""
 
+import logging
 from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.hooks import RemovableHandle
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..reliability.step_outcome import StepOutcome
+from .arguments import DistillationArguments
 from .derived_options import unmark_rates
 from .ema import averages_for, check_not_sharded
-from .optimizer import check_layers, create_own_optimizer, decay_parameter_names, keep_options
-from .schedule import create_schedule, num_warmup_steps
+from .optimizer import check_layers, create_own_optimizer, decay_parameter_names, group_options, restore_group_options
+from .schedule import create_schedule, num_warmup_steps, restore_peak_rates
 from .view_trainer import ViewTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class OptimizingTrainer(ViewTrainer):
@@ -32,7 +35,7 @@ class OptimizingTrainer(ViewTrainer):
         self.step_outcome = StepOutcome()
         self._own_optimizer: Optimizer | None = None  # created by this trainer, not given
         self._own_schedule: LRScheduler | None = None
-        self._kept_options: RemovableHandle | None = None
+        self._own_options: tuple[list[dict[str, Any]], list[float]] = [], []  # of optimizer and schedule
         super().__init__(*args, **options)
         self._take_averages()
 
@@ -107,10 +110,16 @@ class OptimizingTrainer(ViewTrainer):
         if self.lr_scheduler is None:
             steps: Any = {"num_steps": num_training_steps, "steps_in_epoch": self._steps_in_epoch()}
             self.lr_scheduler = self._own_schedule = create_schedule(optimizer, self.args, **steps)
-        if self._kept_options is not None:
-            self._kept_options.remove()
-        self._kept_options = keep_options(getattr(optimizer, "optimizer", optimizer), self.lr_scheduler)
+        self._own_options = group_options(optimizer), list(getattr(self.lr_scheduler, "base_lrs", ()))
         return self.lr_scheduler
+
+    def begin_training(self) -> None:
+        """Also sets the options of optimizer and schedule again that `Trainer` has loaded from a checkpoint."""
+        if self.resume_from is not None:
+            options, peaks = self._own_options
+            restore_group_options(self.optimizer, options, self.lr_scheduler)
+            restore_peak_rates(self.lr_scheduler, peaks)
+        super().begin_training()
 
     def num_warmup_steps(self, num_training_steps: int) -> int:
         """Returns the number of warm-up steps in a training of `num_training_steps`."""
@@ -121,6 +130,19 @@ class OptimizingTrainer(ViewTrainer):
             return 0
         sampler = self.make_view_sampler() if self.view_sampler is None else self.view_sampler
         return len(sampler) // sampler.step_size
+
+    def get_total_train_batch_size(self, args: DistillationArguments) -> int:
+        """Returns the images per optimizer step now; `Trainer` returns what they were when it was created."""
+        return args.global_batch_size
+
+    def hyperparameter_search(self, *args: Any, **options: Any) -> Any:
+        """Like `Trainer.hyperparameter_search`, but leaves a new, untrained model in the trainer instead of none."""
+        best = super().hyperparameter_search(*args, **options)
+        if self.model is None:
+            self.model = self.call_model_init()
+            self._start_with_model()
+            logger.info("the trainer now has a new, untrained model; the trials of the search are in `output_dir`")
+        return best
 
     # ---- averaged weights ----
 

@@ -18,22 +18,6 @@ from .schedule_options import FOLLOW_A_METRIC, Shape, schedule_shape
 logger = logging.getLogger(__name__)
 
 
-class ResumableSchedule(LambdaLR):
-    """A `LambdaLR` that keeps this run's peak learning rates when a checkpoint's state is loaded."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        peaks = self.base_lrs
-        super().load_state_dict(state_dict)
-        if self.base_lrs == peaks:
-            return
-        logger.warning("the peak learning rate is %g from here on; it was %g", max(peaks), max(self.base_lrs))
-        self.base_lrs = peaks
-        for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
-            group["initial_lr"] = peak
-        self.last_epoch -= 1
-        self.step()  # sets the learning rates of the loaded step
-
-
 def create_schedule(
     optimizer: Optimizer, args: DistillationArguments, *, num_steps: int, steps_in_epoch: int
 ) -> LRScheduler:
@@ -75,7 +59,7 @@ def create_schedule(
         first=_share(args.warmup_learning_rate, peak),
         last=_share(args.min_learning_rate or 0.0, peak),
     )
-    return ResumableSchedule(optimizer, factor)
+    return LambdaLR(optimizer, factor)
 
 
 def peak_learning_rate(optimizer: Optimizer) -> float:
@@ -123,7 +107,7 @@ def cosine_schedule_with_warmup(
     warmup_learning_rate: float,
     min_learning_rate: float,
     official_steps_in_epoch: int | None = None,
-) -> ResumableSchedule:
+) -> LambdaLR:
     """Linear warm-up, then a cosine down to a minimum. It depends only on the step, so that a resume is exact.
 
     Source: table 9; official main.py:77-89, where `warmup_learning_rate` (1e-6) and `min_learning_rate` (1e-5) are
@@ -150,7 +134,7 @@ def cosine_schedule_with_warmup(
         last=min(min_learning_rate / peak, 1.0) if peak else 1.0,
         official_steps_in_epoch=official_steps_in_epoch,
     )
-    return ResumableSchedule(optimizer, factor)
+    return LambdaLR(optimizer, factor)
 
 
 def _cosine_factor(
@@ -166,3 +150,20 @@ def _cosine_factor(
         return first + (1 - first) * step / num_warmup_steps
     progress = min((step - cosine_start) / max(1, num_steps - cosine_start), 1.0)
     return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def restore_peak_rates(schedule: LRScheduler, peaks: list[float]) -> None:
+    """Sets this run's peak learning rates again after the state of a checkpoint was loaded.
+
+    Args:
+        schedule: with the loaded state; one that is not a function of the step is left unchanged.
+        peaks: `schedule.base_lrs` before loading.
+    """
+    if not isinstance(schedule, LambdaLR) or schedule.base_lrs == peaks:
+        return
+    logger.warning("the peak learning rate is %g from here on; it was %g", max(peaks), max(schedule.base_lrs))
+    schedule.base_lrs = [*peaks]
+    for group, peak in zip(schedule.optimizer.param_groups, peaks, strict=True):
+        group["initial_lr"] = peak
+    schedule.last_epoch -= 1
+    schedule.step()  # sets the learning rates of the loaded step

@@ -140,7 +140,7 @@ class DistillationTrainer(OptimizingTrainer):
         for callback in (epochs, layout, self.faults, self.loss_log, self.bad_images):
             self.add_callback(callback)
         self._summary = LogRunSummary(self._describe_run, self.loss_log)
-        self.callback_handler.callbacks.insert(0, self._summary)  # before the progress bar starts
+        self.callback_handler.callbacks.insert(1, self._summary)  # before the progress bar starts
         self._check_options()
         if self.train_dataset is not None and args.base_learning_rate is not None and args.process_index == 0:
             sizes = {"global_batch_size": args.global_batch_size}
@@ -236,7 +236,7 @@ class DistillationTrainer(OptimizingTrainer):
         """Like `Trainer.training_step`, and also passes the loss to the check for infinite values and to the log."""
         self.bad_images.add(inputs.get("bad_images", ()))
         loss = super().training_step(model, self._views.model_inputs(inputs), num_items_in_batch)
-        self.faults.see(loss)
+        self.faults.see(loss, model, step=self.state.global_step + 1, ends_step=self.accelerator.sync_gradients)
         self.loss_log.add_loss(loss * self.args.gradient_accumulation_steps)
         return loss
 

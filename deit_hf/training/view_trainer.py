@@ -1,6 +1,5 @@
 """A `Trainer` of image classifiers on `datasets`: turns rows into views, and evaluates all heads."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,7 +9,7 @@ import datasets
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
@@ -19,20 +18,19 @@ from ..data.sampling import ViewSampler
 from ..data.sources.shards import ShardedRows
 from ..data.worker_crashes import named_crashes
 from ..evaluation.metric_names import are_parts
-from ..evaluation.metrics import HeadAccuracy, head_logits, negative_log_likelihood
-from ..evaluation.own_metrics import ComputeMetrics, MetricsWithAccuracy, PreprocessLogits
+from ..evaluation.metrics import head_logits, negative_log_likelihood
+from ..evaluation.own_metrics import ComputeMetrics, PreprocessLogits, metrics_of
 from ..hub.pushing_trainer import PushingTrainer
 from ..model.compiled import without_compiled_names
 from ..model.image_processing_deit import checked_processor
 from ..model.target_loss import takes_targets
 from ..reliability.out_of_memory import evaluation_advice, explained_out_of_memory, training_advice
+from ..reliability.stop_signals import leaves_signals_to_the_main_process
 from .arguments import DistillationArguments
 from .ema import AveragedWeights, evaluate_averages
 from .input_pipeline import InputPipeline
 from .late_options import options_of, refuse_late_changes
 from .optimizer import train_only
-
-logger = logging.getLogger(__name__)
 
 TrainingRows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShardedRows
 EvaluationRows: TypeAlias = datasets.Dataset | dict[str, datasets.Dataset]
@@ -71,6 +69,7 @@ class ViewTrainer(PushingTrainer):
     ):
         """Takes the arguments of `DistillationTrainer`, except those of the objective."""
         self.args, self.model_init = args, model_init
+        self._kept_loaders: list[DataLoader] = []  # of evaluations, with persistent workers
         self._awaits_trial = False  # whether a hyperparameter search is about to set options
         self.student_config: PreTrainedConfig | None = None
         if model is None:
@@ -91,7 +90,7 @@ class ViewTrainer(PushingTrainer):
             train_dataset=None if train_dataset is None else self._views.training(train_dataset),
             eval_dataset=self._views.evaluations(eval_dataset),
             processing_class=processing_class,
-            compute_metrics=_metrics(compute_metrics, preprocess_logits_for_metrics),
+            compute_metrics=metrics_of(compute_metrics, preprocess_logits_for_metrics),
             data_collator=self._views.collator(),
             **trainer_options,
         )
@@ -148,15 +147,6 @@ class ViewTrainer(PushingTrainer):
         self.state = TrainerState(**processes, is_world_process_zero=self.is_world_process_zero())
         if self.ema is not None:
             self.ema.forget()
-
-    def hyperparameter_search(self, *args: Any, **options: Any) -> Any:
-        """Like `Trainer.hyperparameter_search`, but leaves a new, untrained model in the trainer instead of none."""
-        best = super().hyperparameter_search(*args, **options)
-        if self.model is None:
-            self.model = self.call_model_init()
-            self._start_with_model()
-            logger.info("the trainer now has a new, untrained model; the trials of the search are in `output_dir`")
-        return best
 
     def _check_classes(self, config: PreTrainedConfig) -> None:
         """Checks the number of classes of a later student, and gives it the class names of the first one."""
@@ -232,10 +222,6 @@ class ViewTrainer(PushingTrainer):
         if not isinstance(self.eval_dataset, dict):
             self.eval_dataset = self._views.of_plain_rows(self.eval_dataset)
 
-    def get_total_train_batch_size(self, args: DistillationArguments) -> int:
-        """Returns the images per optimizer step now; `Trainer` returns what they were when it was created."""
-        return args.global_batch_size
-
     # ---- data ----
 
     def get_train_dataloader(self) -> DataLoader:
@@ -243,34 +229,63 @@ class ViewTrainer(PushingTrainer):
         self._take_rows(rebuild=False)
         if self.train_dataset is None:
             raise ValueError("the trainer has no `train_dataset`, which `train` needs; create it with one")
-        args, views = self.args, self.train_dataset
         self.view_sampler = self.make_view_sampler()
-        loader = DataLoader(
-            views,
-            batch_size=args.train_batch_size,
-            sampler=self.view_sampler,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            in_order=args.dataloader_in_order,
-        )
-        return self.resumable_loader(partial(self.accelerator.prepare, loader))
+        persistent = self.args.dataloader_persistent_workers
+        return self._loader(self.train_dataset, self.args.train_batch_size, self.view_sampler, persistent=persistent)
 
     def make_view_sampler(self) -> ViewSampler:
         """Returns the sampler of the training views for the current options."""
         return self._views.sampler(self.train_dataset, step_size=self.get_total_train_batch_size(self.args))
 
     def get_eval_dataloader(self, eval_dataset: datasets.Dataset | EvaluationViews | str | None = None) -> DataLoader:
-        """Like `Trainer.get_eval_dataloader`, and also takes a `datasets.Dataset`."""
-        with self._views.named_loaders(eval_dataset, self.eval_dataset) as views:
-            return super().get_eval_dataloader(views)
+        """Returns a loader of evaluation views, also of a `datasets.Dataset`.
+
+        Persistent workers are kept for the trainer's own evaluation sets, until a set is replaced.
+        """
+        if not isinstance(self.eval_dataset, dict):
+            self.eval_dataset = self._views.of_plain_rows(self.eval_dataset)
+        views = self._views.named_views(eval_dataset, self.eval_dataset)
+        own = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        self._kept_loaders = [kept for kept in self._kept_loaders if any(kept.dataset is each for each in own)]
+        if not self.args.dataloader_persistent_workers or all(views is not each for each in own):
+            return self._loader(views, self.args.eval_batch_size)
+        kept = next((each for each in self._kept_loaders if each.dataset is views), None)
+        if kept is None:
+            kept = self._loader(views, self.args.eval_batch_size, persistent=True)
+            self._kept_loaders.append(kept)
+        return kept
 
     def get_test_dataloader(self, test_dataset: datasets.Dataset | EvaluationViews) -> DataLoader:
-        """Like `Trainer.get_test_dataloader`, and also takes a `datasets.Dataset`, with or without labels."""
-        return super().get_test_dataloader(self._views.of_plain_rows(test_dataset, needs_labels=False))
+        """Returns a loader of evaluation views, also of a `datasets.Dataset`, with or without labels."""
+        views = self._views.of_plain_rows(test_dataset, needs_labels=False)
+        return self._loader(views, self.args.eval_batch_size)
+
+    def _loader(
+        self, views: Dataset, batch_size: int, sampler: ViewSampler | None = None, *, persistent: bool = False
+    ) -> DataLoader:
+        """Makes a loader whose workers ignore signals, and which does not draw from the global random state.
+
+        A loader draws a seed when it starts its workers. With `dataloader_persistent_workers`, a resumed run starts
+        them more often than an uninterrupted one, so later draws from the global state would differ.
+        """
+        args = self.args
+        if not hasattr(self.accelerator.state, "distributed_type"):  # lost when other `TrainingArguments` are created
+            self.create_accelerator_and_postprocess()
+        loader = DataLoader(
+            views,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=persistent,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            in_order=args.dataloader_in_order,
+            worker_init_fn=leaves_signals_to_the_main_process(),
+            generator=torch.Generator().manual_seed(args.seed),
+        )
+        return self.accelerator.prepare(loader)
 
     # ---- evaluation ----
 
@@ -316,6 +331,8 @@ class ViewTrainer(PushingTrainer):
         Overrides `Trainer.prediction_step`, which returns only the fused logits, or uses the training loss.
         """
         inputs = send_to_device(inputs, self.args.device)
+        if self.is_deepspeed_enabled:  # the weights may be in half precision, without autocast
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(pixel_values=inputs["pixel_values"])
         heads = head_logits(outputs, self.args.eval_fusion)
@@ -324,14 +341,3 @@ class ViewTrainer(PushingTrainer):
         if prediction_loss_only:
             return loss, None, None
         return loss, heads if len(heads) > 1 else heads[0], labels
-
-
-def _metrics(own: ComputeMetrics | None, preprocess: PreprocessLogits | None) -> ComputeMetrics:
-    """Returns a `compute_metrics` that measures the accuracy of all heads, and calls the user's function if given."""
-    if own is not None and not isinstance(own, HeadAccuracy):
-        return MetricsWithAccuracy(own, preprocess)
-    if preprocess is not None:
-        raise ValueError(
-            "`preprocess_logits_for_metrics` is given without a `compute_metrics` that would read it; leave it out"
-        )
-    return own or HeadAccuracy()

@@ -68,6 +68,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "eval_steps": 2,
         "save_total_limit": 1,
         "load_best_model_at_end": True,
+        "eval_split": "test",  # digits have no other
         "metric_for_best_model": "loss",
     },
     "no-checkpoints": {"save_strategy": "no"},

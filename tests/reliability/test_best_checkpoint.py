@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.trainers import make_args, parameters_of
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import TrainerCallback, ViTConfig, ViTForImageClassification
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationTrainer
 
@@ -32,12 +32,12 @@ def checkpoints(trainer: DistillationTrainer) -> list[str]:
     return sorted(path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*"))
 
 
-def train(folder: Path, tiny_config, toy_rows, student=None, **options) -> WithKnownLosses:
+def train(folder: Path, tiny_config, toy_rows, student=None, callbacks=None, **options) -> WithKnownLosses:
     options = {"max_steps": 5, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", **options}
     args = make_args(folder, **options, save_steps=1, ema_decay=0.5, metric_for_best_model="loss")
     student = DeiTForImageClassificationWithTeacher(tiny_config) if student is None else student
     rows = {"train_dataset": toy_rows.select(range(8)), "eval_dataset": toy_rows.select(range(2))}
-    trainer = WithKnownLosses(student, args, **rows)
+    trainer = WithKnownLosses(student, args, callbacks=callbacks, **rows)
     trainer.train()
     return trainer
 
@@ -71,3 +71,22 @@ def test_the_best_weights_of_a_model_with_other_names_on_disk_are_loaded(tmp_pat
     best = ViTForImageClassification.from_pretrained(f"{trainer.args.output_dir}/checkpoint-2").state_dict()
     assert all(torch.equal(tensor, best[name]) for name, tensor in trainer.model.state_dict().items())
     assert not torch.equal(trainer.last_weights["classifier.weight"], trainer.model.classifier.weight)
+
+
+class Reads(TrainerCallback):
+    """Records `load_best_model_at_end` at both ends of a training, as integrations of transformers read it."""
+
+    def __init__(self) -> None:
+        self.values: list[bool] = []
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.values.append(args.load_best_model_at_end)
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.values.append(args.load_best_model_at_end)
+
+
+def test_callbacks_see_that_the_best_model_is_loaded(tmp_path: Path, tiny_config, toy_rows):
+    reads = Reads()
+    trainer = train(tmp_path, tiny_config, toy_rows, callbacks=[reads], load_best_model_at_end=True)
+    assert (reads.values, trainer.args.load_best_model_at_end) == ([True, True], True)

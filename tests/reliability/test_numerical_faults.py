@@ -188,6 +188,14 @@ def test_skipped_step_changes_no_weight_no_moment_and_no_average(tmp_path, tiny_
     assert trainer.step_outcome.skipped_steps == [3]
 
 
+def test_finite_gradient_whose_norm_overflows_is_found_before_it_is_clipped(tmp_path, tiny_config, toy_rows):
+    # clipping divides it by its infinite norm: the optimizer would step with a gradient of zeros
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, max_steps=3, max_bad_steps=1, max_grad_norm=1.0)
+    Fault(trainer, {2}, value=1e35, what="gradient")
+    assert trainer.train().metrics["train_bad_steps"] == 1
+    assert trainer.step_outcome.skipped_steps == [2]
+
+
 def test_skipped_step_moves_no_batch_statistics(tmp_path, toy_rows):
     student = make_resnet()
     args = make_args(tmp_path, max_steps=1, max_bad_steps=1)

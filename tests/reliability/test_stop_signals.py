@@ -151,7 +151,7 @@ def train():
     loader = DataLoader(
         Processes(),
         num_workers=1,
-        worker_init_fn=leaves_signals_to_the_main_process(None),
+        worker_init_fn=leaves_signals_to_the_main_process(),
         multiprocessing_context=sys.argv[1],
     )
     batches = iter(loader)

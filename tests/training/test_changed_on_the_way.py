@@ -9,6 +9,7 @@ import datasets
 import pytest
 import torch
 from support.trainers import make_args, make_resnet, parameters_of, same
+from timm.optim.lookahead import Lookahead
 from torch import nn
 from transformers import AutoConfig, TrainerCallback, ViTConfig, ViTForImageClassification
 
@@ -96,6 +97,15 @@ def test_what_the_constructor_refuses_is_refused_late_too(tmp_path, make_student
         setattr(trainer.args, name, value)
     with pytest.raises(ValueError, match=re.escape(message)):
         trainer.train()
+
+
+def test_an_optimizer_of_timm_that_wraps_another_one_can_be_given(tmp_path, make_student, toy_rows):
+    student = make_student()
+    optimizer = Lookahead(torch.optim.AdamW(student.parameters(), lr=1e-3))
+    args = make_args(tmp_path, max_steps=2)
+    trainer = DistillationTrainer(student, args, train_dataset=toy_rows, optimizers=(optimizer, None))
+    trainer.train()
+    assert not same(parameters_of(make_student()), parameters_of(trainer.model))
 
 
 # ---- searches ----

@@ -196,3 +196,15 @@ def test_damaged_results_of_a_run_are_named_by_the_table(tmp_path, content: str)
         ValueError, match="eval_results.json` (is not valid JSON: .*|holds no accuracy .*); evaluate the run aga"
     ):
         comparison_table([tmp_path])
+
+
+def test_persistent_workers_are_not_those_of_a_set_that_was_replaced(tmp_path, tiny_student, toy_rows):
+    """Fails if an evaluation of new rows answers with the old ones."""
+    options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer = DistillationTrainer(tiny_student, make_args(tmp_path, **options), eval_dataset=toy_rows)
+    first = trainer.evaluate()["eval_loss"]
+    few = toy_rows.select(range(3))
+    trainer.eval_dataset = few
+    expected = DistillationTrainer(tiny_student, make_args(tmp_path), eval_dataset=few).evaluate()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected["eval_loss"])
+    assert first != pytest.approx(expected["eval_loss"])

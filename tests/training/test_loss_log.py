@@ -119,3 +119,13 @@ def test_means_after_a_restart_are_those_without(stop_after: int):
     assert reports[0][0]["loss_cls"] == 3.0
     assert reports[0][1]["loss"] == 6.5  # mean of 4 and 9
     assert reports[0][2]["train_loss"] == 4.0  # mean of 1, 2, 4 and 9
+
+
+def test_terms_that_a_subclass_computes_twice_per_batch_count_once():
+    log = make_log()
+    for loss in (1.0, 3.0):
+        log.add_terms(terms(loss), STUDENT, None)
+        log.add_terms(terms(loss), STUDENT, None)
+        log.add_loss(torch.tensor(loss))
+    end_step(log)
+    assert report(log) == {"loss": 2.0, "loss_cls": 4.0}

@@ -289,6 +289,25 @@ def test_momentum_of_a_given_optimizer_is_that_of_this_run(tmp_path: Path, tiny_
     assert resumed.optimizer.param_groups[0]["momentum"] == 0.5
 
 
+def test_peak_of_a_given_schedule_that_is_a_function_of_the_step_is_that_of_this_run(
+    tmp_path: Path, tiny_config, toy_rows, caplog
+):
+    def trainer(learning_rate: float) -> DistillationTrainer:
+        model = DeiTForImageClassificationWithTeacher(tiny_config)
+        optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+        return make_trainer(
+            tmp_path, tiny_config, toy_rows, model=model, optimizers=(optimizer, schedule), logging_steps=1
+        )
+
+    trainer(0.4).train()
+    resumed = trainer(0.04)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    rates = [entry["learning_rate"] for entry in resumed.state.log_history if entry["step"] > 2 and "loss" in entry]
+    assert rates == pytest.approx([0.04 * 0.5**step for step in range(2, 2 + len(rates))])
+    assert "the peak learning rate is 0.04 from here on; it was 0.4" in caplog.text
+
+
 @pytest.mark.parametrize("options", [{"optim": "sgd"}, {"timm_optimizer": "lamb"}, {"layer_decay": 0.5}])
 def test_another_optimizer_is_refused_before_its_state_is_read(tmp_path: Path, tiny_config, toy_rows, options):
     make_trainer(tmp_path, tiny_config, toy_rows, max_steps=2).train()

@@ -454,3 +454,16 @@ def test_optimizer_that_is_assigned_is_the_one_that_steps_and_is_recorded(tmp_pa
     assert trainer.effective_recipe["optimizer"].startswith("a given SGD")
     trainer.train()  # the given optimizer is used again
     assert trainer.effective_recipe["optimizer"].startswith("a given SGD")
+
+
+def test_images_have_the_type_of_weights_that_deepspeed_holds_in_half_precision(tmp_path, toy_rows):
+    model = make_resnet()
+    trainer = DistillationTrainer(
+        model, make_args(tmp_path), eval_dataset=toy_rows, processing_class=make_processor(32)
+    )
+    batch = next(iter(trainer.get_eval_dataloader()))
+    expected = trainer.prediction_step(model, batch, False)[0]
+    model.bfloat16()
+    trainer.is_deepspeed_enabled = True
+    loss = trainer.prediction_step(model, batch, False)[0]
+    assert loss.float() == pytest.approx(expected.item(), rel=0.05)
