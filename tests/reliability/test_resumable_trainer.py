@@ -293,6 +293,7 @@ def test_early_stopping_is_where_it_would_have_been(tmp_path, tiny_config, toy_r
     resumed = trainer()
     assert resumed.train(resume_from_checkpoint=True).global_step == 4
     assert_same_run(resumed, whole)
+    assert resumed.state.num_train_epochs == whole.state.num_train_epochs > 0  # also if no step was left
 
 
 def test_model_of_transformers_with_renamed_keys_resumes_with_all_its_weights(tmp_path, toy_rows):

@@ -101,6 +101,7 @@ def test_options_can_be_replaced_by_a_copy(tmp_path, make_student, toy_rows):
     trainer.args = dataclasses.replace(args, per_device_train_batch_size=4, mixup_alpha=0.0)
     given = make_args(tmp_path, max_steps=3, learning_rate=None, per_device_train_batch_size=4, mixup_alpha=0.0)
     assert same(trained(trainer), trained(DistillationTrainer(make_student(), given, train_dataset=toy_rows)))
+    assert trainer.state.train_batch_size == 4
 
 
 def test_trainer_works_after_other_options_were_made(tmp_path, make_student, toy_rows):
