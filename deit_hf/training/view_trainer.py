@@ -219,6 +219,9 @@ class ViewTrainer(PushingTrainer):
             self._train_rows, rebuild = self.train_dataset, True
         if rebuild and self.train_dataset is not None:
             self.train_dataset = self._views.training(self._train_rows)
+        self._take_eval_rows()
+
+    def _take_eval_rows(self) -> None:
         if not isinstance(self.eval_dataset, dict):
             self.eval_dataset = self._views.of_plain_rows(self.eval_dataset)
 
@@ -240,13 +243,11 @@ class ViewTrainer(PushingTrainer):
     def get_eval_dataloader(self, eval_dataset: datasets.Dataset | EvaluationViews | str | None = None) -> DataLoader:
         """Returns a loader of evaluation views, also of a `datasets.Dataset`.
 
-        Persistent workers are kept for the trainer's own evaluation sets, until a set is replaced.
+        Persistent workers are kept for the trainer's own evaluation sets alone.
         """
-        if not isinstance(self.eval_dataset, dict):
-            self.eval_dataset = self._views.of_plain_rows(self.eval_dataset)
+        self._take_eval_rows()
         views = self._views.named_views(eval_dataset, self.eval_dataset)
         own = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        self._kept_loaders = [kept for kept in self._kept_loaders if any(kept.dataset is each for each in own)]
         if not self.args.dataloader_persistent_workers or all(views is not each for each in own):
             return self._loader(views, self.args.eval_batch_size)
         kept = next((each for each in self._kept_loaders if each.dataset is views), None)
@@ -297,6 +298,7 @@ class ViewTrainer(PushingTrainer):
     ) -> dict[str, float]:
         """Like `Trainer.evaluate`, with the metrics of the averaged weights; speeds are those of the student alone."""
         self._take_student()
+        self._take_eval_rows()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if not are_parts(dataset):  # `Trainer` calls this method for each part
             self._ema_metrics = evaluate_averages(self, self.ema, eval_dataset, metric_key_prefix, ignore_keys)
