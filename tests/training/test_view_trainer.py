@@ -468,3 +468,17 @@ def test_images_have_the_type_of_weights_that_deepspeed_holds_in_half_precision(
     trainer.is_deepspeed_enabled = True
     loss = trainer.prediction_step(model, batch, False)[0]
     assert loss.float() == pytest.approx(expected.item(), rel=0.05)
+
+
+def test_loaders_with_workers_draw_nothing_from_the_global_random_state(tmp_path, make_student, toy_rows):
+    """Fails if a resumed run, which starts persistent workers more often, has other random numbers in the model."""
+    args = make_args(tmp_path, dataloader_num_workers=1)
+    trainer = DistillationTrainer(make_student(), args, train_dataset=toy_rows, eval_dataset=toy_rows)
+    before = torch.get_rng_state()
+    for loader in (
+        trainer.get_train_dataloader(),
+        trainer.get_eval_dataloader(),
+        trainer.get_test_dataloader(toy_rows),
+    ):
+        next(iter(loader))
+    assert torch.equal(torch.get_rng_state(), before)
