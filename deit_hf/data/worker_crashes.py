@@ -15,6 +15,12 @@ def named_crashes() -> Iterator[None]:
     Raises:
         ChildProcessError: a data worker died.
     """
+    with _named_crash(), _named_crash():  # torch's signal may also come while the first error is handled
+        yield
+
+
+@contextlib.contextmanager
+def _named_crash() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
@@ -22,9 +28,9 @@ def named_crashes() -> Iterator[None]:
             raise
         what = str(error).partition(".")[0] if isinstance(error, RuntimeError) else _late_report()
         raise ChildProcessError(
-            f"a data worker died ({what}); it probably ran out of memory or of shared memory (/dev/shm; `--shm-size` "
-            "of docker): lower `dataloader_num_workers` or `dataloader_prefetch_factor`. To see where it died, run "
-            "`python -X faulthandler` with `--dataloader_num_workers 0`"
+            f"a data worker died ({what}). If it was killed or met a bus error, it ran out of memory or shared memory "
+            "(/dev/shm; `--shm-size` of docker): lower `dataloader_num_workers` or `dataloader_prefetch_factor`. "
+            "Otherwise run `python -X faulthandler` with `--dataloader_num_workers 0` to see where it died"
         ) from error
 
 

@@ -28,7 +28,10 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
         f"{'run':24} {'one head':>10} {'class':>10} {'distill.':>10} {'mean':>10} {'balanced':>10} {'macro-F1':>10}"
     ]
     notes = []
-    for output_dir in output_dirs:
+    names_of_runs = [Path(output_dir).name for output_dir in output_dirs]
+    for output_dir, run_name in zip(output_dirs, names_of_runs, strict=True):
+        if names_of_runs.count(run_name) > 1:
+            run_name = os.fspath(output_dir)
         path = Path(output_dir) / "eval_results.json"
         if not path.is_file():
             raise FileNotFoundError(f"no evaluation results at `{path}`; train with an evaluation split first")
@@ -38,11 +41,11 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
             answer = "" if names[0] in metrics else "average"
             names += [accuracy_name(name, part=part, head=answer) for name in ("balanced_accuracy", "macro_f1")]
             cells = (f"{metrics[name]:10.2%}" if name in metrics else f"{'-':>10}" for name in names)
-            run = f"{Path(output_dir).name} [{part}]" if part else Path(output_dir).name
+            run = f"{run_name} [{part}]" if part else run_name
             lines.append(f"{run:24} {' '.join(cells)}")
         fusion = metrics.get("eval_fusion", "logit_mean")
         if fusion != "logit_mean":
-            notes.append(f"{Path(output_dir).name}: `mean` is the {FUSIONS[fusion]}")
+            notes.append(f"{run_name}: `mean` is the {FUSIONS[fusion]}")
     return "\n".join(lines + notes)
 
 

@@ -19,6 +19,7 @@ class PushingTrainer(ResumableTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._evaluated: dict[str, Any] = {}  # dataset of the last evaluation, by the prefix of its metrics
+        self._is_saving = False
         super().__init__(*args, **kwargs)
 
     def write_missing_files(self) -> None:
@@ -55,6 +56,14 @@ class PushingTrainer(ResumableTrainer):
         known["metrics"] = live["metrics"] if measured_sets(live["metrics"]) else run.get("metrics", {})
         write_model_card(directory, ModelFacts(**{**known, **facts}))
 
+    def save_model(self, output_dir: str | None = None, **options: Any) -> None:
+        """Like `Trainer.save_model`, but never pushes to the Hub: other files of the run are not written yet."""
+        self._is_saving = True
+        try:
+            super().save_model(output_dir, **options)
+        finally:
+            self._is_saving = False
+
     def push_to_hub(
         self,
         commit_message: str | None = None,
@@ -77,6 +86,8 @@ class PushingTrainer(ResumableTrainer):
         Returns:
             The URL of the commit, or None if the push failed or this is not the main process.
         """
+        if self._is_saving:  # called by `Trainer.save_model`
+            return None
         self.save_model()
         if self.is_world_process_zero():
             self.write_missing_files()

@@ -251,7 +251,7 @@ def warn_of_known_faults(source: Any, settings: Mapping[str, Any], image_size: i
 
 
 def stored_settings(source: Any, **where: Any) -> dict[str, Any]:
-    """Returns the content of the preprocessor_config.json of a directory or Hub id, or {} if it has none.
+    """Returns the content of the preprocessor_config.json of a directory or Hub id, or {} if it finds none.
 
     Args:
         source: directory or Hub id.
@@ -260,15 +260,12 @@ def stored_settings(source: Any, **where: Any) -> dict[str, Any]:
     Raises:
         ValueError: the file is not valid JSON.
     """
-    path = cached_file(
-        source,
-        FILE_NAME,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **where,
-    )
     try:
-        return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+        path = cached_file(source, FILE_NAME, **where)
+    except OSError:  # there is no such file, or no connection; loading the model reports the latter
+        return {}
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"`{path}` is not valid JSON: {error}; fix it, or save a new one with `make_processor`"

@@ -111,9 +111,18 @@ class ResumableTrainer(Trainer):
             self.same_run.forget()
 
     def _overwrite(self) -> None:
-        """With `overwrite_output_dir`, deletes the checkpoints of an earlier run; a later resume would use them."""
-        if self.args.overwrite_output_dir and self.resume_from is None and self.args.should_save:
-            delete_checkpoints(self.args.output_dir)
+        """Deletes checkpoints of an earlier training with `overwrite_output_dir`; otherwise warns that they exist."""
+        earlier = last_complete_checkpoint(self.args.output_dir)
+        if self.resume_from is None and earlier is not None and self.args.should_save:
+            if self.args.overwrite_output_dir:
+                delete_checkpoints(self.args.output_dir)
+            else:
+                logger.warning(
+                    "this training starts at step 0, but an earlier one has left checkpoints up to %s: "
+                    "`resume_from_checkpoint=True` would use that one; set `overwrite_output_dir` to delete them, or "
+                    "use another `output_dir`",
+                    earlier,
+                )
         self.accelerator.wait_for_everyone()
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple[Any, ...]:
@@ -257,11 +266,11 @@ class ResumableTrainer(Trainer):
             (folder / f"running_state_{self.args.process_index}.json").write_text(text, encoding="utf-8")
         return checkpoint
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+    def save_model(self, output_dir: str | None = None, **options: Any) -> None:
         """Like `Trainer.save_model`; the saved options name the output directory of the run, not a temporary one."""
         self._saved_to = Path(output_dir or self.args.output_dir)
         with _output_dir_is(self.args, self._output_dir or self.args.output_dir):
-            super().save_model(output_dir, _internal_call)
+            super().save_model(output_dir, **options)
 
 
 @contextlib.contextmanager

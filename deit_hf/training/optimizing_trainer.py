@@ -141,7 +141,10 @@ class OptimizingTrainer(ViewTrainer):
         if self.model is None:
             self.model = self.call_model_init()
             self._start_with_model()
-            logger.info("the trainer now has a new, untrained model; the trials of the search are in `output_dir`")
+            logger.info(
+                "the trainer now has a new, untrained model and the options of the last trial; the trials of the "
+                "search are in `output_dir`"
+            )
         return best
 
     # ---- averaged weights ----
@@ -158,9 +161,9 @@ class OptimizingTrainer(ViewTrainer):
         if self.ema is not None and self.state.best_model_checkpoint is not None:
             self.ema.load(self.state.best_model_checkpoint)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+    def save_model(self, output_dir: str | None = None, **options: Any) -> None:
         """Like `Trainer.save_model`, and also saves the averaged weights in `ema/`; never pushes to the Hub."""
         self._take_student()
-        super().save_model(output_dir, _internal_call=True)
+        super().save_model(output_dir, **options)
         if self.ema is not None and self.args.should_save:
             self.ema.save(output_dir or self.args.output_dir, self.processing_class)

@@ -37,8 +37,9 @@ def check_supported(args: TrainingArguments) -> None:
             f"`label_smoothing_factor` is {args.label_smoothing_factor}, but must be 0, because it would "
             "smooth the labels a second time; use `label_smoothing`"
         )
-    if args.remove_unused_columns or not args.batch_eval_metrics:
-        raise ValueError("`remove_unused_columns` must be false and `batch_eval_metrics` true; leave both out")
+    for name, needed in (("remove_unused_columns", False), ("batch_eval_metrics", True)):
+        if getattr(args, name) is not needed:
+            raise ValueError(f"`{name}` is {getattr(args, name)}, but must be {needed}; leave it out")
     for name, reason in REFUSED.items():
         default = type(args).__dataclass_fields__[name].default
         value = getattr(args, name)

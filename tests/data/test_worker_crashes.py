@@ -11,12 +11,13 @@ from torch.multiprocessing.reductions import rebuild_storage_fd
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
 from deit_hf.commands.errors import one_line_errors
+from deit_hf.data import worker_crashes
 from deit_hf.data.dataset import TrainingViews
 from deit_hf.data.sampling import ViewKey
 from deit_hf.data.worker_crashes import named_crashes
 
 DEADLY_ROW = 13
-REPORT = r"^a data worker died \(.*\); it probably ran out of memory .*/dev/shm.*: lower `dataloader_num_workers` or "
+REPORT = r"^a data worker died \(.*\)\. If it was killed .* memory .*/dev/shm.*: lower `dataloader_num_workers` or "
 
 
 class DeadlyView:
@@ -102,7 +103,7 @@ class LostWorker:
 @pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError(), FileNotFoundError("socket")])
 def test_connection_that_breaks_before_torch_reports_the_death_is_reported_too(error: Exception, monkeypatch):
     monkeypatch.setattr("deit_hf.data.worker_crashes.SECONDS_FOR_THE_SIGNAL", 0.0)
-    with pytest.raises(ChildProcessError, match="died .the connection to it broke.; it prob"), named_crashes():
+    with pytest.raises(ChildProcessError, match="died .the connection to it broke.. If it was"), named_crashes():
         rebuild_storage_fd(None, LostWorker(error), 4)
 
 
@@ -113,9 +114,24 @@ def test_a_report_that_comes_after_the_connection_broke_is_waited_for(monkeypatc
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ")
 
     monkeypatch.setattr("time.sleep", interrupted)
-    message = r"died .DataLoader worker \(pid 7\) is killed by signal: Segmentation fault.; it probably"
+    message = r"died .DataLoader worker \(pid 7\) is killed by signal: Segmentation fault.. If it was"
     with pytest.raises(ChildProcessError, match=message), named_crashes():
         rebuild_storage_fd(None, LostWorker(EOFError()), 4)
+
+
+def test_a_report_that_comes_while_the_first_error_is_handled_is_translated(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def interrupted(error: Exception) -> bool:
+        calls.append(error)
+        if len(calls) == 1:
+            raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1. ")
+        return is_crash(error)
+
+    is_crash = worker_crashes._is_crash
+    monkeypatch.setattr(worker_crashes, "_is_crash", interrupted)
+    with pytest.raises(ChildProcessError, match=r"died .DataLoader worker .pid 7. exited"), named_crashes():
+        raise EOFError
 
 
 @pytest.mark.parametrize(
@@ -139,7 +155,9 @@ def test_command_ends_with_one_line_and_exit_code_2(capsys, message: str, report
         raise RuntimeError(f"DataLoader worker {message}")
     assert left.value.code == 2
     line = capsys.readouterr().err
-    assert line.startswith(f"error: a data worker died (DataLoader worker {reported}); it probably ran out of memory")
+    assert line.startswith(
+        f"error: a data worker died (DataLoader worker {reported}). If it was killed or met a bus error, it"
+    )
     assert line.endswith("`--dataloader_num_workers 0`\n")
     assert line.count("\n") == 1
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -326,6 +327,16 @@ def test_resuming_another_model_is_refused(tmp_path, tiny_config, toy_rows):
 def test_resuming_from_nothing_is_refused(tmp_path, tiny_config, toy_rows):
     with pytest.raises(ValueError, match="`resume_from_checkpoint` is True, but `.*` holds no complete checkpoint"):
         make_trainer(tmp_path / "run", tiny_config, toy_rows).train(resume_from_checkpoint=True)
+
+
+def test_a_training_that_starts_over_the_checkpoints_of_another_one_warns(tmp_path, tiny_config, toy_rows, caplog):
+    """Fails if a later resume would silently continue the earlier training."""
+    trainer = make_trainer(tmp_path / "run", tiny_config, toy_rows, max_steps=2)
+    trainer.train()
+    warning = "starts at step 0, but an earlier one has left checkpoints up to .*checkpoint-2.*`overwrite_output_dir`"
+    assert not re.search(warning, caplog.text)
+    trainer.train()
+    assert re.search(warning, caplog.text)
 
 
 def test_resume_decodes_no_image_that_it_skips(tmp_path, tiny_config, toy_rows, monkeypatch):

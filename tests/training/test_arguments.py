@@ -190,8 +190,8 @@ def test_value_out_of_range_is_refused_at_construction(tmp_path: Path, name: str
             "`overwrite_output_dir` is true.* `resume_from_checkpoint` is 'x/checkpoint-3'; set only one",
         ),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1, but must be 0, .* use `label_smoothing`"),
-        ({"remove_unused_columns": True}, "`remove_unused_columns` must be false"),
-        ({"batch_eval_metrics": False}, "`batch_eval_metrics` true"),
+        ({"remove_unused_columns": True}, "`remove_unused_columns` is True, but must be False"),
+        ({"batch_eval_metrics": False}, "`batch_eval_metrics` is False, but must be True; leave it out"),
         ({"train_sampling_strategy": "group_by_length"}, "'group_by_length', but must be 'random'"),
     ],
 )
