@@ -158,7 +158,7 @@ def test_command_ends_with_one_line_and_exit_code_2(capsys, message: str, report
     assert line.startswith(
         f"error: a data worker died (DataLoader worker {reported}). If it was killed or met a bus error, it"
     )
-    assert line.endswith("`--dataloader_num_workers 0`\n")
+    assert line.endswith("with `--dataloader_num_workers 0` to see where it died\n")
     assert line.count("\n") == 1
 
 
