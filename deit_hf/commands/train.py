@@ -28,7 +28,7 @@ from ..model.build import build_student
 from ..model.image_processing_deit import statistics_of
 from ..model.labels import label_config
 from ..reliability.checkpoints import begin_run, end_run, find_checkpoint, is_finished, remembered_places
-from ..reliability.disk_faults import says_what_to_mend
+from ..reliability.disk_faults import explained_write_error
 from ..reliability.numerical_faults import NonFiniteLossError
 from ..reliability.run_identity import Difference, write_identity
 from ..reliability.run_lock import run_lock
@@ -191,7 +191,7 @@ def _save(
     args = trainer.args
     if trainer.is_world_process_zero():
         shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)  # of an earlier run; would be pushed
-    with says_what_to_mend("the finished model", args.output_dir):
+    with explained_write_error("the finished model", args.output_dir):
         trainer.save_model()
         trainer.save_state()
         trainer.save_metrics("train", metrics)

@@ -34,7 +34,7 @@ def advice_of(error: BaseException, directory: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def says_what_to_mend(what: str, directory: str | os.PathLike) -> Iterator[None]:
+def explained_write_error(what: str, directory: str | os.PathLike) -> Iterator[None]:
     """Adds to a write error in the block what was written, where, and what to do.
 
     Raises:

@@ -10,7 +10,7 @@ from ..data.sources.arguments import DataArguments
 from ..model.arguments import ModelArguments
 from ..reliability.run_identity import Difference
 
-Kind = Literal["harmless", "said", "refused", "fixed"]
+Kind = Literal["harmless", "logged", "refused", "fixed"]
 
 # Not recorded: they belong to one start of the run, or are secret.
 NOT_RECORDED = {"allow_changes", "overwrite_output_dir", "resume_from_checkpoint", "local_rank", "hub_token"}
@@ -61,7 +61,7 @@ def kind_of(difference: Difference, stored_options: Mapping[str, Any], given_opt
         given_options: the training options of this start.
 
     Returns:
-        `harmless`: the weights do not depend on it. `said`: they do, but it may change, and the change is logged.
+        `harmless`: the weights do not depend on it. `logged`: they do, but it may change, and the change is logged.
         `refused`: it may only change if `allow_changes` names it. `fixed`: it cannot change within a run.
     """
     name, stored, given = difference
@@ -74,9 +74,9 @@ def kind_of(difference: Difference, stored_options: Mapping[str, Any], given_opt
         return "harmless" if stored_batch == given_batch else "refused"
     if name in RATES:
         # these schedules continue from the learning rate that they have reached
-        return "fixed" if given_options.get("lr_scheduler_type") in STATEFUL_SCHEDULES else "said"
+        return "fixed" if given_options.get("lr_scheduler_type") in STATEFUL_SCHEDULES else "logged"
     if name == "libraries" or (name in LENGTHS and stored is not None and 0 < stored < (given or 0)):
-        return "said"
+        return "logged"
     if name == "num_train_epochs" and None in (stored, given):
         return "harmless"  # then `max_steps`, which also differs, sets the length of the training
     if name == "classes":  # the heads keep the stored order, so the index of a class cannot change

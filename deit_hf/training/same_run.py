@@ -28,7 +28,7 @@ from .recipe_file import CHANGED
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("deit_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "timm", "pillow")
-LOGGED_ELSEWHERE = {*RATES, "num_processes"}  # in schedule.py and resumable_trainer.py
+LOGGED_ELSEWHERE = {*RATES, "num_processes"}  # in schedule.py and running_state.py
 NUM_VALUES = 4096  # hashed values of each tensor of a teacher, evenly spaced
 
 
@@ -106,7 +106,7 @@ class SameRun:
     def _settle(self, places: Sequence[Path]) -> dict[str, Any]:
         training = self.describe()
         args, identity = training.args, collect_identity(training, self.groups)
-        sorted_out: dict[str, dict[str, Difference]] = {"harmless": {}, "said": {}, "refused": {}, "fixed": {}}
+        sorted_out: dict[str, dict[str, Difference]] = {"harmless": {}, "logged": {}, "refused": {}, "fixed": {}}
         for place in places:
             stored = read_identity(place)
             if stored is None:
@@ -116,12 +116,12 @@ class SameRun:
             for difference in differences(stored, identity, _defaults(args)):
                 kind = kind_of(difference, stored["options"]["training"], identity["options"]["training"])
                 if kind == "refused" and difference.name in args.allow_changes:
-                    kind = "said"
+                    kind = "logged"
                 sorted_out[kind].setdefault(difference.name, difference)
         refused, fixed = sorted_out["refused"].values(), sorted_out["fixed"].values()
         if refused or fixed:
             raise refusal(places[0], refused, fixed)
-        allowed = [*sorted_out["said"].values()]
+        allowed = [*sorted_out["logged"].values()]
         _log("other settings, which do not affect the weights", sorted_out["harmless"].values())
         _log("changes", allowed)
         identity["changes"] += [{"step": _step_of(places), "difference": [*difference]} for difference in allowed]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from deit_hf.reliability.disk_faults import advice_of, check_writable, says_what_to_mend
+from deit_hf.reliability.disk_faults import advice_of, check_writable, explained_write_error
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_without_a_reason_the_directory_tells(tmp_path: Path, monkeypatch: pytes
 
 def test_error_of_writing_names_what_where_and_why(tmp_path: Path):
     message = f"^the model could not be written to {tmp_path}: .*Read-only file system. The file system is read-only: "
-    with pytest.raises(OSError, match=message), says_what_to_mend("the model", tmp_path):
+    with pytest.raises(OSError, match=message), explained_write_error("the model", tmp_path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 

@@ -70,13 +70,13 @@ def test_every_option_is_decided_once():
     ("name", "stored", "given", "kind"),
     [
         ("save_steps", 4, 5, "harmless"),
-        ("learning_rate", 1e-3, 1e-4, "said"),
-        ("num_train_epochs", 3, 5, "said"),
+        ("learning_rate", 1e-3, 1e-4, "logged"),
+        ("num_train_epochs", 3, 5, "logged"),
         ("num_train_epochs", 5, 3, "refused"),
-        ("max_steps", 10, 12, "said"),
+        ("max_steps", 10, 12, "logged"),
         ("max_steps", -1, 12, "refused"),  # it is unknown whether this is longer
         ("max_steps", 12, -1, "refused"),
-        ("libraries", {"torch": "2.14"}, {"torch": "2.15"}, "said"),
+        ("libraries", {"torch": "2.14"}, {"torch": "2.15"}, "logged"),
         ("seed", 1, 2, "refused"),
         ("classes", ["a", "c"], ["b", "c"], "refused"),
         ("classes", ["a", "b"], ["b", "a"], "fixed"),

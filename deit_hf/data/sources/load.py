@@ -36,7 +36,7 @@ from .folder_layout import (
 )
 from .label_files import with_labels_of
 from .shards import ShardedRows, ShardedSplits, check_same_classes
-from .untrusted_rows import check_dataset_name, check_downloaded_rows, load_named_dataset, said_by_cause
+from .untrusted_rows import check_dataset_name, check_downloaded_rows, explained_by_cause, load_named_dataset
 
 
 @dataclass
@@ -155,7 +155,7 @@ def _load_splits(data: DataArguments) -> datasets.DatasetDict:
     named = ((data.train_split, data.train_dir), (data.eval_split or "validation", data.validation_dir))
     folders = {name: folder for name, folder in named if folder is not None}
     patterns = {name: str(Path(glob.escape(str(folder))) / "**") for name, folder in folders.items()}
-    with said_by_cause(" and ".join(map(str, folders.values()))):
+    with explained_by_cause(" and ".join(map(str, folders.values()))):
         return datasets.load_dataset("imagefolder", data_files=patterns)
 
 

@@ -15,7 +15,7 @@ import datasets
 import fsspec
 import pyarrow.parquet
 
-from .untrusted_rows import said_by_cause
+from .untrusted_rows import explained_by_cause
 
 COUNTING_THREADS = 16  # threads that read the footers of parquet files
 
@@ -51,7 +51,7 @@ class ShardedSplits:
         if Path(dataset_name).is_dir():
             # `datasets` would take a folder `parquet` for its builder of that name
             dataset_name = str(Path(dataset_name).resolve())
-        with said_by_cause(dataset_name):
+        with explained_by_cause(dataset_name):
             self._builder: Any = datasets.load_dataset_builder(dataset_name, dataset_config_name)
         if self._builder.name == "imagefolder":
             raise ValueError(

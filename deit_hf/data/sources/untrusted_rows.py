@@ -23,7 +23,7 @@ def load_named_dataset(
     Raises:
         ValueError: the dataset has its own code, or rows of a downloaded dataset point to files or URLs.
     """
-    with said_by_cause(name):
+    with explained_by_cause(name):
         splits = datasets.load_dataset(name, config_name)
     if not os.path.isdir(name):
         for split in splits.values():
@@ -52,7 +52,7 @@ def check_dataset_name(name: str) -> None:
 
 
 @contextlib.contextmanager
-def said_by_cause(name: str) -> Iterator[None]:
+def explained_by_cause(name: str) -> Iterator[None]:
     """Replaces errors of `datasets` by errors of one line that include the cause.
 
     Raises:

@@ -14,7 +14,7 @@ from PIL import Image
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.sources.digits import load_digits
 from deit_hf.data.sources.load import load_image_datasets
-from deit_hf.data.sources.untrusted_rows import said_by_cause
+from deit_hf.data.sources.untrusted_rows import explained_by_cause
 from deit_hf.model.labels import class_names
 
 DIGIT_COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # of both splits, as documented by UCI
@@ -395,8 +395,8 @@ def test_reason_of_rows_that_cannot_be_made_is_said():
     """`datasets` wraps the cause in an error that only reports a failure."""
     cause = ValueError("Invalid\nmetadata")
     with pytest.raises(ValueError, match="dataset `pets` cannot be read: Invalid metadata"):  # noqa: SIM117
-        with said_by_cause("pets"):
+        with explained_by_cause("pets"):
             raise datasets.exceptions.DatasetGenerationError("An error occurred") from cause
     with pytest.raises(ValueError, match="dataset `pets` cannot be read: An error occurred"):  # noqa: SIM117
-        with said_by_cause("pets"):
+        with explained_by_cause("pets"):
             raise datasets.exceptions.DatasetGenerationError("An error occurred")
