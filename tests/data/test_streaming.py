@@ -194,9 +194,14 @@ def key_view(image) -> torch.Tensor:
 
 def loader_of(sampler: StreamSampler, num_workers: int, view: Callable = key_view, **options: bool) -> DataLoader:
     views = StreamViews(sampler.stream, view, seed=0, num_classes=5, **options)
-    return DataLoader(
-        views, sampler.batch_size, sampler=sampler, num_workers=num_workers, collate_fn=list, drop_last=False
-    )
+    context = context_of(num_workers)
+    workers = {"num_workers": num_workers, "multiprocessing_context": context}
+    return DataLoader(views, sampler.batch_size, sampler=sampler, collate_fn=list, drop_last=False, **workers)
+
+
+def context_of(num_workers: int) -> str | None:
+    """Workers are forked: the default of Python 3.14 cannot send them the generators of these tests."""
+    return "fork" if num_workers else None
 
 
 def test_views_do_not_depend_on_workers():
@@ -373,6 +378,7 @@ def train(folder: Path, config, *, resume: bool = False, **options) -> dict[str,
     args = DistillationArguments(str(folder), shuffle_buffer_size=6, **fixed, **options)
     torch.manual_seed(0)
     student = DeiTForImageClassificationWithTeacher(config)
+    args.dataloader_multiprocessing_context = context_of(args.dataloader_num_workers)
     trainer = DistillationTrainer(student, args, train_dataset=ShardedRows(rows_of(LENGTHS), LENGTHS))
     trainer.train(resume_from_checkpoint=str(folder / "checkpoint-5") if resume else None)
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -511,6 +517,7 @@ def test_training_on_a_stream_lists_and_counts_its_bad_images(tmp_path, tiny_con
             per_device_train_batch_size=4,
             num_train_epochs=2,
             dataloader_num_workers=num_workers,
+            dataloader_multiprocessing_context=context_of(num_workers),
             save_strategy="no",
             report_to="none",
             use_cpu=True,

@@ -1,5 +1,6 @@
 """Training options: the paper's defaults, values derived from them, and helpful errors for invalid ones."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_flags_become_numbers_and_choices(tmp_path: Path):
 def test_help_text_renders(options_class: type):
     # argparse formats help texts with %, so a single % in a text breaks --help
     text = HfArgumentParser(options_class).format_help()
-    own_options = [name for name in vars(options_class)["__annotations__"] if name != "args"]
+    own_options = [name for name in inspect.get_annotations(options_class) if name != "args"]
     assert own_options
     assert all(f"--{name}" in text for name in own_options)
 
