@@ -112,11 +112,11 @@ class ResumableTrainer(Trainer):
 
     def _overwrite(self) -> None:
         """Deletes checkpoints of an earlier training with `overwrite_output_dir`; otherwise warns that they exist."""
-        earlier = last_complete_checkpoint(self.args.output_dir)
-        if self.resume_from is None and earlier is not None and self.args.should_save:
+        if self.resume_from is None and self.args.should_save:
             if self.args.overwrite_output_dir:
-                delete_checkpoints(self.args.output_dir)
-            else:
+                delete_checkpoints(self.args.output_dir)  # damaged ones, too
+            earlier = last_complete_checkpoint(self.args.output_dir)
+            if earlier is not None:
                 logger.warning(
                     "this training starts at step 0, but an earlier one has left checkpoints up to %s: "
                     "`resume_from_checkpoint=True` would use that one; set `overwrite_output_dir` to delete them, or "

@@ -339,6 +339,15 @@ def test_a_training_that_starts_over_the_checkpoints_of_another_one_warns(tmp_pa
     assert re.search(warning, caplog.text)
 
 
+def test_overwriting_deletes_damaged_checkpoints_too(tmp_path, tiny_config, toy_rows):
+    run = tmp_path / "run"
+    make_trainer(run, tiny_config, toy_rows, max_steps=2).train()
+    for checkpoint in run.glob("checkpoint-*"):
+        (checkpoint / "model.safetensors").unlink()
+    make_trainer(run, tiny_config, toy_rows, max_steps=1, overwrite_output_dir=True).train()
+    assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
 def test_resume_decodes_no_image_that_it_skips(tmp_path, tiny_config, toy_rows, monkeypatch):
     options = {"max_steps": 4, "repeated_augmentation": 1}
     make_trainer(tmp_path / "run", tiny_config, toy_rows, **options).train()
