@@ -23,10 +23,11 @@ from ..evaluation.fusion import FUSIONS
 from ..evaluation.metric_names import SHARES
 from ..evaluation.metrics import Confusion, HeadAccuracy
 from ..model.build import load_classifier
-from ..model.image_processing_deit import EvalCrop, crop_in_words, with_crop
+from ..model.image_processing_deit import EvalCrop, with_crop
 from ..model.labels import check_single_labels
 from ..training.arguments import DistillationArguments
 from ..training.recipe_file import parse_recipe
+from ..training.run import evaluate_trainer
 from ..training.trainer import DistillationTrainer
 from .errors import one_line_errors
 
@@ -114,15 +115,6 @@ def _check_fusion(args: DistillationArguments, model: PreTrainedModel) -> None:
         raise ValueError(
             f"`fusion` is {args.eval_fusion!r}, but a {type(model).__name__} has only one head; leave it out"
         )
-
-
-def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:
-    """The metrics of `Trainer.evaluate`, the crop in words and, with two heads, the fusion."""
-    metrics: dict[str, Any] = trainer.evaluate()
-    metrics["eval_crop"] = crop_in_words(trainer.processing_class.to_dict())
-    if any(name.endswith("_top1_average") for name in metrics):
-        metrics["eval_fusion"] = trainer.args.eval_fusion
-    return metrics
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The trainer, which connects the rooms below it.
 
-Reading order: trainer, optimizing_trainer, view_trainer, trainer_arguments, arguments, derived_options,
+Reading order: run, trainer, optimizing_trainer, view_trainer, trainer_arguments, arguments, derived_options,
 evaluation_times, late_options, refused_arguments, option_values, hub_token, global_batch, input_pipeline, optimizer,
 timm_optimizers, schedule, schedule_options, ema, loss_log, class_weights, small_runs, run_summary, recipe_file,
 changeable_options, same_run, card_facts.

@@ -21,12 +21,12 @@ from deit_hf import (
     DistillationArguments,
     DistillationTrainer,
 )
-from deit_hf.commands.train import train
 from deit_hf.data.decoding import decode_image
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.streaming import ImageStream
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.model.image_processing_deit import make_processor
+from deit_hf.training.run import train
 
 SIZES = {"patch_size": 8, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1}
 NAMES = ["ant", "bee"]

@@ -17,11 +17,11 @@ from support.local_hub import LocalHub
 from support.patience import PATIENCE
 
 from deit_hf import DistillationArguments
-from deit_hf.commands.train import train
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.hub import push, upload
 from deit_hf.hub.push import HubPushError, push_directory, push_or_warn
 from deit_hf.model.arguments import ModelArguments
+from deit_hf.training.run import train
 
 TOKEN = "hf_" + "A1" * 17
 

@@ -9,11 +9,11 @@ import yaml
 from support.processes import RECIPE, SIZES, column, results, train
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationArguments
-from deit_hf.commands.train import train as train_here
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.training.recipe_file import parse_recipe
+from deit_hf.training.run import train as train_here
 
 OPTIONS = {
     "teacher_model_name_or_path": "teacher",

@@ -299,7 +299,7 @@ WORKER = """
 import json, math, os, sys
 import torch
 from deit_hf import DistillationArguments, DistillationTrainer
-from deit_hf.commands import train as command
+from deit_hf.training import run as command
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.reliability.numerical_faults import NonFiniteLossError

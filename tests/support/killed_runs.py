@@ -27,12 +27,12 @@ import transformers.modeling_utils
 import yaml
 
 from deit_hf.commands.errors import one_line_errors
-from deit_hf.commands.train import train
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.training.arguments import DistillationArguments
 from deit_hf.training.ema import AveragedWeights
 from deit_hf.training.recipe_file import parse_recipe
+from deit_hf.training.run import train
 from deit_hf.training.trainer import DistillationTrainer
 
 STOPPED = 75

@@ -15,11 +15,11 @@ from filelock import FileLock
 from torch import nn
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer, Teacher
-from deit_hf.commands.train import train
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.reliability.run_identity import RUN_IDENTITY, read_identity
 from deit_hf.reliability.run_lock import LOCK
+from deit_hf.training.run import train
 from deit_hf.training.same_run import student_start, teacher_fingerprint
 
 SIZES = {"patch_size": 8, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 24}

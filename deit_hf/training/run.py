@@ -1,0 +1,217 @@
+"""One run, from options to files: loads the data, builds student and teacher, trains, evaluates and saves."""
+
+import importlib.util
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import set_seed
+
+from ..analysis.curves import plot_training_curves
+from ..data.check import check_data, log_data_report
+from ..data.sources.arguments import DataArguments
+from ..data.sources.load import ImageParts, load_image_parts
+from ..data.sources.shards import ShardedRows
+from ..distillation.teacher import Teacher
+from ..hub.push import push_or_warn
+from ..hub.run_files import read_json
+from ..model.arguments import ModelArguments
+from ..model.build import build_student
+from ..model.image_processing_deit import crop_in_words, statistics_of
+from ..model.labels import label_config
+from ..reliability.checkpoints import begin_run, end_run, find_checkpoint, is_finished, remembered_places
+from ..reliability.disk_faults import explained_write_error
+from ..reliability.run_identity import Difference, write_identity
+from ..reliability.run_lock import run_lock
+from ..reliability.stop_signals import LeaveOnSignal
+from .arguments import DistillationArguments
+from .changeable_options import RATES
+from .class_weights import NOT_OF_A_STREAM
+from .ema import EMA_FOLDER
+from .option_values import check_stream_options
+from .recipe_file import write_recipe
+from .trainer import DistillationTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
+    """Trains a student and writes model, processor, recipe, metrics and trainer state to `args.output_dir`.
+
+    Continues from the last complete checkpoint of the same run in that directory, if there is one. A finished run
+    stays as it is.
+
+    Returns:
+        The metrics of the last evaluation, or of the training if there is no evaluation data.
+
+    Raises:
+        ValueError: options, data, student and teacher do not match each other or the earlier run in the directory, or
+            another run is using the directory.
+        OSError: a source is not found, or the disk is full.
+        FileExistsError: `args.output_dir` contains other files.
+        TrainingStopped: SIGTERM or SIGINT was received and a checkpoint was saved.
+    """
+    with LeaveOnSignal(), run_lock(args.output_dir, args.distributed_state):
+        return _train(model_args, data_args, args)
+
+
+def _train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
+    _check_teacher_options(model_args, args)
+    if data_args.streaming and args.class_weighting != "none":
+        raise ValueError(NOT_OF_A_STREAM)
+    if not data_args.streaming:
+        check_stream_options(args, "add `--streaming true`")
+    checkpoint = find_checkpoint(args)
+    trainer, test_rows = _trainer(model_args, data_args, args)
+    trainer.same_run.groups = {"model": model_args, "data": data_args}
+    changes = trainer.same_run.settle(*remembered_places(args, checkpoint))
+    if is_finished(args.output_dir) and not args.overwrite_output_dir:
+        if not _trains_on(changes, checkpoint, args):
+            return _leave_finished(args, changes)
+        if args.process_index == 0:
+            logger.warning("the finished run in %s continues from %s", args.output_dir, checkpoint)
+    begin_run(args)  # after all checks, so that a refused run changes nothing
+    if args.should_save:
+        write_identity(args.output_dir, trainer.same_run.record())
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    return _save(trainer, result.metrics, model_args, data_args, test_rows)
+
+
+def _trainer(
+    model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments
+) -> tuple[DistillationTrainer, datasets.Dataset | None]:
+    """Builds the trainer from the options, without writing any file; also returns the test rows or None."""
+    set_seed(args.seed)
+    parts = load_image_parts(data_args)
+    _check_evaluation(parts, args)
+    columns = {name: getattr(data_args, name) for name in ("image_column_name", "label_column_name")}
+    if args.process_index == 0:
+        log_data_report(check_data(parts, **columns))
+    train_rows = parts.train
+    assert train_rows is not None
+    dataset = train_rows.rows if isinstance(train_rows, ShardedRows) else train_rows
+    labels = label_config(dataset, data_args.label_column_name, data_args.num_labels)
+    student, processor = build_student(model_args, labels)
+    teacher = None
+    if model_args.teacher_model_name_or_path is not None:
+        teacher = Teacher.from_pretrained(
+            model_args.teacher_model_name_or_path,
+            student_config=student.config,
+            student_mean=statistics_of(processor)["mean"],
+            student_std=statistics_of(processor)["std"],
+        )
+    trainer = DistillationTrainer(
+        student,
+        args,
+        teacher=teacher,
+        train_dataset=train_rows,
+        eval_dataset=parts.evaluation,
+        processing_class=processor,
+        **columns,
+    )
+    return trainer, parts.test
+
+
+def _trains_on(changes: Sequence[Difference], checkpoint: str | None, args: DistillationArguments) -> bool:
+    """Whether a finished run continues with the changed options; a new learning rate alone adds no steps."""
+    if {change.name for change in changes} <= {*RATES, "libraries"}:
+        return False
+    if checkpoint is None:
+        raise ValueError(
+            f"`output_dir` {args.output_dir} holds a finished run without a checkpoint to continue from "
+            f"({'; '.join(map(str, changes))}); name another directory and start from the weights of this one with "
+            f"`model_name_or_path` {args.output_dir}, or pass --overwrite_output_dir true to start over"
+        )
+    return True
+
+
+def _leave_finished(args: DistillationArguments, changes: Sequence[Difference]) -> dict[str, Any]:
+    """Returns the metrics of a finished run without changing its files; pushes them with `push_to_hub`."""
+    directory = Path(args.output_dir)
+    if args.process_index == 0:
+        unused = f" ({'; '.join(map(str, changes))}: no step is left to use it)" if changes else ""
+        logger.warning("already finished: %s; nothing to do%s", directory, unused)
+        if args.push_to_hub:
+            push_or_warn(
+                directory,
+                args.hub_model_id or directory.name,
+                private=args.hub_private_repo,
+                revision=args.hub_revision,
+                token=args.hub_token,
+            )
+    return read_json(directory / "eval_results.json") or read_json(directory / "train_results.json")
+
+
+def _check_teacher_options(model_args: ModelArguments, args: DistillationArguments) -> None:
+    """Refuses a missing or unused teacher early; the trainer would refuse it only after loading data and models."""
+    teacher = model_args.teacher_model_name_or_path
+    if (teacher is None) != (args.distillation_type == "none"):
+        raise ValueError(
+            f"`teacher_model_name_or_path` is {teacher} and `distillation_type` {args.distillation_type!r}; name a "
+            "teacher and what to learn from it ('hard' or 'soft'), or neither"
+        )
+
+
+def _check_evaluation(parts: ImageParts, args: DistillationArguments) -> None:
+    """Refuses a missing evaluation part early; transformers would refuse it only after loading the models."""
+    chooses = args.load_best_model_at_end or args.lr_scheduler_type == "reduce_lr_on_plateau"
+    if parts.evaluation is None and (args.eval_strategy != "no" or args.eval_on_start or chooses):
+        raise ValueError(
+            f"`eval_strategy` is '{args.eval_strategy.value}', but the data has no part to evaluate on"
+            f"{''.join(f' ({note})' for note in parts.notes)}; name one with `--validation_dir` or `--eval_split`, or "
+            "set `--eval_strategy no`"
+        )
+    if parts.evaluation_is_test and chooses:
+        raise ValueError(
+            f"the data has a test part (`{parts.names['evaluation']}`) but no validation part, and checkpoints or "
+            "learning rates must not be chosen on test data; add a validation part, leave out "
+            f"`load_best_model_at_end`, or pass `--eval_split {parts.names['evaluation']}` to use it anyway"
+        )
+
+
+def _save(
+    trainer: DistillationTrainer,
+    metrics: dict[str, Any],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    test_rows: datasets.Dataset | None,
+) -> dict[str, Any]:
+    """Writes the files of a finished run; the model first, so that a later failure cannot lose it."""
+    args = trainer.args
+    if trainer.is_world_process_zero():
+        shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)  # of an earlier run; would be pushed
+    with explained_write_error("the finished model", args.output_dir):
+        trainer.save_model()
+        trainer.save_state()
+        trainer.save_metrics("train", metrics)
+    if trainer.is_world_process_zero():
+        path, options = Path(args.output_dir) / "recipe.yaml", (model_args, data_args, args)
+        write_recipe(path, *options, effective_recipe=trainer.effective_recipe)
+    if trainer.eval_dataset is not None:
+        metrics = evaluate_trainer(trainer)
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if test_rows is not None:  # once, after all choices are made
+        test_metrics = trainer.evaluate(test_rows, metric_key_prefix="test")
+        trainer.log_metrics("test", test_metrics)
+        trainer.save_metrics("test", test_metrics)
+    curves = Path(args.output_dir) / "training_curves.png" if importlib.util.find_spec("matplotlib") else None
+    if trainer.is_world_process_zero() and curves is not None:
+        plot_training_curves(trainer.state.log_history, curves)
+    trainer.create_model_card(license=model_args.model_license, curves=None if curves is None else curves.name)
+    end_run(args)
+    if args.push_to_hub:
+        trainer.push_saved_files()  # after `end_run`, so that a failing Hub leaves a finished run
+    return metrics
+
+
+def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:
+    """The metrics of `Trainer.evaluate`, the crop in words and, with two heads, the fusion."""
+    metrics: dict[str, Any] = trainer.evaluate()
+    metrics["eval_crop"] = crop_in_words(trainer.processing_class.to_dict())
+    if any(name.endswith("_top1_average") for name in metrics):
+        metrics["eval_fusion"] = trainer.args.eval_fusion
+    return metrics
