@@ -3,23 +3,21 @@
 The work is bounded: only the headers of some images are read. They are evenly spaced, without random numbers.
 """
 
-import hashlib
 import io
 import itertools
 import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import datasets
-import numpy as np
 import PIL.Image
 
 from ..model.labels import class_names
+from .contents import UndecodedImages, digest_of, in_threads
 from .sources.class_folders import BROKEN, NOT_UTF8, ClassFolders, in_words, letters_of
 from .sources.folder_layout import UNREAD_PICTURES
 from .sources.load import ImageParts
@@ -29,11 +27,8 @@ logger = logging.getLogger(__name__)
 
 NUM_SAMPLED = 200  # images per part whose header is read
 NUM_COMPARED = 10_000  # images per part that are compared with other parts
-NUM_THREADS = 16  # for reads from the disk
-ROWS_AT_A_TIME = 200  # rows whose bytes are in memory together
 NO_NAME = "an image without a file name"
 MAX_NAMES = 8  # class names per line
-BLOCK, NUM_BLOCKS = 1 << 16, 4  # block size in bytes, and number of evenly spaced blocks compared of a large file
 
 
 @dataclass
@@ -126,7 +121,7 @@ def check_data(parts: ImageParts, *, image_column_name: str = "image", label_col
         checked.folders = parts.folders.get(part)
         report.parts.append(checked)
         if image_column_name in part_rows.column_names:
-            images[part] = _Images(part_rows, image_column_name)
+            images[part] = UndecodedImages(part_rows, image_column_name)
             _inspect_some(images[part], checked)
     if len(images) > 1:
         _find_duplicates(images, report)
@@ -141,39 +136,6 @@ def log_data_report(report: DataReport) -> None:
 
 
 # ---- one part ----
-
-
-class _Images:
-    """Undecoded images of a part."""
-
-    def __init__(self, rows: datasets.Dataset, column: str):
-        rows = rows.with_format(None).select_columns([column])
-        is_image = isinstance(rows.features[column], datasets.Image)
-        self._rows = rows.cast_column(column, datasets.Image(decode=False)) if is_image else rows
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def spaced(self, num: int) -> Iterator[tuple[bytes | None, str | None]]:
-        """Yields (bytes, path) of at most `num` evenly spaced rows; bytes, path or both may be None."""
-        indices = np.linspace(0, len(self) - 1, min(num, len(self)), dtype=np.int64).tolist()
-        for start in range(0, len(indices), ROWS_AT_A_TIME):
-            for source in self._rows[indices[start : start + ROWS_AT_A_TIME]][self._column]:
-                if isinstance(source, dict):
-                    yield source.get("bytes"), source.get("path")
-                else:
-                    yield None, source if isinstance(source, str) else None
-
-
-def _in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """Applies `function` to each item, in several threads because each waits for the disk."""
-    parts = [items[start::NUM_THREADS] for start in range(NUM_THREADS)]
-    results: list[Any] = [None] * len(items)
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for start, part in enumerate(pool.map(lambda part: [function(item) for item in part], parts)):
-            results[start::NUM_THREADS] = part
-    return results
 
 
 def _count_classes(rows: datasets.Dataset, column: str) -> dict[str, int]:
@@ -191,11 +153,11 @@ def _count_classes(rows: datasets.Dataset, column: str) -> dict[str, int]:
     return {name: counts[index] for index, name in enumerate(names)}
 
 
-def _inspect_some(images: _Images, report: PartReport) -> None:
+def _inspect_some(images: UndecodedImages, report: PartReport) -> None:
     """Adds sizes and modes of some images to the report."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # too large images: decoding.py raises an error for them
-        headers = _in_threads(_header, list(images.spaced(NUM_SAMPLED)))
+        headers = in_threads(_header, list(images.spaced(NUM_SAMPLED)))
     for header in headers:
         if isinstance(header, str):
             report.unreadable.append(header)
@@ -230,7 +192,7 @@ class _Compared(NamedTuple):
     digest: bytes | None = None
 
 
-def _find_duplicates(images: dict[str, _Images], report: DataReport) -> None:
+def _find_duplicates(images: dict[str, UndecodedImages], report: DataReport) -> None:
     """Adds pairs of equal images in two parts. Bytes are compared only if the number of bytes is equal."""
     report.num_compared = {part: NUM_COMPARED for part, each in images.items() if len(each) > NUM_COMPARED}
     compared = {part: _to_compare(each) for part, each in images.items()}
@@ -238,7 +200,7 @@ def _find_duplicates(images: dict[str, _Images], report: DataReport) -> None:
     contents = {}
     for part, rows in compared.items():
         alike = [row for row in rows if parts_of[row.num_bytes] > 1]
-        contents[part] = list(zip(_in_threads(_digest_of, alike), (row.name for row in alike), strict=True))
+        contents[part] = list(zip(in_threads(_digest_of_row, alike), (row.name for row in alike), strict=True))
     for first, second in itertools.combinations(contents, 2):
         known = dict(contents[first])
         both = [(known[digest], name) for digest, name in contents[second] if digest in known]
@@ -246,33 +208,22 @@ def _find_duplicates(images: dict[str, _Images], report: DataReport) -> None:
             report.duplicates[first, second] = both
 
 
-def _to_compare(images: _Images) -> list[_Compared]:
+def _to_compare(images: UndecodedImages) -> list[_Compared]:
     rows, paths = [], []
     for content, path in images.spaced(NUM_COMPARED):
         if content is not None:
-            rows.append(_Compared(path or NO_NAME, len(content), _digest(io.BytesIO(content))))
+            rows.append(_Compared(path or NO_NAME, len(content), digest_of(io.BytesIO(content))))
         elif path is not None:
             paths.append(path)
-    sizes = _in_threads(lambda path: os.path.getsize(path) if os.path.isfile(path) else None, paths)
+    sizes = in_threads(lambda path: os.path.getsize(path) if os.path.isfile(path) else None, paths)
     return rows + [_Compared(path, size) for path, size in zip(paths, sizes, strict=True) if size is not None]
 
 
-def _digest_of(row: _Compared) -> bytes:
+def _digest_of_row(row: _Compared) -> bytes:
     if row.digest is not None:
         return row.digest
     with open(row.name, "rb") as file:
-        return _digest(file)
-
-
-def _digest(file: BinaryIO) -> bytes:
-    """Digest of the size and the bytes of a file; for a large file, of the size and a few blocks."""
-    size = file.seek(0, os.SEEK_END)
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    is_large = size > NUM_BLOCKS * BLOCK
-    for block in range(NUM_BLOCKS) if is_large else (0,):
-        file.seek((size - BLOCK) * block // (NUM_BLOCKS - 1) if is_large else 0)
-        digest.update(file.read(BLOCK if is_large else size))
-    return digest.digest()
+        return digest_of(file)
 
 
 # ---- text ----

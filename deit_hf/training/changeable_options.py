@@ -37,6 +37,7 @@ HARMLESS |= {"use_cpu", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_
 HARMLESS |= {"min_steps_per_epoch", "torch_empty_cache_steps", "on_bad_image", "max_bad_steps"}
 # Names and paths; the content is compared instead, as the facts `data`, `classes`, `teacher` and `student`.
 HARMLESS |= {"dataset_name", "dataset_config_name", "train_dir", "train_split", "max_train_samples", "num_labels"}
+HARMLESS |= {"train_val_split"}
 HARMLESS |= {"image_column_name", "label_column_name", "model_name_or_path", "teacher_model_name_or_path"}
 
 # Their product is compared.

@@ -144,6 +144,7 @@ BASE = {"variant": VARIANTS[0], "image_size": 16, "config_overrides": SIZES, "da
 LOADED = {"variant": None, "config_overrides": None, "image_size": None, "model_name_or_path": "one"}
 PLAIN = {**LOADED, "model_name_or_path": "plain"}
 FOLDERS = {"dataset_name": None, "train_dir": "folders/a", "validation_dir": "folders/b"}
+ONE_PART = {"dataset_name": "folders/a"}
 MODELS = {"model_name_or_path", "teacher_model_name_or_path"}
 PATHS = {*MODELS, "dataset_name", "train_dir", "validation_dir", "label_file"}
 # flag: two values, the properties that must differ, and other flags of both runs
@@ -163,6 +164,7 @@ CASES: dict[str, tuple[tuple, set[str], dict]] = {
     "validation_dir": (("folders/b", "folders/d"), {"evaluation images"}, FOLDERS),
     "train_split": (("train", "validation"), {"images"}, {"eval_split": "validation"}),
     "eval_split": ((None, "train"), {"evaluation images"}, {}),
+    "train_val_split": ((0.2, 0.5), {"images", "labels", "evaluation images", "evaluation labels"}, ONE_PART),
     "image_column_name": (("image", "picture"), {"images", "evaluation images"}, {}),
     "label_column_name": (("label", "class"), {"labels", "evaluation labels"}, {}),
     "label_file": ((None, "labels.json"), {"evaluation labels"}, {}),

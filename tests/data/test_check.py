@@ -12,6 +12,7 @@ from PIL import Image
 
 from deit_hf.data import check
 from deit_hf.data.check import check_data, log_data_report
+from deit_hf.data.contents import digest_of
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.sources.load import ImageParts, load_image_parts
 from deit_hf.data.sources.shards import ShardedRows
@@ -109,7 +110,7 @@ def test_large_files_of_one_length_are_told_apart_by_their_bytes(tmp_path: Path,
     for i, each in enumerate(contents):
         (tmp_path / str(i)).write_bytes(each)
         with open(tmp_path / str(i), "rb") as file:
-            digests.append(check._digest(file))
+            digests.append(digest_of(file))
     assert digests[0] == digests[1]
     assert (digests[0] == digests[2]) == (place == 100_000)
 

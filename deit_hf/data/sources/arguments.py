@@ -37,6 +37,13 @@ class DataArguments:
             "never used to choose a model."
         },
     )
+    train_val_split: float | None = field(
+        default=None,
+        metadata={
+            "help": "Fraction of the training images of each class to hold out for validation if the data has no "
+            "validation part, in (0, 1). The content of an image decides, so the same images are held out every time."
+        },
+    )
     image_column_name: str = field(default="image", metadata={"help": "Column that holds the images."})
     label_column_name: str = field(default="label", metadata={"help": "Column that holds the class indices or names."})
     label_file: str | None = field(
@@ -90,8 +97,25 @@ class DataArguments:
                 "`streaming` reads the shards of a dataset, so `dataset_name` must name one (a Hub id, or a directory "
                 "of parquet files or webdataset tars); set it, or leave `streaming` out"
             )
+        self._check_train_val_split()
         for name in ("max_train_samples", "max_eval_samples"):
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
         if self.num_labels is not None:
             check("num_labels", self.num_labels, lambda v: v >= 2, "2 or more")
+
+    def _check_train_val_split(self) -> None:
+        if self.train_val_split is None:
+            return
+        check("train_val_split", self.train_val_split, lambda v: 0 < v < 1, "in (0, 1)")
+        for name in ("validation_dir", "eval_split"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"`train_val_split` is {self.train_val_split} and `{name}` is {getattr(self, name)}; give one: a "
+                    "share of the training images to evaluate on, or a part of the data"
+                )
+        if self.streaming:
+            raise ValueError(
+                f"`train_val_split` is {self.train_val_split}, but `streaming` reads the training split in order; "
+                "name a part to evaluate on with `eval_split`"
+            )

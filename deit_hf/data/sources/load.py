@@ -11,7 +11,7 @@ from pathlib import Path
 
 import datasets
 
-from ...model.labels import class_names
+from ..holdout import hold_out
 from .arguments import DIGITS, DataArguments
 from .class_folders import (
     ClassFolders,
@@ -24,6 +24,7 @@ from .class_folders import (
     rows_without_labels,
     visible_folders,
 )
+from .columns import check_columns, encode_labels, label_names, with_numbers_in_order
 from .digits import load_digits
 from .folder_layout import (
     check_no_parts,
@@ -91,30 +92,37 @@ def load_image_parts(data: DataArguments, *, train: bool = True) -> ImageParts:
     folders = _part_folders(data)
     splits = _load_splits(data) if folders is None else {}
     parts = _choose_splits(data, list(splits if folders is None else folders), train)
-    if "evaluation" not in parts.names:
-        for option in ("label_file", "max_eval_samples"):
-            if getattr(data, option) is not None and "test" not in parts.names:
-                raise ValueError(
-                    f"`{option}` is {getattr(data, option)}, but the data has no part to evaluate on; name one with "
-                    "`validation_dir` or `eval_split`, or leave it out"
-                )
+    holds_out = data.train_val_split is not None and "evaluation" not in parts.names
+    if not holds_out:
+        _check_evaluation_options(data, parts)
     if folders is not None:
         splits = _read_folders(data, folders, parts, train)
     rows = {part: _split(splits, name, data.label_column_name) for part, name in parts.names.items() if name in splits}
+    if holds_out:
+        rows["train"], rows["evaluation"] = _hold_out(rows["train"], data, parts)
     if "evaluation" in rows and data.label_file is not None:
         rows["evaluation"] = with_labels_of(
             data.label_file, rows["evaluation"], data.image_column_name, data.label_column_name
         )
     # the training split defines the classes, if there is one, even if only the evaluation split is loaded
-    names = _label_names(rows["train"] if "train" in rows else rows["evaluation"], data)
+    names = label_names(rows["train"] if "train" in rows else rows["evaluation"], data)
     limits = {"train": data.max_train_samples, "evaluation": data.max_eval_samples, "test": data.max_eval_samples}
     for part in rows if train else ["evaluation"]:
         if part == "test" and not _all_labelled(rows[part], data, parts):
             continue
         is_own = part == "evaluation" and data.label_file is not None  # a label file contains indices
         some = _some_rows(rows[part], limits[part])
-        setattr(parts, part, _encode_labels(some, data.label_column_name, None if is_own else names))
+        setattr(parts, part, encode_labels(some, data.label_column_name, None if is_own else names))
     return parts
+
+
+def _check_evaluation_options(data: DataArguments, parts: ImageParts) -> None:
+    for option in ("label_file", "max_eval_samples"):
+        if getattr(data, option) is not None and not parts.names.keys() & {"evaluation", "test"}:
+            raise ValueError(
+                f"`{option}` is {getattr(data, option)}, but the data has no part to evaluate on; name one with "
+                "`validation_dir` or `eval_split`, or leave it out"
+            )
 
 
 def _part_folders(data: DataArguments) -> dict[str, Path] | None:
@@ -163,8 +171,10 @@ def _choose_splits(data: DataArguments, names: list[str], train: bool) -> ImageP
     """Assigns splits to parts. The test split is a part of its own, unless it is the evaluation part."""
     parts = ImageParts()
     eval_split = _eval_split(data, names, needed=not train)
+    if eval_split is not None and data.train_val_split is not None:
+        parts.notes.append(f"`train_val_split` is not used: the data has a validation part, `{eval_split}`")
     train_split = find_part(data.train_split, names)
-    if train or train_split is not None:
+    if train or train_split is not None or (data.train_val_split is not None and eval_split is None):
         parts.names["train"] = _checked_split(names, data.train_split)
     if eval_split is not None:
         parts.names["evaluation"] = _checked_split(names, eval_split)
@@ -212,6 +222,22 @@ def _read_folders(
     return splits
 
 
+def _hold_out(
+    rows: datasets.Dataset, data: DataArguments, parts: ImageParts
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Splits the training rows, and adds a note and the name of the new part to `parts`."""
+    assert data.train_val_split is not None
+    columns = {name: getattr(data, name) for name in ("image_column_name", "label_column_name")}
+    check_columns(rows, data)
+    kept, held_out = hold_out(rows, data.train_val_split, **columns)
+    parts.names["evaluation"] = f"held out of {parts.names['train']}"
+    parts.notes.append(
+        f"no validation part: {len(held_out)} of the {len(rows)} training images are held out for it "
+        f"({data.train_val_split:g} of each class, chosen by content, the same every time)"
+    )
+    return kept, held_out
+
+
 def _all_labelled(rows: datasets.Dataset, data: DataArguments, parts: ImageParts) -> bool:
     """Whether all rows of the test split have labels; adds a note if not. Many are published without (all -1)."""
     column = data.label_column_name
@@ -249,7 +275,10 @@ def _find_streamed(data: DataArguments, train: bool) -> ImageParts:
 
 
 def _eval_split(data: DataArguments, splits: Iterable[str], *, needed: bool) -> str | None:
-    eval_split = data.eval_split or find_part("validation", splits) or find_part("test", splits)
+    eval_split = data.eval_split or find_part("validation", splits)
+    if data.train_val_split is not None:
+        return eval_split
+    eval_split = eval_split or find_part("test", splits)
     if needed and eval_split is None:
         raise ValueError(f"no split to evaluate on among {', '.join(splits)}; name one with `eval_split`")
     return eval_split
@@ -266,17 +295,7 @@ def _checked_split(splits: Iterable[str], name: str) -> str:
 
 
 def _split(splits: Mapping[str, datasets.Dataset], name: str, label_column_name: str) -> datasets.Dataset:
-    return _with_numbers_in_order(splits[name], label_column_name)
-
-
-def _with_numbers_in_order(rows: datasets.Dataset, column: str) -> datasets.Dataset:
-    """Makes the labels of class folders 0, 1, ... equal to these numbers; `datasets` sorts the names as text."""
-    names = class_names(rows, column)
-    if names is None or names != sorted(names) or names == names_in_order(names):
-        return rows
-    labels = [None if label is None else int(names[label]) for label in rows[column]]
-    feature = datasets.ClassLabel(names=names_in_order(names))
-    return rows.remove_columns(column).add_column(column, labels, feature=feature)
+    return with_numbers_in_order(splits[name], label_column_name)
 
 
 def _some_rows(rows: datasets.Dataset | None, max_samples: int | None) -> datasets.Dataset | None:
@@ -287,44 +306,3 @@ def _some_rows(rows: datasets.Dataset | None, max_samples: int | None) -> datase
     if rows is None or max_samples is None or max_samples >= len(rows):
         return rows
     return rows.shuffle(seed=0).select(range(max_samples))
-
-
-def _label_names(rows: datasets.Dataset | None, data: DataArguments) -> list[str] | None:
-    """The sorted class names in a label column of names, or None if the column has other values."""
-    assert rows is not None
-    column = data.label_column_name
-    if column not in rows.column_names and data.image_column_name not in rows.column_names:
-        source = data.dataset_name or data.train_dir or data.validation_dir
-        raise ValueError(
-            f"`{source}` contains neither images in class folders nor rows with the columns "
-            f"`{data.image_column_name}` and `{column}`: its columns are {', '.join(rows.column_names)}; name another "
-            "dataset, or its columns with `image_column_name` and `label_column_name`"
-        )
-    if column not in rows.column_names:
-        hint = "set `label_column_name`"
-        if data.dataset_name is None or os.path.isdir(data.dataset_name):
-            hint += ", or make a sub-folder of images for each class"
-        raise ValueError(f"the dataset has no column `{column}`, only {', '.join(rows.column_names)}; {hint}")
-    if not _holds_names(rows, column):
-        return None
-    names = set(rows[column])
-    if None in names:
-        raise ValueError(f"column `{column}` has rows without a label; remove them, for example with `dataset.filter`")
-    return names_in_order(names)
-
-
-def _holds_names(rows: datasets.Dataset, column: str) -> bool:
-    return getattr(rows.features[column], "dtype", None) in ("string", "large_string")
-
-
-def _encode_labels(rows: datasets.Dataset | None, column: str, names: list[str] | None) -> datasets.Dataset | None:
-    """Turns class names in the label column into indices of `names`."""
-    if rows is None or names is None:
-        return rows
-    unknown = set(rows[column]) - set(names)
-    if unknown:
-        raise ValueError(
-            f"column `{column}` of the evaluation split has labels that the training split lacks: "
-            f"{', '.join(sorted(str(name) for name in unknown)[:4])}; remove these rows"
-        )
-    return rows.cast_column(column, datasets.ClassLabel(names=names))
