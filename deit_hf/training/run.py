@@ -38,11 +38,22 @@ from .trainer import DistillationTrainer
 logger = logging.getLogger(__name__)
 
 
-def train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
+def train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: DistillationArguments,
+    parts: ImageParts | None = None,
+) -> dict[str, Any]:
     """Trains a student and writes model, processor, recipe, metrics and trainer state to `args.output_dir`.
 
     Continues from the last complete checkpoint of the same run in that directory, if there is one. A finished run
     stays as it is.
+
+    Args:
+        model_args: student and teacher.
+        data_args: the data.
+        args: the options of the training.
+        parts: the data that `data_args` describes, if it is already loaded and its report was logged.
 
     Returns:
         The metrics of the last evaluation, or of the training if there is no evaluation data.
@@ -55,17 +66,19 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: Distillati
         TrainingStopped: SIGTERM or SIGINT was received and a checkpoint was saved.
     """
     with LeaveOnSignal(), run_lock(args.output_dir, args.distributed_state):
-        return _train(model_args, data_args, args)
+        return _train(model_args, data_args, args, parts)
 
 
-def _train(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> dict[str, Any]:
+def _train(
+    model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments, parts: ImageParts | None
+) -> dict[str, Any]:
     _check_teacher_options(model_args, args)
     if data_args.streaming and args.class_weighting != "none":
         raise ValueError(NOT_OF_A_STREAM)
     if not data_args.streaming:
         check_stream_options(args, "add `--streaming true`")
     checkpoint = find_checkpoint(args)
-    trainer, test_rows = _trainer(model_args, data_args, args)
+    trainer, test_rows = _trainer(model_args, data_args, args, parts)
     trainer.same_run.groups = {"model": model_args, "data": data_args}
     changes = trainer.same_run.settle(*remembered_places(args, checkpoint))
     if is_finished(args.output_dir) and not args.overwrite_output_dir:
@@ -81,14 +94,15 @@ def _train(model_args: ModelArguments, data_args: DataArguments, args: Distillat
 
 
 def _trainer(
-    model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments
+    model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments, parts: ImageParts | None
 ) -> tuple[DistillationTrainer, datasets.Dataset | None]:
     """Builds the trainer from the options, without writing any file; also returns the test rows or None."""
     set_seed(args.seed)
-    parts = load_image_parts(data_args)
+    reports = parts is None
+    parts = load_image_parts(data_args) if parts is None else parts
     _check_evaluation(parts, args)
     columns = {name: getattr(data_args, name) for name in ("image_column_name", "label_column_name")}
-    if args.process_index == 0:
+    if reports and args.process_index == 0:
         log_data_report(check_data(parts, **columns))
     train_rows = parts.train
     assert train_rows is not None
