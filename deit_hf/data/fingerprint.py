@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from .dataset import TrainingViews
+from .dataset import ImageDataset, TrainingViews
 from .streaming import ImageStream, StreamViews
 
 NUM_PICTURES = 256  # images to read, spread evenly over the rows
@@ -35,7 +35,11 @@ def data_fingerprint(views: TrainingViews) -> dict[str, Any]:
             "labels": _hash(*(repr(label) for _, label in rows)),
             "pictures": _hash(*(_content(source) for source, _ in rows)),
         }
-    images = views.images
+    return images_fingerprint(views.images)
+
+
+def images_fingerprint(images: ImageDataset) -> dict[str, Any]:
+    """Fingerprint of rows by index: `rows` (a count), `labels` and `pictures` (short hashes)."""
     places = spread_places(len(images), NUM_PICTURES)
     return {
         "rows": len(images),

@@ -186,7 +186,7 @@ class Teacher(nn.Module):
         cls,
         source: str | os.PathLike,
         *,
-        student_config: PreTrainedConfig,
+        student_config: PreTrainedConfig | None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         student_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
@@ -198,7 +198,7 @@ class Teacher(nn.Module):
             source: a transformers id or directory (any image classifier), `timm/<name>` on the Hub, or
                 `timm:<name>` or `timm:<name>@<file.pth or .safetensors>`, such as
                 `timm:regnety_160@regnety_160-a5fe301d.pth`, the paper's.
-            student_config: defines the label order of the logits.
+            student_config: defines the label order of the logits; None keeps the teacher's own until `match_labels`.
             dtype: of the weights; as stored by default.
             device: of the teacher; CPU by default.
             student_mean: per channel, with which the student's pixels are normalised.
@@ -219,7 +219,8 @@ class Teacher(nn.Module):
             student_std=student_std,
             **own,
         )
-        teacher.match_labels(student_config)
+        if student_config is not None:
+            teacher.match_labels(student_config)
         return teacher.to(device=device)
 
 

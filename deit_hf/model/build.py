@@ -21,7 +21,7 @@ from .arguments import ModelArguments
 from .configuration_deit import VARIANTS, DeiTConfig
 from .conversion import convert_checkpoint
 from .distillation_token import without_token
-from .image_processing_deit import make_processor, savable_processor, with_crop
+from .image_processing_deit import make_processor, savable_processor, stored_settings, with_crop
 from .labels import match_labels, named_labels, real_names
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from .safe_loading import check_recorded_weights, named_errors
@@ -105,7 +105,14 @@ def _pretrained_student(
         _restart_heads(student)
     if student_class is AutoModelForImageClassification:
         return student, savable_processor(AutoImageProcessor.from_pretrained(source, trust_remote_code=False))
-    return student, make_processor(student.config.image_size)
+    statistics = _statistics_of_vit(source) if stored.model_type == "vit" else {}
+    return student, make_processor(student.config.image_size, **statistics)
+
+
+def _statistics_of_vit(source: str) -> dict[str, Any]:
+    """Returns the mean and std that a ViT was trained with, often 0.5; a DeiT always has those of ImageNet."""
+    stored = stored_settings(source)
+    return {name: tuple(stored[f"image_{name}"]) for name in ("mean", "std") if stored.get(f"image_{name}")}
 
 
 def _own_classes(source: str, stored: PreTrainedConfig, labels: dict[str, Any]) -> dict[str, Any] | None:
@@ -125,15 +132,19 @@ def _own_classes(source: str, stored: PreTrainedConfig, labels: dict[str, Any]) 
     return labels if names is None or own is None else named_labels(own)
 
 
-def _restart_heads(student: PreTrainedModel) -> None:
-    """Initialises the classifiers at random: the tensors whose shape depends on the number of classes."""
+def head_names(student: PreTrainedModel) -> list[str]:
+    """Returns the names of the classifiers' tensors: those whose shape depends on the number of classes."""
     config = copy.deepcopy(student.config)
     config.num_labels += 1
     with torch.device("meta"):
         sizes = {name: tensor.shape for name, tensor in type(student)(config).state_dict().items()}
+    return [name for name, tensor in student.state_dict().items() if tensor.shape != sizes[name]]
+
+
+def _restart_heads(student: PreTrainedModel) -> None:
+    """Initialises the classifiers at random."""
     fresh = type(student)(student.config).state_dict()
-    heads = {name: tensor for name, tensor in fresh.items() if tensor.shape != sizes[name]}
-    student.load_state_dict(heads, strict=False)
+    student.load_state_dict({name: fresh[name] for name in head_names(student)}, strict=False)
 
 
 def _refuse_deit_options(source: str, **options: Any) -> None:

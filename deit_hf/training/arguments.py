@@ -169,8 +169,9 @@ class DistillationArguments(TrainingArguments):
     train_only: str | None = field(
         default=None,
         metadata={
-            "help": "Regular expression for the names of the parameters to train; all others are frozen. classifier "
-            "trains the heads, attention|classifier also the attention layers (arXiv:2203.09795). Default: train all."
+            "help": "Regular expression for the names of the parameters to train; all others are frozen. head trains "
+            "the classifiers of any model, attention|classifier in a DeiT also the attention layers "
+            "(arXiv:2203.09795). Default: train all."
         },
     )
     student_mode: StudentMode = field(

@@ -12,7 +12,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
+from transformers import PreTrainedModel
 
+from ..model.build import head_names
 from .arguments import DistillationArguments
 from .timm_optimizers import create_timm_optimizer
 
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # Entries of a parameter group that are set by options. Other entries can be state that the optimizer keeps there.
 GROUP_OPTIONS = ("weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "alpha", "amsgrad")
+HEAD = "head"  # the value of `train_only` for the classifiers of any model
 TOKEN_NAMES = ("cls_token", "distillation_token", "position_embeddings", "pos_embed", "dist_token")
 # names of layers in this package and its checkpoints, and in transformers' ViT and DeiT
 _BLOCK = re.compile(r"(?:^|\.)(?:encoder\.layer|(?:deit|vit)\.layers)\.(\d+)\.")
@@ -41,13 +44,16 @@ def train_only(model: nn.Module, pattern: str) -> None:
         model: changed in place; the batch statistics of modules without a trained parameter no longer change.
         pattern: regular expression to search for in each name. `classifier` trains only the head;
             `attention|classifier` also trains the attention layers, as arXiv:2203.09795 fine-tunes (its code also
-            trains the positions: `attention|classifier|position_embeddings`).
+            trains the positions: `attention|classifier|position_embeddings`). `head` trains only the classifiers,
+            whatever they are called in the model.
 
     Raises:
         ValueError: the pattern matches no parameter, or is not a regular expression.
     """
     try:
         trained = {name for name, _ in model.named_parameters() if re.search(pattern, name)}
+        if pattern == HEAD and isinstance(model, PreTrainedModel):
+            trained = set(head_names(model))
     except re.error as error:
         raise ValueError(f"`train_only` is {pattern!r}, which is not a regular expression: {error}") from error
     if not trained:

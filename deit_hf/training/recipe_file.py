@@ -26,13 +26,20 @@ NOT_REPEATED |= {"allow_changes"}
 NOT_REPEATED |= {"gradient_checkpointing", "gradient_checkpointing_kwargs", "accelerator_config"}
 
 
-def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], description: str | None = None) -> tuple:
+def parse_recipe(
+    dataclass_types: Sequence[type],
+    arguments: Sequence[str],
+    description: str | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> tuple:
     """Parses `[RECIPE.yaml] [--field value ...]`. A flag overrides the recipe, and the recipe overrides the default.
 
     Args:
         dataclass_types: classes of options; a recipe may have the fields of all of them.
         arguments: the command line without the program's name.
         description: text for `--help`.
+        defaults: values of options, with less weight than the recipe and the flags.
 
     Returns:
         One instance of each class, in the same order.
@@ -46,8 +53,7 @@ def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], desc
     known = {f.name for cls in dataclass_types for f in dataclasses.fields(cls) if f.init}
     check_flags(arguments, parser.flags)
     recipe = [argument for argument in arguments[:1] if not argument.startswith("-")]
-    if recipe:
-        _set_defaults(parser, read_recipe(recipe[0], known))
+    _set_defaults(parser, {**(defaults or {}), **(read_recipe(recipe[0], known) if recipe else {})})
     parsed, rest = parser.parse_known_args(list(arguments))
     if rest:
         raise ValueError(f"no option takes {unknown_options(rest)}{nearest_option(rest[0], known)}")
@@ -56,6 +62,26 @@ def parse_recipe(dataclass_types: Sequence[type], arguments: Sequence[str], desc
         raise ValueError(f"`{misplaced}` comes after flags; name the recipe first")
     *groups, _ = parser.parse_args_into_dataclasses(args=list(arguments), look_for_args_file=False)
     return tuple(groups)
+
+
+def given_options(dataclass_types: Sequence[type], arguments: Sequence[str]) -> dict[str, Any]:
+    """Returns the values of the flags in a command line, without defaults, by the name of the option.
+
+    Args:
+        dataclass_types: classes of options.
+        arguments: the command line without the program's name.
+
+    Raises:
+        ValueError: an option is unknown, or a value is invalid.
+    """
+    parser = _Parser(list(dataclass_types), allow_abbrev=False)
+    check_flags(arguments, parser.flags)
+    for action in parser.arguments:
+        action.default, action.required = argparse.SUPPRESS, False
+    given, rest = parser.parse_known_args(list(arguments))
+    if rest:
+        raise ValueError(f"no option takes {unknown_options(rest)}")
+    return vars(given)
 
 
 class _Parser(ListsArguments, HfArgumentParser):

@@ -1,0 +1,93 @@
+"""Which job a directory holds: the same job continues there, another one is refused or gets another directory."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..atomic_files import written_aside
+from ..reliability.run_identity import Difference
+from ..reliability.run_lock import HOLDER, LOCK
+
+JOB_FILE, RESULTS_FILE = "job.json", "results.json"
+
+
+def choose_directory(
+    output_dir: str | None, identity: Mapping[str, Any], *, name: str, folder: Path, overwrite: bool = False
+) -> Path:
+    """Returns the directory of a job; writes nothing.
+
+    Args:
+        output_dir: the directory that the user named; None to choose `name` in `folder`, or `name-2`, `name-3`, ... if
+            that holds another job.
+        identity: what the job consists of.
+        name: name of the job.
+        folder: where jobs without a named directory lie.
+        overwrite: whether another job in the named directory may be replaced.
+
+    Raises:
+        ValueError: the named directory holds another job; names the differences.
+        FileExistsError: the named directory holds something else.
+    """
+    if output_dir is not None:
+        if not overwrite:
+            _check(Path(output_dir), identity)
+        return Path(output_dir)
+    number = 1
+    while True:
+        directory = folder / (name if number == 1 else f"{name}-{number}")
+        if not _holds_something(directory) or read_json(directory / JOB_FILE) == identity:
+            return directory
+        number += 1
+
+
+def _check(directory: Path, identity: Mapping[str, Any]) -> None:
+    if not _holds_something(directory):
+        return
+    stored = read_json(directory / JOB_FILE)
+    if stored is None:
+        raise FileExistsError(
+            f"`output_dir` {directory} is not empty and holds no distillation job; name another directory"
+        )
+    found = [
+        Difference(name, stored.get(name), identity.get(name))
+        for name in {**stored, **identity}
+        if stored.get(name) != identity.get(name)
+    ]
+    if found:
+        raise ValueError(
+            f"`output_dir` {directory} holds another job: {'; '.join(map(str, found))}; name another directory, leave "
+            "`output_dir` out, use the stored values to continue that job, or pass --overwrite_output_dir true to "
+            "replace it"
+        )
+
+
+def _holds_something(directory: Path) -> bool:
+    if directory.exists() and not directory.is_dir():
+        return True
+    return directory.is_dir() and bool({path.name for path in directory.iterdir()} - {LOCK, HOLDER})
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a file of a job; None if it does not exist.
+
+    Raises:
+        ValueError: the file is damaged; names it.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`{path}` is damaged ({error}); delete it, or name another directory") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`{path}` is damaged: it is not a JSON object; delete it, or name another directory")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file of a job, in full or not at all."""
+    with written_aside(path.parent) as aside:
+        text = json.dumps(content, indent=1, ensure_ascii=False, default=os.fspath)
+        (aside / path.name).write_text(text + "\n", encoding="utf-8")

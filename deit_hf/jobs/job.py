@@ -1,0 +1,208 @@
+"""A distillation job: what it consists of, and its stages."""
+
+import logging
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..analysis.latency import milliseconds_per_image
+from ..distillation.teacher import Teacher
+from ..model.arguments import ModelArguments
+from ..model.build import build_student, load_classifier
+from ..model.image_processing_deit import crop_size
+from ..reliability.checkpoints import is_finished
+from ..training.changeable_options import HARMLESS, NOT_RECORDED
+from ..training.run import train
+from ..training.same_run import student_start
+from .arguments import JobArguments
+from .directory import JOB_FILE, RESULTS_FILE, read_json, write_json
+from .plan import RUNS_FOLDER, JobRun, load_data, plan_student, plan_teacher
+from .results import rows_of_run
+from .teacher_stage import measure_teacher, own_processor, why_it_does_not_fit
+
+logger = logging.getLogger(__name__)
+
+
+class Job:
+    """A job: its data, teacher and student are loaded and checked when it is created; nothing is written before `run`.
+
+    Attributes:
+        data: the data of all runs.
+        misfit: why the teacher has to be fitted to the data first; None if it is used as it is.
+        processor: the student's image processor.
+        identity: what the job consists of, to recognise it in a directory.
+    """
+
+    def __init__(self, job_args: JobArguments, options: Mapping[str, Any], *, is_main_process: bool):
+        self.job_args, self.options, self.is_main_process = job_args, options, is_main_process
+        self.data = load_data(options, is_main_process=is_main_process)
+        self.source = options.get("teacher_model_name_or_path")
+        self.misfit, teacher_size = self._check_teacher()
+        model_args, _, self.args = plan_student(self.data, options, teacher="unused").arguments(Path(RUNS_FOLDER))
+        student, self.processor = build_student(model_args, self.data.labels)
+        self.metric = "top1_average" if hasattr(student, "distillation_classifier") else "top1"
+        self._warn_of_size(student.num_parameters(), teacher_size)
+        self.identity = self._identity(model_args)
+
+    def _check_teacher(self) -> tuple[str | None, int | None]:
+        """Returns why the teacher does not fit the data, or None; and its number of parameters, if it exists."""
+        if self.source is None:
+            return "it is trained from scratch", None
+        teacher = Teacher.from_pretrained(self.source, student_config=None)
+        size = sum(each.numel() for each in teacher.module.parameters())
+        epochs = self.job_args.teacher_epochs
+        if epochs == 0:
+            teacher.match_labels(PreTrainedConfig(**self.data.labels))
+            return None, size
+        misfit = why_it_does_not_fit(teacher, self.data)
+        return misfit or (None if epochs is None else f"`teacher_epochs` is {epochs:g}"), size
+
+    def _warn_of_size(self, student: int, teacher: int | None) -> None:
+        if teacher is not None and student > teacher and self.is_main_process:
+            logger.warning(
+                "the student has %.2f million parameters, more than the teacher (%.2f million); name a smaller one",
+                *(student / 1e6, teacher / 1e6),
+            )
+
+    def _identity(self, model_args: ModelArguments) -> dict[str, Any]:
+        teacher = None if self.source is None else student_start(ModelArguments(model_name_or_path=self.source))
+        ignored = HARMLESS | NOT_RECORDED | {"variant"}
+        fitting = [self.job_args.teacher_epochs, self.job_args.teacher_train_only]
+        return {
+            "data": self.data.fingerprints(),
+            "classes": self.data.names,
+            "teacher": teacher,
+            "teacher_fitting": None if self.misfit is None else fitting,
+            "student": student_start(model_args) or model_args.variant,
+            "options": {name: value for name, value in self.options.items() if name not in ignored},
+        }
+
+    # ---- stages ----
+
+    def run(self, directory: Path) -> dict[str, Any]:
+        """Runs the stages that are not finished; returns the results for `results_table`."""
+        runs = self.runs(directory)
+        overwrite = bool(self.options.get("overwrite_output_dir"))
+        results = None if overwrite else read_json(directory / RESULTS_FILE)
+        if results is not None and results["runs"] == [*runs]:
+            self._log("already finished: %s; nothing to do", directory)
+            return results
+        if self.is_main_process:
+            (directory / RESULTS_FILE).unlink(missing_ok=True)
+            write_json(directory / JOB_FILE, self.identity)
+        self._log_plan(runs, directory)
+        for number, run in enumerate(runs.values(), start=1):
+            if run.name == "student":
+                teacher = self._teacher_accuracy(directory, "evaluation")
+                self._log_teacher(teacher)
+            finished = is_finished(directory / run.name) and not overwrite
+            state = "finished earlier" if finished else run.settings.reason
+            self._log("\nstage %d of %d: %s (%s), in %s", number, len(runs), run.name, state, directory / run.name)
+            if not finished:
+                train(*run.arguments(directory), parts=self.data.parts)
+        results = self._results(directory, runs)
+        if self.is_main_process:
+            write_json(directory / RESULTS_FILE, results)
+        return results
+
+    def runs(self, directory: Path) -> dict[str, JobRun]:
+        """The trainings of the job by name, in order."""
+        planned = []
+        if self.misfit is not None:
+            planned.append(plan_teacher(self.data, self.options, self.job_args))
+        planned.append(plan_student(self.data, self.options, teacher=self.teacher_in(directory)))
+        planned[-1].options.setdefault("metric_for_best_model", self.metric)
+        if self.job_args.compare:
+            planned.append(plan_student(self.data, self.options, teacher=None))
+        return {run.name: run for run in planned}
+
+    def teacher_in(self, directory: Path) -> str:
+        """Source of the teacher: its folder in the directory of the job if it is fitted to the data."""
+        return str(self.source) if self.misfit is None else str(directory / "teacher")
+
+    def _log_plan(self, runs: Mapping[str, JobRun], directory: Path) -> None:
+        self._log("job in %s", directory)
+        if self.misfit is None:
+            self._log("teacher: %s is used as it is", self.source)
+        else:
+            self._log("teacher: %s is fitted to the data, because %s", self.source or "a small convnet", self.misfit)
+        for run in runs.values():
+            self._log("%s: %s", run.name, run.settings.reason)
+
+    def _log(self, message: str, *values: Any) -> None:
+        if self.is_main_process:
+            logger.info(message, *values)
+
+    # ---- what was achieved ----
+
+    def _teacher_accuracy(self, directory: Path, part: str) -> dict[str, Any]:
+        """Measures the teacher on its own views and on the student's, once per part; all processes call it."""
+        path = directory / f"teacher_{part}.json"
+        stored = read_json(path)
+        if stored is not None:
+            return stored
+        source = self.teacher_in(directory)
+        own = own_processor(Teacher.from_pretrained(source, student_config=None))
+        found = {
+            views: measure_teacher(source, self.data, part, processor, self.args)
+            for views, processor in (("own", own), ("student", self.processor))
+        }
+        if self.is_main_process:
+            write_json(path, found)
+        return found
+
+    def _log_teacher(self, accuracy: Mapping[str, Any]) -> None:
+        own, students = (100 * accuracy[views]["top1"] for views in ("own", "student"))
+        self._log(
+            "teacher: top-1 %.1f on its own views, %.1f on the student's views (validation part, %d images)",
+            *(own, students, accuracy["own"]["images"]),
+        )
+
+    def _results(self, directory: Path, runs: Mapping[str, JobRun]) -> dict[str, Any]:
+        part = self.data.final_part
+        prefix = "eval" if part == "evaluation" else "test"
+        accuracy = self._teacher_accuracy(directory, part)
+        teacher = Teacher.from_pretrained(self.teacher_in(directory), student_config=None)
+        size = teacher.image_size or crop_size(self.processor)
+        rows = rows_of_run("teacher", _named(accuracy["own"], prefix), prefix, self._facts(teacher.module, size))
+        rows += rows_of_run("teacher, on the student's views", _named(accuracy["student"], prefix), prefix, {})
+        for name in ("student", "plain"):
+            if name in runs:
+                model, processor = load_classifier(str(directory / name))
+                metrics = read_json(directory / name / f"{prefix}_results.json") or {}
+                title = name if name == "student" else "student without teacher"
+                rows += rows_of_run(title, metrics, prefix, self._facts(model, crop_size(processor)))
+        return {
+            "runs": [*runs],
+            "part": part,
+            "part_name": self.data.parts.names[part],
+            "images": accuracy["own"]["images"],
+            "class_counts": self.data.images(part).class_counts(),
+            "device": str(self.args.device),
+            "rows": rows,
+        }
+
+    def _facts(self, model: Any, image_size: tuple[int, int]) -> dict[str, float]:
+        tensors = [*model.parameters(), *model.buffers()]
+        return {
+            "parameters": sum(each.numel() for each in model.parameters()),
+            "megabytes": sum(each.numel() * each.element_size() for each in tensors) / 1e6,
+            "milliseconds": milliseconds_per_image(model, image_size, self.args.device),
+        }
+
+    def next_commands(self, directory: Path) -> list[str]:
+        """Commands that use the student, with real paths."""
+        student, onnx = (shlex.quote(str(directory / name)) for name in ("student", "onnx"))
+        return [
+            f"deit-hf predict {student} {shlex.quote(self.data.example() or 'PHOTO.jpg')}",
+            f"deit-hf evaluate {student} {self.data.flags()}",
+            f"deit-hf export {student} {onnx}",
+            f"deit-hf push {student} --hub_model_id USER/{shlex.quote(directory.name)}",
+        ]
+
+
+def _named(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in metrics.items()}

@@ -1,0 +1,90 @@
+"""The settings of a job's runs, chosen by the number of training images and by how a model starts."""
+
+import os
+from typing import Any, NamedTuple
+
+import yaml
+
+from ..training.recipe_file import RECIPES
+from .arguments import ALL
+
+SMALL_DATA = 5_000  # training images; a fine-tuning on more of them uses the paper's augmentation
+SCRATCH_VIEWS, FEWEST_EPOCHS, MOST_EPOCHS = 1_000_000, 30, 300
+NUM_WORKERS = 4
+HEAD_LEARNING_RATE = 3e-3
+DIGITS_TEACHER, DIGITS_STUDENT = "quickstart-teacher", "quickstart-distilled"
+
+# Which epoch is kept, in every run of a job.
+BEST_EPOCH = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+    "logging_strategy": "epoch",
+}
+_NAMES = ("model_name_or_path", "teacher_model_name_or_path", "output_dir", "variant", "dataset_name")
+_AUGMENTATION = ("repeated_augmentation", "mixup_alpha", "random_erase_prob", "crop_min_scale")
+
+
+class Settings(NamedTuple):
+    """Options of a run, and why they were chosen."""
+
+    reason: str
+    options: dict[str, Any]
+
+
+def student_settings(num_images: int, *, from_scratch: bool) -> Settings:
+    """Returns the settings of a student.
+
+    Args:
+        num_images: training images.
+        from_scratch: whether the student starts from random weights.
+    """
+    if from_scratch:
+        epochs = min(max(round(SCRATCH_VIEWS / num_images), FEWEST_EPOCHS), MOST_EPOCHS)
+        options = {"num_train_epochs": epochs, "per_device_train_batch_size": 128, "min_steps_per_epoch": 10}
+        shown = f"about {epochs * num_images:,} views of {num_images:,} training images"
+        return Settings(f"the paper's recipe from scratch, {epochs} epochs ({shown})", {**options, **_common()})
+    options = {**_small_data(), **_common()}
+    if num_images <= SMALL_DATA:
+        reason = f"recipe small-data, 30 epochs (pretrained start, {num_images:,} training images)"
+        return Settings(reason, {**options, "num_train_epochs": 30})
+    options = {name: value for name, value in options.items() if name not in _AUGMENTATION}
+    reason = f"recipe small-data with the paper's augmentation, 20 epochs (pretrained start, {num_images:,} images)"
+    return Settings(reason, {**options, "num_train_epochs": 20})
+
+
+def teacher_settings(num_epochs: float, train_only: str) -> Settings:
+    """Returns the settings with which a teacher is fitted to the classes of the data.
+
+    Args:
+        num_epochs: epochs of the training.
+        train_only: `head`, `all` or a regular expression.
+    """
+    options = {**_small_data(), **_common(), "num_train_epochs": num_epochs, "cutmix_alpha": 0}
+    if train_only == ALL:
+        return Settings(f"all its weights are trained for {num_epochs:g} epochs", options)
+    what = "its classifier is" if train_only == "head" else f"its parameters that match {train_only!r} are"
+    options |= {"train_only": train_only, "student_mode": "eval", "learning_rate": HEAD_LEARNING_RATE}
+    return Settings(f"{what} trained for {num_epochs:g} epochs", options)
+
+
+def digits_settings(recipe: str) -> Settings:
+    """Returns the settings of a run on the digits, with the model that it starts from."""
+    options = {name: value for name, value in _recipe(recipe).items() if name not in ("output_dir", "dataset_name")}
+    options.pop("teacher_model_name_or_path", None)
+    return Settings(f"recipe {recipe}", {**options, **BEST_EPOCH})
+
+
+def _small_data() -> dict[str, Any]:
+    dropped = (*_NAMES, "distillation_type", "max_steps", "eval_steps", "save_steps", "logging_steps")
+    return {name: value for name, value in _recipe("small-data").items() if name not in dropped}
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def _common() -> dict[str, Any]:
+    workers = min(NUM_WORKERS, max(1, os.cpu_count() or 1))
+    return {**BEST_EPOCH, "dataloader_num_workers": workers, "dataloader_persistent_workers": True}
