@@ -27,19 +27,9 @@ TEACHER_EPOCHS = 10
 RUNS_FOLDER = "runs"
 OPTION_TYPES = (ModelArguments, DataArguments, DistillationArguments)
 # The options that the teacher's run takes, too; all others are those of the student.
-FOR_THE_TEACHER = {
-    "seed",
-    "data_seed",
-    "bf16",
-    "fp16",
-    "tf32",
-    "on_bad_image",
-    "class_weighting",
-    "use_cpu",
-    "verbose",
-}
+FOR_THE_TEACHER = {"seed", "data_seed", "bf16", "fp16", "tf32", "on_bad_image", "class_weighting", "use_cpu"}
 FOR_THE_TEACHER |= {"per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"}
-FOR_THE_TEACHER |= {"disable_tqdm", "report_to", "overwrite_output_dir", "ddp_backend", "ddp_timeout", "torch_compile"}
+FOR_THE_TEACHER |= {"disable_tqdm", "report_to", "overwrite_output_dir", "ddp_backend", "ddp_timeout", "verbose"}
 WORKER_OPTIONS = "dataloader_"
 _ONLY_WITH_A_TEACHER = ("teacher_", "distillation_", "evaluate_teacher", "push_to_hub", "hub_")
 _SOURCES = ("teacher_model_name_or_path", "model_name_or_path", "variant")
@@ -82,10 +72,8 @@ class JobData:
 
     def images(self, part: str) -> ImageDataset:
         """The images of a part, with labels in the order of the data."""
-        rows = getattr(self.parts, part)
-        return ImageDataset(
-            rows, num_classes=self.labels["num_labels"], several_labels=part != "train", **self.columns
-        )
+        options: Any = {"num_classes": self.labels["num_labels"], "several_labels": part != "train", **self.columns}
+        return ImageDataset(getattr(self.parts, part), **options)
 
     def fingerprints(self) -> dict[str, Any]:
         """Identifies the rows of each part by content."""
@@ -137,9 +125,9 @@ def load_data(options: Mapping[str, Any], *, is_main_process: bool) -> JobData:
         ValueError: the data cannot be used, such as a folder without classes; names the fault.
         OSError: the data is not found.
     """
-    given = {name: options[name] for name in _DEFAULTS if name in options}
+    given: Any = {name: options[name] for name in _DEFAULTS if name in options}
     asks = given.keys() & {"validation_dir", "eval_split", "train_val_split"}
-    args = DataArguments(**given, **({} if asks else {"train_val_split": FRACTION}))
+    args = DataArguments(**(given if asks else {**given, "train_val_split": FRACTION}))
     parts = load_image_parts(args)
     if not asks and not parts.names["evaluation"].startswith("held out"):
         args.train_val_split = None

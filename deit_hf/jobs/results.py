@@ -70,7 +70,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         measured = f"Accuracy in percent on the test part (`{part}`, {images:,} images), used only for this table."
     else:
         measured = (
-            f"Accuracy in percent on the validation part (`{part}`, {images:,} images). The same images chose the best "
-            "epoch, so the accuracy on new images can be lower; a test part would show it."
+            f"Accuracy in percent on the validation part (`{part}`, {images:,} images). The same images chose the "
+            "best epoch, so the accuracy on new images can be lower; a test part would show it."
         )
     return [measured, f"One image: median of a forward pass on {results['device']}, without decoding."]
