@@ -113,7 +113,7 @@ def test_batches_give_the_probabilities_of_single_images(photos: Path):
         (["model", "photos", "--threshold", "2"], "`threshold` is 2.0, but must be in [0, 1]"),
         (["model", "photos", "--batch_size", "0"], "`batch_size` is 0, but must be 1 or more"),
         (["model", "photos", "--device", "abacus"], "`device` is 'abacus', which this machine does not have"),
-        (["model", "photos", "--csv", "no/a.csv"], "`--csv` is no/a.csv, but the folder `no` does not exist"),
+        (["model", "photos", "--csv", "away/a.csv"], "`--csv` is away/a.csv, but the folder `away` does not exist"),
         (["model", "photos", "--json", "photos"], "`--json` is photos, which is a folder; name a file in it"),
         (["model", "photos", "--csv", "here.csv"], "`--csv` is here.csv, which already exists; name another file"),
     ],
