@@ -1,4 +1,4 @@
-"""Classifies images with a saved model: python scripts/predict.py IMAGE... --model DIR"""
+"""Classifies images with a saved model: deit-hf predict MODEL PATH..."""
 
 from deit_hf.commands.predict import main
 

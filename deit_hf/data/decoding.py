@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import stat
+import threading
 import urllib.request
 import warnings
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ _TO_UPRIGHT = {  # by EXIF orientation
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+_WARNING_FILTERS = threading.Lock()  # all threads of a process share the filters
 # I/O errors caused by the machine, not by the image.
 _MACHINE_ERRORS = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
 
@@ -128,14 +130,14 @@ def _open(source: Any) -> Image:
         return source
     if not isinstance(source, str | io.BytesIO):
         raise TypeError(f"it holds {type(source).__name__}, but must hold an image, a path or a URL")
-    with warnings.catch_warnings():
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        source = io.BytesIO(_fetched(source))
+    if isinstance(source, str) and os.path.isdir(source):
+        raise ValueError("it is a directory, not a file; name the images in it")
+    if isinstance(source, str) and not stat.S_ISREG(os.stat(source).st_mode):
+        raise ValueError("it is not a regular file")  # opening a pipe would block forever
+    with _WARNING_FILTERS, warnings.catch_warnings():  # only reads the header; threads decode the pixels in parallel
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)  # by default only a warning
-        if isinstance(source, str) and source.startswith(("http://", "https://")):
-            source = io.BytesIO(_fetched(source))
-        if isinstance(source, str) and os.path.isdir(source):
-            raise ValueError("it is a directory, not a file; name the images in it")
-        if isinstance(source, str) and not stat.S_ISREG(os.stat(source).st_mode):
-            raise ValueError("it is not a regular file")  # opening a pipe would block forever
         image = PIL.Image.open(source)
     if image.format == "EPS":
         raise ValueError("it is PostScript, which is a program that Ghostscript would execute")

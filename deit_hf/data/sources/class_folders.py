@@ -125,6 +125,25 @@ def read_class_folders(folder: str | Path, dataset: str | Path | None = None) ->
     return found
 
 
+def images_below(folder: str | Path) -> tuple[list[str], Counter[str]]:
+    """Finds the images in a folder at any depth, whatever its sub-folders are, by the rules for class folders.
+
+    Returns:
+        Their paths, sorted as text, and the number of other files and folders by extension or reason.
+    """
+    reader, left_out = _Reader(Path(folder), _boundary(Path(folder))), Counter[str]()
+    waiting, found = reader.list(folder, left_out)
+    while waiting:
+        current = waiting.pop()
+        if reader.is_new(current, ""):
+            folders, images = reader.list(current, left_out)
+            waiting += folders
+            found += images
+        else:
+            left_out[READ_ALREADY] += 1
+    return sorted(found), left_out
+
+
 class _Reader:
     """Lists each folder only once, because links may lead to a parent folder or to the folder of another class."""
 
@@ -140,7 +159,7 @@ class _Reader:
         waiting, found = [folder], []
         while waiting:
             current = waiting.pop()
-            if self._is_new(current, label):
+            if self.is_new(current, label):
                 folders, images = self.list(current, left_out)
                 if current == folder:
                     _check_no_parts(folder, folders)
@@ -150,7 +169,7 @@ class _Reader:
                 left_out[READ_ALREADY] += 1
         return sorted(found)
 
-    def _is_new(self, folder: str, label: str) -> bool:
+    def is_new(self, folder: str, label: str) -> bool:
         known_label, known = self.read.setdefault(_identity(folder), (label, folder))
         if known_label not in (None, label):
             raise ValueError(
