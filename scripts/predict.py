@@ -1,4 +1,4 @@
-"""Classifies images with a saved model: python scripts/predict.py IMAGE... --model DIR"""
+"""Same as `deit-hf predict`."""
 
 from deit_hf.commands.predict import main
 

@@ -1,26 +1,28 @@
-"""Classifies images with a saved model: python scripts/predict.py IMAGE... --model DIR
+"""Classifies images with a saved model: deit-hf predict IMAGE... --model DIR
 
 IMAGE is the path or URL of an image in any format that Pillow reads.
 """
 
-import argparse
 import logging
+from collections.abc import Sequence
 
-from tqdm import tqdm
-
-from ..evaluation.predict import predict
 from .errors import one_line_errors
 from .parser import CommandParser
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the most probable classes of each image."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog="deit-hf predict", description=__doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="path or URL")
     parser.add_argument("--model", required=True, help="Hub id or directory of any image classifier")
     parser.add_argument("--top_k", type=int, default=5, help="classes to show for each image")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with one_line_errors():
+        from tqdm import tqdm
+
+        from ..evaluation.predict import predict
+
         predictions = predict(options.images, options.model, num_best=options.top_k)
         for prediction in tqdm(predictions, total=len(options.images), unit="image", disable=len(options.images) < 2):
             tqdm.write(prediction.image)
