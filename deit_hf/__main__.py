@@ -1,6 +1,6 @@
-"""Prints the table of the published models: python -m deit_hf"""
+"""The `deit-hf` command as a module: python -m deit_hf"""
 
-from .commands.models import main
+from .commands.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Speed of the input compared to timm: python scripts/benchmark.py input [--dataset_name DIR --train_split NAME]"""
+"""Same as `deit-hf benchmark`."""
 
 from deit_hf.commands.benchmark import main
 

@@ -1,4 +1,4 @@
-"""A table of finished runs: python scripts/compare.py OUTPUT_DIR..."""
+"""Same as `deit-hf compare`."""
 
 from deit_hf.commands.compare import main
 

@@ -1,4 +1,4 @@
-"""Official, timm or mmpretrain checkpoint to a model directory: python scripts/convert_checkpoint.py FILE DIR"""
+"""Same as `deit-hf convert`."""
 
 from deit_hf.commands.convert import main
 

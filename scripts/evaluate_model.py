@@ -1,4 +1,4 @@
-"""Accuracy of a saved model: python scripts/evaluate_model.py --model_name_or_path DIR --dataset_name NAME"""
+"""Same as `deit-hf evaluate`."""
 
 from deit_hf.commands.evaluate import main
 

@@ -1,4 +1,4 @@
-"""Pushes a run's directory to the Hub: python scripts/push_to_hub.py DIR --hub_model_id user/name"""
+"""Same as `deit-hf push`."""
 
 from deit_hf.commands.push import main
 

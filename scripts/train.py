@@ -1,4 +1,4 @@
-"""Trains a model from a recipe: python scripts/train.py RECIPE.yaml [--option value ...]"""
+"""Same as `deit-hf train`, for launchers: accelerate launch scripts/train.py RECIPE"""
 
 from deit_hf.commands.train import main
 

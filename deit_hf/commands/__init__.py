@@ -1,5 +1,5 @@
-"""The commands behind the scripts, one module each.
+"""The sub-commands of `deit-hf`, one module each.
 
-Reading order: train, evaluate, predict, compare, convert, push, models, benchmark. errors.py has the
-exit codes, parser.py reports mistyped options.
+Reading order: main, check, train, evaluate, predict, compare, convert, push, models, benchmark. errors.py has the exit
+codes, parser.py reports mistyped options, help.py prints `--help`.
 """

@@ -1,23 +1,21 @@
-"""Official, timm or mmpretrain checkpoint to a model directory: python scripts/convert_checkpoint.py FILE DIR
+"""Official, timm or mmpretrain checkpoint to a model directory: deit-hf convert FILE DIR
 
-Back to one file that timm loads: python scripts/convert_checkpoint.py DIR FILE.safetensors --to_timm
+Back to one file that timm loads: deit-hf convert DIR FILE.safetensors --to_timm
 """
 
-import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..atomic_files import written_aside
-from ..model.configuration_deit import to_pair
-from ..model.conversion import convert_checkpoint, export_checkpoint, read_labels
-from ..model.image_processing_deit import make_processor
 from .errors import one_line_errors
 from .parser import CommandParser
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Converts a checkpoint."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog="deit-hf convert", description=__doc__)
     parser.add_argument("input", help="checkpoint (.pth, .safetensors); with --to_timm a model directory")
     parser.add_argument("output", type=Path, help="directory for model and processor; with --to_timm a file")
     parser.add_argument("--to_timm", action="store_true", help="write one safetensors file with timm's names")
@@ -25,8 +23,12 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="if it is not square")
     parser.add_argument("--num_attention_heads", type=int, help="if the heads are not 64 wide")
     parser.add_argument("--overwrite", action="store_true", help="write even if the output exists")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with one_line_errors():
+        from ..model.configuration_deit import to_pair
+        from ..model.conversion import convert_checkpoint, export_checkpoint, read_labels
+        from ..model.image_processing_deit import make_processor
+
         output = options.output
         if options.to_timm and output.suffix != ".safetensors":
             raise ValueError(f"with --to_timm the output is a `.safetensors` file, but `{output}` is not")

@@ -1,132 +1,44 @@
-"""Accuracy of a saved model: python scripts/evaluate_model.py --model_name_or_path DIR --dataset_name NAME
+"""Accuracy of a saved model: deit-hf evaluate MODEL DATA [--option value ...]
 
 Prints top-1, top-5, balanced accuracy and macro-F1, and the crop and fusion that were used. A model with two heads is
-measured by each head and by both together. --output_file writes the results to a file, --per_class_file the accuracy
-of each class.
+measured by each head and by both together. --output writes the results to a file, --per_class_file the accuracy of
+each class.
 """
 
-import dataclasses
 import json
 import logging
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from transformers import PreTrainedModel
-
-from ..data.check import check_data, log_data_report
-from ..data.sources.arguments import DataArguments
-from ..data.sources.load import load_image_parts
-from ..evaluation.arguments import EvaluationArguments
-from ..evaluation.fusion import FUSIONS
-from ..evaluation.metric_names import SHARES
-from ..evaluation.metrics import Confusion, HeadAccuracy
-from ..model.build import load_classifier
-from ..model.image_processing_deit import EvalCrop, with_crop
-from ..model.labels import check_single_labels
-from ..training.arguments import DistillationArguments
-from ..training.recipe_file import parse_recipe
-from ..training.run import evaluate_trainer
-from ..training.trainer import DistillationTrainer
 from .errors import one_line_errors
+from .help import print_help
 
 
-def evaluate(
-    model_name_or_path: str,
-    data_args: DataArguments,
-    args: DistillationArguments,
-    *,
-    crop_ratio: float | None = None,
-    eval_crop: EvalCrop | None = None,
-    per_class_file: str | None = None,
-) -> dict[str, Any]:
-    """Measures a saved model on the evaluation split; a model with two heads by each head and by both together.
-
-    Args:
-        model_name_or_path: Hub id or directory of any image classifier.
-        data_args: the data, and optionally a label file.
-        args: batch size and `eval_fusion`.
-        crop_ratio: see `make_processor`; None keeps the view of the model's own processor.
-        eval_crop: see `make_processor`; None likewise.
-        per_class_file: where to write `Confusion.report` as JSON.
-
-    Returns:
-        The metrics of `Trainer.evaluate`, `eval_samples` (number of images), `eval_crop` (in words) and, with two
-        heads, `eval_fusion` (a key of `FUSIONS`).
-
-    Raises:
-        ValueError: the labels of model and data do not match, `per_class_file` is given but images have several
-            labels, or an option would have no effect.
-        OSError: a source is not found.
-    """
-    _check_used(data_args)
-    model, processor = load_classifier(model_name_or_path)
-    _check_fusion(args, model)
-    parts = load_image_parts(data_args, train=False)
-    columns = {name: getattr(data_args, name) for name in ("image_column_name", "label_column_name")}
-    if args.process_index == 0:
-        log_data_report(check_data(parts, **columns))
-    eval_rows = parts.evaluation
-    assert eval_rows is not None
-    confusion = None
-    if per_class_file is not None:
-        check_single_labels(eval_rows, data_args.label_column_name)
-        confusion = Confusion([model.config.id2label[index] for index in sorted(model.config.id2label)])
-    accuracy = HeadAccuracy(confusion)
-    trainer = DistillationTrainer(
-        model,
-        args,
-        eval_dataset=eval_rows,
-        processing_class=with_crop(processor, crop_ratio=crop_ratio, eval_crop=eval_crop),
-        compute_metrics=accuracy,
-        **columns,
-    )
-    metrics = evaluate_trainer(trainer)
-    metrics["eval_samples"] = accuracy.num_images
-    assert accuracy.num_images == len(eval_rows)
-    if confusion is not None and per_class_file is not None and trainer.is_world_process_zero():
-        means = ("eval_balanced_accuracy", "eval_macro_f1")  # of the model's answer
-        names = ("eval_crop", "eval_fusion", *means, *(f"{name}_average" for name in means))
-        report = {name: metrics[name] for name in names if name in metrics}
-        Path(per_class_file).write_text(json.dumps({**report, **confusion.report()}, indent=1), encoding="utf-8")
-    return metrics
-
-
-def _check_used(data_args: DataArguments) -> None:
-    """Refuses options that only a training reads."""
-    unused = {
-        "train_dir": "name the folder to evaluate on with `validation_dir`",
-        "train_split": "name the split to evaluate on with `eval_split`",
-        "max_train_samples": "use `max_eval_samples`",
-        "num_labels": "the model gives the number of classes; leave it out",
-        "streaming": "leave it out",
-    }
-    defaults = {option.name: option.default for option in dataclasses.fields(data_args)}
-    for name, advice in unused.items():
-        if getattr(data_args, name) != defaults[name]:
-            raise ValueError(
-                f"`{name}` is {getattr(data_args, name)}, but an evaluation reads no training data; {advice}"
-            )
-
-
-def _check_fusion(args: DistillationArguments, model: PreTrainedModel) -> None:
-    if args.eval_fusion != "logit_mean" and not type(model).__name__.endswith("WithTeacher"):
-        raise ValueError(
-            f"`fusion` is {args.eval_fusion!r}, but a {type(model).__name__} has only one head; leave it out"
-        )
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluates a model and prints the metrics."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if print_help("evaluate", arguments):
+        return
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("deit_hf.data.check").setLevel(logging.INFO)  # the report of the data
     with one_line_errors(), tempfile.TemporaryDirectory() as empty:  # a Trainer creates an output directory
-        options, data = parse_recipe((EvaluationArguments, DataArguments), sys.argv[1:], __doc__)
+        from ..data.sources.arguments import DataArguments
+        from ..evaluation.arguments import EvaluationArguments
+        from ..evaluation.fusion import FUSIONS
+        from ..evaluation.metric_names import SHARES
+        from ..training.arguments import DistillationArguments
+        from ..training.recipe_file import parse_recipe
+        from ..training.saved_model import evaluate
+
+        positionals = {"MODEL": "model_name_or_path", "DATA": "dataset_name"}
+        options, data = parse_recipe((EvaluationArguments, DataArguments), arguments, __doc__, positionals=positionals)
         args = DistillationArguments(
             empty,
             per_device_eval_batch_size=options.batch_size,
             dataloader_num_workers=options.num_workers,
-            eval_fusion=options.fusion,
+            fusion=options.fusion,
             report_to="none",
         )
         metrics = evaluate(
@@ -145,5 +57,5 @@ def main() -> None:
         print(f"{'eval_samples':36} {metrics['eval_samples']}")
         fusion = FUSIONS[metrics["eval_fusion"]] if "eval_fusion" in metrics else "none, the model has one head"
         print(f"crop: {metrics['eval_crop']}, fusion: {fusion}")
-        if options.output_file is not None:
-            Path(options.output_file).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        if options.output is not None:
+            Path(options.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

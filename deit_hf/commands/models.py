@@ -1,19 +1,16 @@
-"""Table of the published models: python -m deit_hf
+"""Table of the published models: deit-hf models
 
 Parameters are in millions and include the heads for 1000 classes. FLOPs are 1e9 multiply-adds for the features of one
 image, counted as in the published tables: five per element of a LayerNorm, without the heads.
 """
 
-import argparse
+from collections.abc import Sequence
 
 from ..analysis.model_cost import model_table
 from .parser import CommandParser
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table."""
-    parser = CommandParser(
-        prog="python -m deit_hf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args()
+    CommandParser(prog="deit-hf models", description=__doc__).parse_args(arguments)
     print(model_table())

@@ -1,5 +1,6 @@
 """An argument parser whose errors are one line and contain no secrets."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -9,6 +10,10 @@ from ..argument_checks import ListsArguments, check_flags, unknown_options, with
 
 class CommandParser(ListsArguments):
     """Like `ArgumentParser`, but reports unknown options first, with the nearest known one and without values."""
+
+    def __init__(self, **options: Any):
+        """Takes the options of `ArgumentParser`; the description keeps its line breaks."""
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         arguments = sys.argv[1:] if args is None else args

@@ -1,21 +1,21 @@
-"""Pushes a run's directory to the Hub: python scripts/push_to_hub.py DIR --hub_model_id user/name
+"""Pushes a run's directory to the Hub: deit-hf push DIR --hub_model_id user/name
 
 Uploads the files that a run writes, and lists which files it uploads and which not: no checkpoints, pickles or other
 files. Exit code 2: wrong input. 3: the Hub could not be reached, refused, or did not answer; try again.
 """
 
-import argparse
 import logging
+from collections.abc import Sequence
 
-from ..hub.push import push_directory
 from .errors import one_line_errors
 from .parser import CommandParser
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Pushes the directory, and prints the URL of the commit."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("deit_hf").setLevel(logging.INFO)  # the list of files
-    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog="deit-hf push", description=__doc__)
     parser.add_argument("directory", metavar="DIR", help="output_dir of a finished run")
     parser.add_argument("--hub_model_id", required=True, help="user/name, or name for a repository of your own")
     parser.add_argument("--private", action="store_true", help="create the repository as private; refuse a public one")
@@ -23,8 +23,10 @@ def main() -> None:
     parser.add_argument("--commit_message", help="first line of the commit message")
     parser.add_argument("--include", nargs="+", default=[], metavar="NAME", help="additional files of DIR to upload")
     parser.add_argument("--time_limit", type=float, metavar="SECONDS", help="time limit (default: 600 and 1 per MB)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     with one_line_errors():
+        from ..hub.push import push_directory
+
         commit_url = push_directory(
             args.directory,
             args.hub_model_id,

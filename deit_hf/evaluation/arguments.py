@@ -40,7 +40,7 @@ class EvaluationArguments:
             "(text of the paper, sec. 4)."
         },
     )
-    output_file: str | None = field(default=None, metadata={"help": "JSON file for the metrics."})
+    output: str | None = field(default=None, metadata={"help": "JSON file for the metrics."})
     per_class_file: str | None = field(
         default=None, metadata={"help": "JSON file for the accuracy of each class and the confusion matrix."}
     )
@@ -51,7 +51,7 @@ class EvaluationArguments:
         check_crop(self.eval_crop, "crop_ratio", self.crop_ratio)
         check("batch_size", self.batch_size, lambda v: v >= 1, "1 or more")
         check("num_workers", self.num_workers, lambda v: v >= 0, "0 or more")
-        for name in ("output_file", "per_class_file"):
+        for name in ("output", "per_class_file"):
             file = getattr(self, name)
             if file is not None and not Path(file).parent.is_dir():
                 raise FileNotFoundError(f"`{name}` is {file}, but the folder `{Path(file).parent}` does not exist")

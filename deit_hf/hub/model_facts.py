@@ -204,7 +204,7 @@ def recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "teacher": recipe.get("teacher_model_name_or_path"),
         "dataset": dataset,
         "evaluated_on": _evaluated_on(recipe),
-        "fusion": FUSIONS[recipe.get("eval_fusion", "logit_mean")],
+        "fusion": FUSIONS[recipe.get("fusion") or recipe.get("eval_fusion", "logit_mean")],  # its older name
         "environment": f"seed {recipe['seed']}" if "seed" in recipe else None,
         "recipe": recipe,
         **facts,

@@ -21,7 +21,10 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Weights to start from: Hub id, directory, or timm:NAME[@FILE] for a timm model."},
+        metadata={
+            "help": "Weights to start from: Hub id, directory, or timm:NAME[@FILE] for a timm model.",
+            "aliases": ["--student"],
+        },
     )
     variant: str | None = field(
         default=None,
@@ -45,7 +48,11 @@ class ModelArguments:
         },
     )
     teacher_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Teacher: Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE]."}
+        default=None,
+        metadata={
+            "help": "Teacher: Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE].",
+            "aliases": ["--teacher"],
+        },
     )
     eval_crop: EvalCrop | None = field(
         default=None,
@@ -54,7 +61,7 @@ class ModelArguments:
             "the whole image without cropping."
         },
     )
-    eval_crop_ratio: float | None = field(
+    crop_ratio: float | None = field(
         default=None,
         metadata={
             "help": "Fraction of the short side that the centre crop keeps, in (0, 1]. Default: 0.875, or 1 up to 32 "
@@ -81,7 +88,7 @@ class ModelArguments:
                 f"`model_license` is {self.model_license!r}, but must be a licence name of the Hub, such as "
                 "apache-2.0 or mit (https://huggingface.co/docs/hub/repositories-licenses)"
             )
-        check_crop(self.eval_crop, "eval_crop_ratio", self.eval_crop_ratio)
+        check_crop(self.eval_crop, "crop_ratio", self.crop_ratio)
         self._check_config_overrides()
 
     def _check_source(self) -> None:

@@ -54,7 +54,7 @@ def build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[P
         OSError: the weights do not exist, or the Hub was not reached.
     """
     student, processor = _build_student(model_args, labels)
-    return student, with_crop(processor, crop_ratio=model_args.eval_crop_ratio, eval_crop=model_args.eval_crop)
+    return student, with_crop(processor, crop_ratio=model_args.crop_ratio, eval_crop=model_args.eval_crop)
 
 
 def _build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[PreTrainedModel, Any]:

@@ -159,7 +159,7 @@ class DistillationArguments(TrainingArguments):
     max_grad_norm: float = field(
         default=0.0, metadata={"help": "Maximum norm of the gradient; larger ones are clipped. 0 turns clipping off."}
     )
-    eval_fusion: Fusion = field(
+    fusion: Fusion = field(
         default="logit_mean",
         metadata={
             "help": "How the outputs of two heads are combined in evaluation: logit_mean (all published numbers) or "
@@ -312,7 +312,7 @@ class DistillationArguments(TrainingArguments):
         check_choice("class_weighting", self.class_weighting, ("none", "balanced"))
         check_choice("crop_mode", self.crop_mode, ("random_resized", "simple"))
         check_choice("on_bad_image", self.on_bad_image, ("error", "skip"))
-        check_choice("eval_fusion", self.eval_fusion, tuple(FUSIONS))
+        check_choice("fusion", self.fusion, tuple(FUSIONS))
         check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
         for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):
             check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")

@@ -15,7 +15,7 @@ from .recipe_file import effective_options
 
 def evaluation_facts(args: DistillationArguments) -> dict[str, Any]:
     """Fields of `ModelFacts` about how the model was evaluated."""
-    return {"fusion": FUSIONS[args.eval_fusion], "environment": f"seed {args.seed}"}
+    return {"fusion": FUSIONS[args.fusion], "environment": f"seed {args.seed}"}
 
 
 def run_facts(

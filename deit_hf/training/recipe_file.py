@@ -15,8 +15,9 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..argument_checks import ListsArguments, check_flags, nearest_option, unknown_options, without_tokens
+from .shipped_recipes import YAML, find_recipe
 
-RECIPES = Path(__file__).parents[1] / "recipes"  # shipped with this package
+SHORT_FLAGS = {"--output_dir": "-o"}  # others are `aliases` in the metadata of a field
 CHANGED = "changed at step"  # first words of the lines about changed options
 
 # Options that are not written to a recipe: secrets, options of the machine, and options that delete or resume.
@@ -32,63 +33,100 @@ def parse_recipe(
     description: str | None = None,
     *,
     defaults: Mapping[str, Any] | None = None,
+    positionals: Mapping[str, str] | None = None,
 ) -> tuple:
-    """Parses `[RECIPE.yaml] [--field value ...]`. A flag overrides the recipe, and the recipe overrides the default.
+    """Parses `[RECIPE] [--field value ...]`. A flag overrides the recipe, and the recipe overrides the default.
 
     Args:
         dataclass_types: classes of options; a recipe may have the fields of all of them.
         arguments: the command line without the program's name.
-        description: text for `--help`.
-        defaults: values of options, with less weight than the recipe and the flags.
+        description: text for `--help` and `--help-all`.
+        defaults: values of options that replace the defaults of the classes; recipe and flags override them.
+        positionals: option that each name on the command line stands for, in order, such as {"MODEL":
+            "model_name_or_path"}. A recipe, which then must end in .yaml or .yml, comes before them.
 
     Returns:
         One instance of each class, in the same order.
 
     Raises:
         FileNotFoundError: the recipe does not exist.
-        ValueError: the recipe is not a YAML mapping, an option is unknown, or a value is invalid.
+        ValueError: the recipe is not a YAML mapping, an option is unknown or given twice, or a value is invalid.
     """
-    parser = _Parser(list(dataclass_types), description=description, allow_abbrev=False)
-    parser.add_argument("recipe", nargs="?", help="YAML file of options, before all flags; flags override it")
-    known = {f.name for cls in dataclass_types for f in dataclasses.fields(cls) if f.init}
+    parser = _Parser(list(dataclass_types), usage=argparse.SUPPRESS, description=description, allow_abbrev=False)
+    parser.add_argument("--help-all", action="help", help="print the help of all options")
     check_flags(arguments, parser.flags)
-    recipe = [argument for argument in arguments[:1] if not argument.startswith("-")]
-    _set_defaults(parser, {**(defaults or {}), **(read_recipe(recipe[0], known) if recipe else {})})
-    parsed, rest = parser.parse_known_args(list(arguments))
-    if rest:
-        raise ValueError(f"no option takes {unknown_options(rest)}{nearest_option(rest[0], known)}")
-    misplaced = parsed.recipe
-    if misplaced is not None and not recipe:
-        raise ValueError(f"`{misplaced}` comes after flags; name the recipe first")
-    *groups, _ = parser.parse_args_into_dataclasses(args=list(arguments), look_for_args_file=False)
+    parser.check_once(arguments)
+    recipe, named = _names(parser, arguments, positionals or {})
+    values = dict(defaults or {})
+    if recipe is not None:
+        values |= read_recipe(recipe, parser.names)
+    _set_defaults(parser, values | named)
+    missing = [name for name, option in (positionals or {}).items() if parser.by_name(option).required]
+    if missing and not any(flag in arguments for flag in parser.flags_of((positionals or {})[missing[0]])):
+        raise ValueError(f"{missing[0]} is missing, as the first argument; see --help")
+    *groups, _ = parser.parse_args_into_dataclasses(
+        args=list(arguments), return_remaining_strings=True, look_for_args_file=False
+    )
     return tuple(groups)
-
-
-def given_options(dataclass_types: Sequence[type], arguments: Sequence[str]) -> dict[str, Any]:
-    """Returns the values of the flags in a command line, without defaults, by the name of the option.
-
-    Args:
-        dataclass_types: classes of options.
-        arguments: the command line without the program's name.
-
-    Raises:
-        ValueError: an option is unknown, or a value is invalid.
-    """
-    parser = _Parser(list(dataclass_types), allow_abbrev=False)
-    check_flags(arguments, parser.flags)
-    for action in parser.arguments:
-        action.default, action.required = argparse.SUPPRESS, False
-    given, rest = parser.parse_known_args(list(arguments))
-    if rest:
-        raise ValueError(f"no option takes {unknown_options(rest)}")
-    return vars(given)
 
 
 class _Parser(ListsArguments, HfArgumentParser):
     """Raises ValueError, where argparse would print the whole usage and exit."""
 
+    def add_argument(self, *args: Any, **options: Any) -> argparse.Action:
+        """Adds the short flag of an option to its long one."""
+        return super().add_argument(*args, *(SHORT_FLAGS[flag] for flag in args if flag in SHORT_FLAGS), **options)
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{without_tokens(message)}; see --help for all options")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The option that each name in a recipe sets: its own name, or a short one such as `teacher`."""
+        options = [each for cls in self.dataclass_types for each in dataclasses.fields(cls) if each.init]
+        short = {name.lstrip("-"): each.name for each in options for name in each.metadata.get("aliases", ())}
+        return {**{each.name: each.name for each in options}, **short}
+
+    def by_name(self, option: str) -> argparse.Action:
+        """The first argument that sets an option."""
+        return next(each for each in self.arguments if each.dest == option)
+
+    def flags_of(self, option: str) -> list[str]:
+        """All flags that set an option."""
+        return [flag for each in self.arguments if each.dest == option for flag in each.option_strings]
+
+    def check_once(self, arguments: Sequence[str]) -> None:
+        """Refuses two different flags of one option, such as `--teacher` and `--teacher_model_name_or_path`."""
+        given = dict.fromkeys(argument.partition("=")[0] for argument in arguments)
+        for option in {each.dest for each in self.arguments}:
+            both = [flag for flag in given if flag in self.flags_of(option)]
+            if len(both) > 1:
+                raise ValueError(f"{both[0]} and {both[1]} are both given, but set the same option; give one of them")
+
+
+def _names(parser: _Parser, arguments: Sequence[str], positionals: Mapping[str, str]) -> tuple[str | None, dict]:
+    """The recipe on a command line, and the values of the options that its other names stand for."""
+    required = [each for each in parser.arguments if each.required]
+    for action in required:
+        action.required = False  # a recipe can give them
+    rest = [each for each in parser.parse_known_args(list(arguments))[1] if each != "--"]
+    for action in required:
+        action.required = True
+    recipe = rest.pop(0) if rest and (not positionals or rest[0].endswith(YAML)) else None
+    if len(rest) > len(positionals):
+        several = f"{' and '.join(positionals)} only, not {len(rest)} names" if positionals else ""
+        unused = unknown_options(rest[len(positionals) :])
+        raise ValueError(f"no option takes {unused}{f' (takes {several})' if several else ''}; see --help for all")
+    values = {}
+    for name, value in zip(positionals, rest, strict=False):
+        option = positionals[name]
+        flag = next((each for each in arguments if each.partition("=")[0] in parser.flags_of(option)), None)
+        if flag is not None:
+            raise ValueError(
+                f"{name} `{value}` and {flag.partition('=')[0]} are both given, but mean the same; give one of them"
+            )
+        values[option] = value
+    return recipe, values
 
 
 def _set_defaults(parser: _Parser, recipe: dict[str, Any]) -> None:
@@ -113,21 +151,20 @@ def _as_default(action: argparse.Action, value: Any, hint: str) -> Any:
     return value if isinstance(value, (bool, list, dict, NoneType)) else str(value)
 
 
-def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
-    """Reads the options of a recipe file.
+def read_recipe(path: str, known: Mapping[str, str]) -> dict[str, Any]:
+    """Reads the options of a recipe.
 
     Args:
-        path: of the file.
-        known: names of all options.
+        path: of the file, or the name of a shipped recipe.
+        known: the option that each name sets.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is not a YAML mapping, has an unknown option, or holds a token.
+        FileNotFoundError: the recipe does not exist.
+        ValueError: the file is not a YAML mapping, has an unknown option or one twice, or holds a token.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no recipe at `{path}`; the recipes of this package are in {RECIPES}")
+    file = find_recipe(path)
     try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe `{path}` is not valid YAML: {_problem(error)}") from error
     if not isinstance(recipe, dict):
@@ -135,12 +172,14 @@ def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
     for key in recipe:
         if key not in known:
             raise ValueError(f"recipe `{path}` has the unknown option `{key}`{nearest_option(str(key), known)}")
+        if known[key] != key and known[key] in recipe:
+            raise ValueError(f"recipe `{path}` has both `{key}` and `{known[key]}`, which mean the same; give one")
     if recipe.get("hub_token") is not None:
         raise ValueError(
             f"recipe `{path}` has `hub_token`, but recipes are meant to be shared; remove it, and log in with "
             "`hf auth login`, or set HF_TOKEN"
         )
-    return recipe
+    return {known[key]: value for key, value in recipe.items()}
 
 
 def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:
@@ -169,7 +208,7 @@ def write_recipe(
     for group in options:
         recipe.update(effective_options(group))
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    head = [f"Repeat with: python scripts/train.py {path} --output_dir ANOTHER"]
+    head = [f"Repeat with: deit-hf train {path} --output_dir ANOTHER"]
     if not repeats:
         head = ["Options of a training in Python. Its model, data and other arguments are not included."]
     if any(name.startswith(CHANGED) for name in effective_recipe or ()):

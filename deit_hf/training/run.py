@@ -227,5 +227,5 @@ def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:
     metrics: dict[str, Any] = trainer.evaluate()
     metrics["eval_crop"] = crop_in_words(trainer.processing_class.to_dict())
     if any(name.endswith("_top1_average") for name in metrics):
-        metrics["eval_fusion"] = trainer.args.eval_fusion
+        metrics["eval_fusion"] = trainer.args.fusion
     return metrics

@@ -90,7 +90,7 @@ def effective_recipe(run: Run) -> dict[str, str]:
         "mixing": _mixing(run.args),
         "averaged weights": _averages(run.args),
         "precision": {"no": "float32"}.get(run.precision, run.precision),
-        "evaluation": f"{crop_in_words(run.processor.to_dict())}; fusion {run.args.eval_fusion}",
+        "evaluation": f"{crop_in_words(run.processor.to_dict())}; fusion {run.args.fusion}",
         "seed": f"{run.args.seed}" + (f", views {run.args.data_seed}" if run.args.data_seed is not None else ""),
     }
 

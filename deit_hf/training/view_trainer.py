@@ -337,7 +337,7 @@ class ViewTrainer(PushingTrainer):
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(pixel_values=inputs["pixel_values"])
-        heads = head_logits(outputs, self.args.eval_fusion)
+        heads = head_logits(outputs, self.args.fusion)
         labels = inputs.get("labels")
         loss = None if labels is None else negative_log_likelihood(heads[0], labels).mean()
         if prediction_loss_only:

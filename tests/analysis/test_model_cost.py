@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher
-from deit_hf.__main__ import main
 from deit_hf.analysis.model_cost import count_multiply_adds, model_cost
+from deit_hf.commands.models import main
 
 # mmpretrain's configs/deit/README.md at ee7f2e88: variant, parameters (M), FLOPs (G)
 PUBLISHED = """
@@ -24,7 +24,7 @@ deit_base_distilled_patch16_384 87.63 55.65
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["deit_hf", *arguments])
+    monkeypatch.setattr(sys, "argv", ["deit-hf", *arguments])
     main()
 
 
@@ -68,5 +68,5 @@ def test_help_and_unknown_arguments(monkeypatch: pytest.MonkeyPatch, capsys, arg
         run(monkeypatch, argument)
     assert left.value.code == code
     printed = capsys.readouterr()
-    expected = "python -m deit_hf" if code == 0 else argument
+    expected = "deit-hf models" if code == 0 else argument
     assert expected in (printed.out if code == 0 else printed.err)

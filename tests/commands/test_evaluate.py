@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationArguments
-from deit_hf.commands.evaluate import evaluate, main
+from deit_hf.commands.evaluate import main
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.image_processing_deit import make_processor
+from deit_hf.training.saved_model import evaluate
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def evaluate_saved(
         report_to="none",
         per_device_eval_batch_size=8,
         disable_tqdm=True,
-        eval_fusion=fusion,
+        fusion=fusion,
     )
     return evaluate(source, DataArguments(**(data or {"dataset_name": str(tmp_path / "data")})), args, **options)
 
@@ -224,7 +225,7 @@ def test_command_prints_the_metrics_and_writes_them_only_where_it_is_asked_to(
 ):
     source = save(make_model("plain", tiny_config), tmp_path / "model")
     command = ["evaluate_model.py", "--model_name_or_path", source, "--dataset_name", str(tmp_path / "data")]
-    for written in ([], ["--output_file", str(tmp_path / "metrics.json")]):
+    for written in ([], ["--output", str(tmp_path / "metrics.json")]):
         monkeypatch.setattr(sys, "argv", [*command, *written, "--num_workers", "0"])
         main()
         assert (tmp_path / "metrics.json").exists() == bool(written)

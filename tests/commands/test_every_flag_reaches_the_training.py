@@ -157,7 +157,7 @@ CASES: dict[str, tuple[tuple, set[str], dict]] = {
     "use_distillation_token": ((False, True), {"student", "tokens", "weights"}, PLAIN),
     "teacher_model_name_or_path": ((None, "one"), {"teacher"}, {}),
     "eval_crop": (("center", "squash"), {"crop"}, {}),
-    "eval_crop_ratio": ((1.0, 0.5), {"crop"}, {}),
+    "crop_ratio": ((1.0, 0.5), {"crop"}, {}),
     "dataset_name": (("rows", "other_rows"), {"images", "evaluation images"}, {"eval_split": "train"}),
     "dataset_config_name": (("first", "second"), {"images"}, {"dataset_name": "configs"}),
     "train_dir": (("folders/a", "folders/c"), {"images"}, FOLDERS),

@@ -9,10 +9,10 @@ import pytest
 import timm
 
 from deit_hf import DistillationArguments
-from deit_hf.commands.evaluate import evaluate
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.training.run import train
+from deit_hf.training.saved_model import evaluate
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,9 @@ def test_several_processes_evaluate_each_image_once(tmp_path: Path, num_processe
     options += ["--batch_size", "4", "--fusion", "softmax_sum", "--num_workers", "0"]
     found = []
     for number in (1, num_processes):
-        files = ["--per_class_file", "classes.json", "--output_file", "a.json"]
+        files = ["--per_class_file", "classes.json", "--output", "a.json"]
         run(tmp_path, number, "evaluate_model.py", *options, *files)
-        run(tmp_path, number, "evaluate_model.py", *options, "--label_file", "labels.json", "--output_file", "b.json")
+        run(tmp_path, number, "evaluate_model.py", *options, "--label_file", "labels.json", "--output", "b.json")
         found.append([json.loads((tmp_path / name).read_text()) for name in ("classes.json", "a.json", "b.json")])
     assert found[0][0] == found[1][0]
     assert sum(pair["count"] for pair in found[0][0]["confusion"]) == num_images

@@ -103,7 +103,7 @@ def test_all_heads_learn_dark_from_bright(trained: Path):
 
 def test_evaluate_script_repeats_the_runs_own_numbers(trained: Path):
     arguments = ("--model_name_or_path", "student", "--validation_dir", "images/validation", "--num_workers", "0")
-    result = script(trained, "evaluate_model", *arguments, "--output_file", "metrics.json")
+    result = script(trained, "evaluate_model", *arguments, "--output", "metrics.json")
     assert result.returncode == 0, result.stderr
     own = json.loads((trained / "student" / "eval_results.json").read_text())
     again = json.loads((trained / "metrics.json").read_text())

@@ -69,7 +69,7 @@ def test_flag_wins_over_an_override_of_the_same_name():
 
 @pytest.mark.parametrize(
     ("crop", "size"),
-    [({}, {"shortest_edge": 32}), ({"eval_crop_ratio": 0.8}, {"shortest_edge": 40}), ({"eval_crop": "squash"}, None)],
+    [({}, {"shortest_edge": 32}), ({"crop_ratio": 0.8}, {"shortest_edge": 40}), ({"eval_crop": "squash"}, None)],
     ids=["paper", "ratio", "squash"],
 )
 @pytest.mark.parametrize("kind", ["variant", "deit", "resnet"])

@@ -100,7 +100,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         "random_augment": "3-augment",
         "color_jitter": 0.3,
         "random_erase_prob": 0,
-        "eval_crop_ratio": 1.0,
+        "crop_ratio": 1.0,
         "global_batch_size": 2048,
     },
 }

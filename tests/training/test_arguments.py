@@ -48,7 +48,7 @@ PAPER = {
     "layer_decay": 1.0,
     "timm_optimizer": None,
     "student_mode": "train",
-    "eval_fusion": "logit_mean",
+    "fusion": "logit_mean",
 }
 
 

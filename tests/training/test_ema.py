@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, DistillationArguments, DistillationTrainer
-from deit_hf.commands.evaluate import evaluate
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.evaluation.metric_names import SHARES
 from deit_hf.hub.model_card import render_model_card
@@ -31,6 +30,7 @@ from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.reliability.step_outcome import StepOutcome
 from deit_hf.training.ema import AveragedWeights, check_not_sharded
 from deit_hf.training.run import train
+from deit_hf.training.saved_model import evaluate
 
 HEADS = ("cls", "distillation", "average")
 

@@ -285,7 +285,7 @@ CASES = {
     ),
     "num_train_epochs": Case((1, 2), {"order", "mixing", "rates"}, {}, lambda v, seen: len(seen.order) == 3 * v),
     "max_grad_norm": Case((0.5, 0.25), set(), SGD, lambda v, seen: seen.step_length == pytest.approx(v, rel=1e-3)),
-    "eval_fusion": Case(("logit_mean", "softmax_sum"), {"evaluation"}),
+    "fusion": Case(("logit_mean", "softmax_sum"), {"evaluation"}),
     "train_only": Case((None, "classifier"), {"optimizer"}, {}, lambda v, seen: seen.trains_heads_alone == bool(v)),
     "student_mode": Case(("train", "eval"), {"modes"}, {}, lambda v, seen: seen.modes == {v == "train"}),
     "on_bad_image": Case(

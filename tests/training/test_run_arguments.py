@@ -32,11 +32,11 @@ from deit_hf.model.arguments import ModelArguments
         ({"variant": "v", "config_overrides": {"zzz": 96}}, "`zzz`, which is not a field of DeiTConfig$"),
         ({"variant": "v", "use_distillation_token": False}, "is for loaded weights, but `variant` is v"),
         ({"variant": "v", "eval_crop": "top"}, "`eval_crop` is 'top', but must be one of center, squash"),
-        ({"variant": "v", "eval_crop_ratio": 1.5}, r"`eval_crop_ratio` is 1.5, but must be in \(0, 1\]"),
-        ({"variant": "v", "eval_crop_ratio": 0}, r"`eval_crop_ratio` is 0, but must be in \(0, 1\]"),
+        ({"variant": "v", "crop_ratio": 1.5}, r"`crop_ratio` is 1.5, but must be in \(0, 1\]"),
+        ({"variant": "v", "crop_ratio": 0}, r"`crop_ratio` is 0, but must be in \(0, 1\]"),
         (
-            {"variant": "v", "eval_crop": "squash", "eval_crop_ratio": 1.0},
-            "`eval_crop_ratio` is 1.0, but `eval_crop` squash does not crop; set only one",
+            {"variant": "v", "eval_crop": "squash", "crop_ratio": 1.0},
+            "`crop_ratio` is 1.0, but `eval_crop` squash does not crop; set only one",
         ),
     ],
 )
@@ -92,7 +92,7 @@ def test_evaluation_that_cannot_be_is_refused(options: dict, message: str):
         EvaluationArguments("model", **options)
 
 
-@pytest.mark.parametrize("name", ["output_file", "per_class_file"])
+@pytest.mark.parametrize("name", ["output", "per_class_file"])
 def test_file_to_write_needs_its_folder_before_the_evaluation(tmp_path: Path, name: str):
     EvaluationArguments("model", **{name: str(tmp_path / "x.json")})
     with pytest.raises(FileNotFoundError, match=f"`{name}` is .*, but the folder `.*none` does not exist"):
@@ -103,10 +103,8 @@ def test_crops_and_fusions_are_choices_on_the_command_line():
     flags = ["--model_name_or_path", "x", "--eval_crop", "squash", "--fusion", "softmax_sum"]
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(flags)
     assert (args.eval_crop, args.crop_ratio, args.fusion) == ("squash", None, "softmax_sum")
-    (args,) = HfArgumentParser(ModelArguments).parse_args_into_dataclasses(
-        ["--variant", "v", "--eval_crop_ratio", "1"]
-    )
-    assert (args.eval_crop, args.eval_crop_ratio) == (None, 1.0)
+    (args,) = HfArgumentParser(ModelArguments).parse_args_into_dataclasses(["--variant", "v", "--crop_ratio", "1"])
+    assert (args.eval_crop, args.crop_ratio) == (None, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +112,7 @@ def test_crops_and_fusions_are_choices_on_the_command_line():
     [
         (partial(ModelArguments, model_name_or_path="m"), "image_size", 2, 1),
         (partial(ModelArguments, model_name_or_path="m"), "drop_path_rate", 0.0, 1.0),
-        (partial(ModelArguments, model_name_or_path="m"), "eval_crop_ratio", 1.0, 1.01),
+        (partial(ModelArguments, model_name_or_path="m"), "crop_ratio", 1.0, 1.01),
         (partial(EvaluationArguments, "m"), "batch_size", 1, 0),
         (partial(EvaluationArguments, "m"), "num_workers", 0, -1),
         (partial(EvaluationArguments, "m"), "crop_ratio", 1.0, 1.01),

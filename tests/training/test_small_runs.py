@@ -12,8 +12,9 @@ from deit_hf import DistillationArguments
 from deit_hf.data.sampling import ViewSampler
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
-from deit_hf.training.recipe_file import RECIPES, parse_recipe
+from deit_hf.training.recipe_file import parse_recipe
 from deit_hf.training.schedule import num_warmup_steps
+from deit_hf.training.shipped_recipes import RECIPES
 from deit_hf.training.small_runs import fit_batch_to_data, warn_of_small_run
 
 SMALL_DATA = RECIPES / "small-data.yaml"

@@ -204,7 +204,7 @@ def test_fusion_by_softmaxes_changes_the_answer_and_no_head(tmp_path, tiny_confi
     models = []
     for fusion in ("logit_mean", "softmax_sum"):
         torch.manual_seed(0)
-        trainer = make_trainer(tmp_path, tiny_config, toy_rows, eval_fusion=fusion)
+        trainer = make_trainer(tmp_path, tiny_config, toy_rows, fusion=fusion)
         for parameter in trainer.model.parameters():
             nn.init.normal_(parameter, std=0.5)
         models.append((trainer.predict(toy_rows).predictions, trainer.evaluate(toy_rows)))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import pipeline
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, DistillationTrainer, Teacher
-from deit_hf.commands.evaluate import evaluate
 from deit_hf.data.sources.arguments import DataArguments
+from deit_hf.training.saved_model import evaluate
 
 CLASSES = ["cat", "dog", "emu", "fox"]  # with brightness 60, 110, 160 and 210
 OPTIONS = {"per_device_train_batch_size": 16, "max_steps": 60, "logging_steps": 60, "learning_rate": 3e-3}

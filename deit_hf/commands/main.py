@@ -1,0 +1,66 @@
+"""The `deit-hf` command: runs the sub-command that its first argument names.
+
+The module of a sub-command is imported only when it is used, so that help and tables need no torch.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from ..argument_checks import nearest_option, without_tokens
+
+COMMANDS = {
+    "check": "report what a dataset contains, and warn about probable mistakes",
+    "distill": "from a dataset and a teacher to a small model, in one command",
+    "train": "train a model from a recipe and options",
+    "evaluate": "measure the accuracy of a saved model",
+    "predict": "classify images with a saved model",
+    "compare": "show a table of finished runs",
+    "convert": "convert official, timm or mmpretrain weights, and back to timm's names",
+    "export": "write a model as ONNX, to run it without torch",
+    "push": "push the directory of a run to the Hub",
+    "recipes": "list the recipes of this package, print or copy one",
+    "models": "show size and cost of the eight published models",
+    "benchmark": "measure the speed of the input compared to timm",
+}
+
+USAGE = """\
+usage: deit-hf COMMAND [ARGUMENTS]
+       deit-hf COMMAND --help
+"""
+
+EXAMPLES = """
+  deit-hf check photos/
+  deit-hf train small-data --dataset_name photos/ --teacher microsoft/resnet-50
+  deit-hf evaluate outputs/small-data photos/
+"""
+
+
+def help_text() -> str:
+    """The text of `deit-hf --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join([USAGE, "commands:", *lines, "", "examples:"]) + EXAMPLES
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a sub-command.
+
+    Args:
+        arguments: name and arguments of the sub-command; those of the process by default.
+
+    Raises:
+        SystemExit: with the exit code of the sub-command; 2 if there is no such command.
+    """
+    name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    if name in ("-h", "--help"):
+        sys.stdout.write(help_text())
+    elif name == "--version":
+        sys.stdout.write(f"deit-hf {import_module(__package__.partition('.')[0]).__version__}\n")
+    elif name in COMMANDS:
+        import_module(f".{name}", __package__).main(rest)
+    else:
+        kind, known = ("option", ("--help", "--version")) if name.startswith("-") else ("command", COMMANDS)
+        hint = nearest_option(name, known).replace("--help", "deit-hf --help")
+        sys.stderr.write(f"error: unknown {kind} {without_tokens(name.partition('=')[0])}{hint}\n")
+        raise SystemExit(2)
