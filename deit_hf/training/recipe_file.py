@@ -21,7 +21,7 @@ CHANGED = "changed at step"  # first words of the lines about changed options
 
 # Options that are not written to a recipe: secrets, options of the machine, and options that delete or resume.
 NOT_REPEATED = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint", "dataloader_pin_memory", "local_rank"}
-NOT_REPEATED |= {"allow_changes"}
+NOT_REPEATED |= {"allow_changes", "verbose"}
 # Old names of transformers that mirror new ones, and an object that a YAML file cannot hold.
 NOT_REPEATED |= {"gradient_checkpointing", "gradient_checkpointing_kwargs", "accelerator_config"}
 
