@@ -1,24 +1,34 @@
-"""From a folder of images to a small model: deit-hf distill DATA --teacher SOURCE [--student SOURCE] [-o DIR]"""
+"""From a dataset and a teacher to a small model: deit-hf distill DATA --teacher SOURCE [--student SOURCE] [-o DIR]
+
+DATA is a folder of class folders (possibly in train/, val/ and test/), a directory of parquet files, a Hub id, or digits.
+The same command again continues a job that was stopped.
+"""
 
 import logging
 import sys
 from collections.abc import Sequence
 
 from .errors import one_line_errors
+from .help import print_help
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from ..jobs.arguments import JobArguments
-    from ..jobs.distill import run_job
-    from ..jobs.plan import OPTION_TYPES
-    from ..jobs.results import results_table
-    from ..training.recipe_file import given_options
-
+    """Runs the job, and prints its table and the next commands."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if print_help("distill", arguments):
+        return
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("deit_hf").setLevel(logging.INFO)
     with one_line_errors():
-        given = given_options((JobArguments, *OPTION_TYPES), sys.argv[1:] if arguments is None else arguments)
+        from ..jobs.arguments import JobArguments
+        from ..jobs.distill import run_job
+        from ..jobs.plan import OPTION_TYPES
+        from ..jobs.results import results_table
+        from ..training.recipe_file import given_options
+
+        given = given_options((JobArguments, *OPTION_TYPES), arguments, positionals={"DATA": "dataset_name"})
         own = {name: given.pop(name) for name in JobArguments.__dataclass_fields__ if name in given}
         outcome = run_job(JobArguments(**own), given)
-        print(f"\n{results_table(outcome.results)}\n\nNext:")
-        print("\n".join(f"  {command}" for command in outcome.next_commands))
+        if outcome.is_main_process:
+            print(f"\n{results_table(outcome.results)}\n\nNext:")
+            print("\n".join(f"  {command}" for command in outcome.next_commands))

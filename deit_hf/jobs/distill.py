@@ -26,11 +26,13 @@ class Outcome(NamedTuple):
         output_dir: its directory; the student is in the folder `student`.
         results: for `results_table`.
         next_commands: commands that use the student.
+        is_main_process: whether this is the process that prints.
     """
 
     output_dir: Path
     results: dict[str, Any]
     next_commands: list[str]
+    is_main_process: bool
 
 
 class Distilled(NamedTuple):
@@ -117,4 +119,4 @@ def run_job(job_args: JobArguments, options: Mapping[str, Any]) -> Outcome:
         directory = decided_by_first(choose, args.distributed_state)
         assert directory is not None
         with run_lock(directory, args.distributed_state):
-            return Outcome(directory, job.run(directory), job.next_commands(directory))
+            return Outcome(directory, job.run(directory), job.next_commands(directory), job.is_main_process)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..training.recipe_file import RECIPES
+from ..training.shipped_recipes import find_recipe
 from .arguments import ALL
 
 SMALL_DATA = 5_000  # training images; a fine-tuning on more of them uses the paper's augmentation
@@ -82,7 +82,7 @@ def _small_data() -> dict[str, Any]:
 
 
 def _recipe(name: str) -> dict[str, Any]:
-    return dict(yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8")))
+    return dict(yaml.safe_load(find_recipe(name).read_text(encoding="utf-8")))
 
 
 def _common() -> dict[str, Any]:

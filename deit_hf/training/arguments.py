@@ -240,6 +240,7 @@ class DistillationArguments(TrainingArguments):
     hub_strategy: str = field(
         default="end", metadata={"help": "Must be end: with push_to_hub, the finished run is pushed in one commit."}
     )
+    verbose: bool = field(default=False, metadata={"help": "Print what transformers prints, and silence no warning."})
     overwrite_output_dir: bool = field(
         default=False,
         metadata={"help": "Start again at step 0 and delete the checkpoints of an earlier run in output_dir."},

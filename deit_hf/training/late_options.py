@@ -11,7 +11,7 @@ READ_ONCE = {"bf16", "fp16", "tf32", "use_cpu", "full_determinism", "deepspeed",
 READ_ONCE |= {"accelerator_config", "parallelism_config", "torch_compile", "torch_compile_backend", "ddp_timeout"}
 READ_ONCE |= {"torch_compile_mode", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"}
 READ_ONCE |= {"ddp_static_graph", "report_to", "disable_tqdm", "log_level", "log_level_replica", "train_only"}
-READ_ONCE |= {"skip_memory_metrics"}
+READ_ONCE |= {"skip_memory_metrics", "verbose"}
 
 
 def options_of(args: DistillationArguments) -> dict[str, Any]:

@@ -58,6 +58,10 @@ class LossLog(TrainerCallback):
             counted["teacher_agreement"] = agrees.float().mean()
         self._terms.add(counted, 1)
 
+    def recent_means(self) -> dict[str, float]:
+        """Returns the means since the last report, over all processes, which wait for each other."""
+        return self._since_report.means() if self._since_report.count else {}
+
     def complete(self, logs: dict[str, float], *, step: int) -> None:
         """Adds the means over all processes to a report of the training loss.
 

@@ -22,7 +22,7 @@ CHANGED = "changed at step"  # first words of the lines about changed options
 
 # Options that are not written to a recipe: secrets, options of the machine, and options that delete or resume.
 NOT_REPEATED = {"hub_token", "overwrite_output_dir", "resume_from_checkpoint", "dataloader_pin_memory", "local_rank"}
-NOT_REPEATED |= {"allow_changes"}
+NOT_REPEATED |= {"allow_changes", "verbose"}
 # Old names of transformers that mirror new ones, and an object that a YAML file cannot hold.
 NOT_REPEATED |= {"gradient_checkpointing", "gradient_checkpointing_kwargs", "accelerator_config"}
 
@@ -68,6 +68,29 @@ def parse_recipe(
         args=list(arguments), return_remaining_strings=True, look_for_args_file=False
     )
     return tuple(groups)
+
+
+def given_options(
+    dataclass_types: Sequence[type], arguments: Sequence[str], *, positionals: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Returns the options of a command line without defaults, by name: `{"learning_rate": 0.001}`.
+
+    Args:
+        dataclass_types: classes of options.
+        arguments: the command line without the program's name.
+        positionals: see `parse_recipe`; no recipe may come before them.
+
+    Raises:
+        ValueError: an option is unknown or given twice, or a value is invalid.
+    """
+    parser = _Parser(list(dataclass_types), usage=argparse.SUPPRESS, allow_abbrev=False)
+    check_flags(arguments, parser.flags)
+    parser.check_once(arguments)
+    _, named = _names(parser, arguments, positionals or {})
+    for action in parser.arguments:
+        action.default, action.required = argparse.SUPPRESS, False
+    given, _ = parser.parse_known_args(list(arguments))
+    return {**named, **vars(given)}
 
 
 class _Parser(ListsArguments, HfArgumentParser):

@@ -32,6 +32,7 @@ from .changeable_options import RATES
 from .class_weights import NOT_OF_A_STREAM
 from .ema import EMA_FOLDER
 from .option_values import check_stream_options
+from .progress import results_in_words, say
 from .recipe_file import write_recipe
 from .trainer import DistillationTrainer
 
@@ -204,27 +205,32 @@ def _save(
     if trainer.is_world_process_zero():
         path, options = Path(args.output_dir) / "recipe.yaml", (model_args, data_args, args)
         write_recipe(path, *options, effective_recipe=trainer.effective_recipe)
+    measured: dict[str, Any] = dict(metrics)
     if trainer.eval_dataset is not None:
         metrics = evaluate_trainer(trainer)
-        trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+        measured |= metrics
     if test_rows is not None:  # once, after all choices are made
         test_metrics = trainer.evaluate(test_rows, metric_key_prefix="test")
-        trainer.log_metrics("test", test_metrics)
         trainer.save_metrics("test", test_metrics)
+        measured |= test_metrics
     curves = Path(args.output_dir) / "training_curves.png" if importlib.util.find_spec("matplotlib") else None
     if trainer.is_world_process_zero() and curves is not None:
         plot_training_curves(trainer.state.log_history, curves)
     trainer.create_model_card(license=model_args.model_license, curves=None if curves is None else curves.name)
     end_run(args)
+    if args.verbose:
+        trainer.log_metrics("all", measured)
+    elif trainer.is_world_process_zero():
+        say("\n".join(results_in_words(measured, trainer.state, args.output_dir)))
     if args.push_to_hub:
         trainer.push_saved_files()  # after `end_run`, so that a failing Hub leaves a finished run
     return metrics
 
 
 def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:
-    """The metrics of `Trainer.evaluate`, the crop in words and, with two heads, the fusion."""
-    metrics: dict[str, Any] = trainer.evaluate()
+    """The metrics of the current weights, the crop in words and, with two heads, the fusion."""
+    metrics: dict[str, Any] = trainer.metrics_of_weights()
     metrics["eval_crop"] = crop_in_words(trainer.processing_class.to_dict())
     if any(name.endswith("_top1_average") for name in metrics):
         metrics["eval_fusion"] = trainer.args.fusion

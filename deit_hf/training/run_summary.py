@@ -18,7 +18,7 @@ from .arguments import DistillationArguments
 from .class_weights import warn_of_imbalance
 from .loss_log import LossLog
 from .recipe_file import as_block
-from .schedule import learning_rates, peak_learning_rate
+from .schedule import current_learning_rate, learning_rates, peak_learning_rate
 from .small_runs import warn_of_small_run
 
 logger = logging.getLogger(__name__)
@@ -161,19 +161,13 @@ def _learning_rate(run: Run) -> str:
     if run.rates is None:
         lowest = "" if is_given or args.min_learning_rate is None else f", at least {args.min_learning_rate:g}"
         follows = f" ({type(run.schedule).__name__})" if is_given else ", which follows a metric"
-        return f"{base}{_rate(run.optimizer):g} at the start; {name}{follows}{lowest}{decay}"
+        return f"{base}{current_learning_rate(run.optimizer):g} at the start; {name}{follows}{lowest}{decay}"
     *of_steps, end = run.rates
     stepping = "" if is_given else f", stepping {args.learning_rate_stepping}"
     return (
         f"{base}{max(of_steps):g} at its peak; {name} to {end:g}{stepping}; "
         f"{of_steps[0]:.3g} in the first step, {of_steps[-1]:.3g} in the last{decay}"
     )
-
-
-def _rate(optimizer: Optimizer) -> float:
-    """Returns the current learning rate of the highest layer."""
-    group = optimizer.param_groups[0]
-    return float(group["lr"]) / group.get("learning_rate_scale", 1.0)
 
 
 def _warmup(run: Run) -> str:
@@ -264,7 +258,7 @@ class LogRunSummary(TrainerCallback):
             )
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
-        self._rates = [*self._rates[:1], (state.global_step + 1, _rate(optimizer))]
+        self._rates = [*self._rates[:1], (state.global_step + 1, current_learning_rate(optimizer))]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._waits_for_first_step and self._run is not None and self._run.teacher is not None:

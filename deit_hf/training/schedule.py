@@ -68,6 +68,12 @@ def peak_learning_rate(optimizer: Optimizer) -> float:
     return group.get("initial_lr", group["lr"]) / group.get("learning_rate_scale", 1.0)
 
 
+def current_learning_rate(optimizer: Optimizer) -> float:
+    """Returns the current learning rate of the highest layer."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) / group.get("learning_rate_scale", 1.0)
+
+
 def _share(learning_rate: float, peak: float) -> float:
     return min(learning_rate / peak, 1.0) if peak else 1.0
 

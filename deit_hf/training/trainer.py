@@ -27,8 +27,7 @@ from .card_facts import evaluation_facts, run_facts
 from .class_weights import ClassWeights, weights_in_words
 from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews
-from .loss_log import LossLog
-from .optimizing_trainer import OptimizingTrainer
+from .logging_trainer import LoggingTrainer
 from .recipe_file import write_recipe
 from .run_summary import LogRunSummary, Run
 from .same_run import SameRun, Training
@@ -36,7 +35,7 @@ from .trainer_arguments import check_trainer_arguments
 from .view_trainer import EvaluationRows, TrainingRows
 
 
-class DistillationTrainer(OptimizingTrainer):
+class DistillationTrainer(LoggingTrainer):
     """Trains an image classifier, with or without a teacher, on a dataset or stream of labelled images.
 
     A model with a distillation head learns from the teacher on that head. Any other model learns from both labels
@@ -128,7 +127,7 @@ class DistillationTrainer(OptimizingTrainer):
         self.model_accepts_loss_kwargs = False
         args = self.args
         self.same_run, self._class_weights = SameRun(self._describe_training), ClassWeights()
-        self.loss_log, self.bad_images = LossLog(self.step_outcome), BadImageList(args.output_dir)
+        self.bad_images = BadImageList(args.output_dir)
         self.faults = NumericalFaults(
             self.step_outcome,
             max_bad_steps=args.max_bad_steps,
@@ -313,14 +312,12 @@ class DistillationTrainer(OptimizingTrainer):
         super()._save_checkpoint(model, trial)
 
     def running_state(self) -> dict[str, Any]:
-        """Also returns the sums of the loss log and the skipped steps."""
-        means, bad_steps = self.loss_log.state(), self.step_outcome.skipped_steps
-        return {**super().running_state(), "means": means, "bad_steps": bad_steps}
+        """Also returns the skipped steps."""
+        return {**super().running_state(), "bad_steps": self.step_outcome.skipped_steps}
 
     def restore_running_state(self, state: dict[str, Any] | None) -> None:
-        """Also restores or resets the loss log and the skipped steps."""
+        """Also restores or resets the skipped steps."""
         super().restore_running_state(state)
-        self.loss_log.restore(None if state is None else state["means"])
         self.step_outcome.skipped_steps = [] if state is None else state["bad_steps"]
 
     def run_facts(self) -> dict[str, Any]:

@@ -319,6 +319,7 @@ ELSEWHERE = {
     "hub_strategy": "test_option_of_transformers_without_use_for_pictures_is_refused_by_name",
     "restore_callback_states_from_checkpoint": "test_early_stopping_is_where_it_would_have_been",
     "ddp_find_unused_parameters": "test_ddp_wraps_the_student_alone_and_searches_for_no_unused_parameter",
+    "verbose": "test_verbose_training_prints_as_transformers_does",
     "overwrite_output_dir": "test_overwriting_deletes_the_checkpoints_and_nothing_else",
     "allow_changes": "test_options_of_the_optimizer_are_refused_or_used",
 }
