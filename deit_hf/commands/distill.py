@@ -1,6 +1,6 @@
 """From a dataset and a teacher to a small model: deit-hf distill DATA --teacher SOURCE [--student SOURCE] [-o DIR]
 
-DATA is a folder of class folders (possibly in train/, val/ and test/), a directory of parquet files, a Hub id, or digits.
+DATA is a folder of class folders (possibly in train/, val/, test/), a directory of parquet files, a Hub id, or digits.
 The same command again continues a job that was stopped.
 """
 
