@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .distillation.losses import hard_distillation_loss, soft_distillation_loss
     from .distillation.teacher import Teacher
+    from .jobs.distill import distill
     from .model.configuration_deit import DeiTConfig
     from .model.conversion import convert_checkpoint
     from .model.modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel
@@ -25,6 +26,7 @@ __all__ = [
     "DistillationTrainer",
     "Teacher",
     "convert_checkpoint",
+    "distill",
     "hard_distillation_loss",
     "soft_distillation_loss",
 ]
@@ -38,6 +40,7 @@ _MODULES = {
     "DistillationTrainer": "training.trainer",
     "Teacher": "distillation.teacher",
     "convert_checkpoint": "model.conversion",
+    "distill": "jobs.distill",
     "hard_distillation_loss": "distillation.losses",
     "soft_distillation_loss": "distillation.losses",
 }

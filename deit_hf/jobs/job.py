@@ -1,8 +1,9 @@
 """A distillation job: what it consists of, and its stages."""
 
+import contextlib
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,7 @@ class Job:
         self.source = options.get("teacher_model_name_or_path")
         self.misfit, teacher_size = self._check_teacher()
         model_args, _, self.args = plan_student(self.data, options, teacher="unused").arguments(Path(RUNS_FOLDER))
-        student, self.processor = build_student(model_args, self.data.labels)
-        self.metric = "top1_average" if hasattr(student, "distillation_classifier") else "top1"
+        student, self.processor = self._build(model_args)
         self._warn_of_size(student.num_parameters(), teacher_size)
         self.identity = self._identity(model_args)
 
@@ -59,6 +59,10 @@ class Job:
             return None, size
         misfit = why_it_does_not_fit(teacher, self.data)
         return misfit or (None if epochs is None else f"`teacher_epochs` is {epochs:g}"), size
+
+    def _build(self, model_args: ModelArguments) -> tuple[Any, Any]:
+        with _quiet_models():  # the run logs it
+            return build_student(model_args, self.data.labels)
 
     def _warn_of_size(self, student: int, teacher: int | None) -> None:
         if teacher is not None and student > teacher and self.is_main_process:
@@ -99,14 +103,21 @@ class Job:
                 teacher = self._teacher_accuracy(directory, "evaluation")
                 self._log_teacher(teacher)
             finished = is_finished(directory / run.name) and not overwrite
-            state = "finished earlier" if finished else run.settings.reason
-            self._log("\nstage %d of %d: %s (%s), in %s", number, len(runs), run.name, state, directory / run.name)
+            state = "finished earlier" if finished else "runs"
+            self._log("\nstage %d of %d: %s %s, in %s", number, len(runs), run.name, state, directory / run.name)
             if not finished:
-                train(*run.arguments(directory), parts=self.data.parts)
+                self._train(run, directory)
         results = self._results(directory, runs)
         if self.is_main_process:
             write_json(directory / RESULTS_FILE, results)
         return results
+
+    def _train(self, run: JobRun, directory: Path) -> None:
+        if "metric_for_best_model" not in run.options:
+            model, _ = self._build(run.arguments(directory)[0])
+            two_heads = hasattr(model, "distillation_classifier")
+            run.options["metric_for_best_model"] = "top1_average" if two_heads else "top1"
+        train(*run.arguments(directory), parts=self.data.parts)
 
     def runs(self, directory: Path) -> dict[str, JobRun]:
         """The trainings of the job by name, in order."""
@@ -114,7 +125,6 @@ class Job:
         if self.misfit is not None:
             planned.append(plan_teacher(self.data, self.options, self.job_args))
         planned.append(plan_student(self.data, self.options, teacher=self.teacher_in(directory)))
-        planned[-1].options.setdefault("metric_for_best_model", self.metric)
         if self.job_args.compare:
             planned.append(plan_student(self.data, self.options, teacher=None))
         return {run.name: run for run in planned}
@@ -130,7 +140,7 @@ class Job:
         else:
             self._log("teacher: %s is fitted to the data, because %s", self.source or "a small convnet", self.misfit)
         for run in runs.values():
-            self._log("%s: %s", run.name, run.settings.reason)
+            self._log("%s: %s", run.name, run.in_words())
 
     def _log(self, message: str, *values: Any) -> None:
         if self.is_main_process:
@@ -146,10 +156,11 @@ class Job:
             return stored
         source = self.teacher_in(directory)
         own = own_processor(Teacher.from_pretrained(source, student_config=None))
-        found = {
-            views: measure_teacher(source, self.data, part, processor, self.args)
-            for views, processor in (("own", own), ("student", self.processor))
-        }
+        with _quiet_models():
+            found = {
+                views: measure_teacher(source, self.data, part, processor, self.args)
+                for views, processor in (("own", own), ("student", self.processor))
+            }
         if self.is_main_process:
             write_json(path, found)
         return found
@@ -202,6 +213,18 @@ class Job:
             f"deit-hf export {student} {onnx}",
             f"deit-hf push {student} --hub_model_id USER/{shlex.quote(directory.name)}",
         ]
+
+
+@contextlib.contextmanager
+def _quiet_models() -> Iterator[None]:
+    """Leaves out what is logged while a model is loaded, because its run logs the same."""
+    models = logging.getLogger(__name__.partition(".")[0])
+    before = models.level
+    models.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        models.setLevel(before)
 
 
 def _named(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:

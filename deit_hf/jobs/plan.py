@@ -17,11 +17,20 @@ from ..data.sources.arguments import DIGITS, DataArguments
 from ..data.sources.class_folders import part_of
 from ..data.sources.load import ImageParts, load_image_parts
 from ..model.arguments import ModelArguments
+from ..model.build import becomes_deit
 from ..model.labels import label_config
 from ..training.arguments import DistillationArguments
 from ..training.recipe_file import parse_recipe
 from .arguments import DEFAULT_STUDENT, JobArguments
-from .settings import DIGITS_STUDENT, DIGITS_TEACHER, Settings, digits_settings, student_settings, teacher_settings
+from .settings import (
+    DIGITS_STUDENT,
+    DIGITS_TEACHER,
+    Settings,
+    digits_settings,
+    pretrained_settings,
+    scratch_settings,
+    teacher_settings,
+)
 
 TEACHER_EPOCHS = 10
 RUNS_FOLDER = "runs"
@@ -117,6 +126,12 @@ class JobRun:
         groups: Any = parse_recipe(OPTION_TYPES, [], defaults={**options, **output})
         return groups
 
+    def in_words(self) -> str:
+        """Its settings and its length."""
+        steps = float(self.options.get("max_steps") or 0)
+        length = f"{steps:g} steps" if steps > 0 else f"{float(self.options['num_train_epochs']):g} epochs"
+        return f"{length} ({self.settings.reason})"
+
 
 def load_data(options: Mapping[str, Any], *, is_main_process: bool) -> JobData:
     """Loads the data of a job and logs its report.
@@ -169,8 +184,8 @@ def plan_student(data: JobData, options: Mapping[str, Any], *, teacher: str | No
     if uses_digits_settings(options):
         settings = digits_settings(DIGITS_STUDENT)
     else:
-        settings = student_settings(len(data.train), from_scratch=bool(options.get("variant")))
         start = {} if options.get("variant") else {"model_name_or_path": DEFAULT_STUDENT}
+        settings = _student_settings(len(data.train), {**start, **options})
     given = {name: value for name, value in options.items() if name not in _DEFAULTS}
     chosen = {**start, **settings.options, **given, **_source(data), "teacher_model_name_or_path": teacher}
     if teacher is not None:
@@ -181,6 +196,12 @@ def plan_student(data: JobData, options: Mapping[str, Any], *, teacher: str | No
         chosen["variant"] = chosen["variant"].replace("_distilled", "")
     chosen = {name: value for name, value in chosen.items() if not name.startswith(_ONLY_WITH_A_TEACHER)}
     return JobRun("plain", settings, chosen)
+
+
+def _student_settings(num_images: int, options: Mapping[str, Any]) -> Settings:
+    if options.get("variant"):
+        return scratch_settings(num_images)
+    return pretrained_settings(num_images, is_deit=becomes_deit(options["model_name_or_path"]))
 
 
 def plan_teacher(data: JobData, options: Mapping[str, Any], job_args: JobArguments) -> JobRun:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ..training.optimizer import HEAD
 from ..training.shipped_recipes import find_recipe
 from .arguments import ALL
 
@@ -27,31 +28,36 @@ _AUGMENTATION = ("repeated_augmentation", "mixup_alpha", "random_erase_prob", "c
 
 
 class Settings(NamedTuple):
-    """Options of a run, and why they were chosen."""
+    """Options of a run, and in words why they were chosen."""
 
     reason: str
     options: dict[str, Any]
 
 
-def student_settings(num_images: int, *, from_scratch: bool) -> Settings:
-    """Returns the settings of a student.
+def scratch_settings(num_images: int) -> Settings:
+    """Returns the paper's settings for a student from random weights, with about a million views.
 
     Args:
         num_images: training images.
-        from_scratch: whether the student starts from random weights.
     """
-    if from_scratch:
-        epochs = min(max(round(SCRATCH_VIEWS / num_images), FEWEST_EPOCHS), MOST_EPOCHS)
-        options = {"num_train_epochs": epochs, "per_device_train_batch_size": 128, "min_steps_per_epoch": 10}
-        shown = f"about {epochs * num_images:,} views of {num_images:,} training images"
-        return Settings(f"the paper's recipe from scratch, {epochs} epochs ({shown})", {**options, **_common()})
-    options = {**_small_data(), **_common()}
+    epochs = min(max(round(SCRATCH_VIEWS / num_images), FEWEST_EPOCHS), MOST_EPOCHS)
+    options = {"num_train_epochs": epochs, "per_device_train_batch_size": 128, "min_steps_per_epoch": 10}
+    return Settings(f"the paper's recipe from scratch, for {num_images:,} training images", {**options, **_common()})
+
+
+def pretrained_settings(num_images: int, *, is_deit: bool) -> Settings:
+    """Returns the settings for a student from pretrained weights.
+
+    Args:
+        num_images: training images.
+        is_deit: whether it takes the options of a DeiT.
+    """
+    options = {**_small_data(is_deit=is_deit), **_common()}
+    reason = f"recipe small-data, for a pretrained start and {num_images:,} training images"
     if num_images <= SMALL_DATA:
-        reason = f"recipe small-data, 30 epochs (pretrained start, {num_images:,} training images)"
         return Settings(reason, {**options, "num_train_epochs": 30})
     options = {name: value for name, value in options.items() if name not in _AUGMENTATION}
-    reason = f"recipe small-data with the paper's augmentation, 20 epochs (pretrained start, {num_images:,} images)"
-    return Settings(reason, {**options, "num_train_epochs": 20})
+    return Settings(f"{reason}; augmentation as in the paper", {**options, "num_train_epochs": 20})
 
 
 def teacher_settings(num_epochs: float, train_only: str) -> Settings:
@@ -61,12 +67,12 @@ def teacher_settings(num_epochs: float, train_only: str) -> Settings:
         num_epochs: epochs of the training.
         train_only: `head`, `all` or a regular expression.
     """
-    options = {**_small_data(), **_common(), "num_train_epochs": num_epochs, "cutmix_alpha": 0}
+    options = {**_small_data(is_deit=False), **_common(), "num_train_epochs": num_epochs, "cutmix_alpha": 0}
     if train_only == ALL:
-        return Settings(f"all its weights are trained for {num_epochs:g} epochs", options)
-    what = "its classifier is" if train_only == "head" else f"its parameters that match {train_only!r} are"
+        return Settings("all its weights are trained", options)
+    what = "only its classifier is" if train_only == HEAD else f"only its parameters that match {train_only!r} are"
     options |= {"train_only": train_only, "student_mode": "eval", "learning_rate": HEAD_LEARNING_RATE}
-    return Settings(f"{what} trained for {num_epochs:g} epochs", options)
+    return Settings(f"{what} trained", options)
 
 
 def digits_settings(recipe: str) -> Settings:
@@ -76,8 +82,9 @@ def digits_settings(recipe: str) -> Settings:
     return Settings(f"recipe {recipe}", {**options, **BEST_EPOCH})
 
 
-def _small_data() -> dict[str, Any]:
-    dropped = (*_NAMES, "distillation_type", "max_steps", "eval_steps", "save_steps", "logging_steps")
+def _small_data(*, is_deit: bool) -> dict[str, Any]:
+    dropped: tuple[str, ...] = (*_NAMES, "distillation_type", "max_steps", "eval_steps", "save_steps", "logging_steps")
+    dropped += () if is_deit else ("drop_path_rate",)
     return {name: value for name, value in _recipe("small-data").items() if name not in dropped}
 
 

@@ -80,6 +80,13 @@ def _build_student(model_args: ModelArguments, labels: dict[str, Any]) -> tuple[
     return _pretrained_student(source, labels, sizes, model_args)
 
 
+def becomes_deit(source: str) -> bool:
+    """Whether weights become a DeiT of this package, which takes options such as `drop_path_rate`."""
+    if is_timm_source(source):
+        return is_deit_of_timm(source)
+    return _deit_class(source) is not AutoModelForImageClassification
+
+
 def _wants_token(model_args: ModelArguments) -> bool | None:
     """Whether a student from weights needs the distillation token; None keeps it as it is in the weights."""
     if model_args.use_distillation_token is None and model_args.teacher_model_name_or_path is not None:

@@ -1,0 +1,258 @@
+"""From a folder of images and a teacher to a student, a table and the next commands, with kills in between."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification, pipeline
+
+import deit_hf
+from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationTrainer
+from deit_hf.commands.distill import main
+from deit_hf.jobs import job as job_module
+from deit_hf.jobs.arguments import JobArguments
+from deit_hf.jobs.distill import run_job
+from deit_hf.model.image_processing_deit import make_processor
+
+TINY = {"patch_size": 8, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
+NAMES = ["ant", "bee"]
+# a student from scratch that trains in a second
+OPTIONS = {
+    "variant": "deit_tiny_distilled_patch16_224",
+    "image_size": 16,
+    "config_overrides": TINY,
+    "num_train_epochs": 2,
+    "warmup_epochs": 0,
+    "per_device_train_batch_size": 8,
+    "dataloader_num_workers": 0,
+    "dataloader_persistent_workers": False,
+    "random_augment": "none",
+}
+
+
+def write_photos(root: Path, sizes: dict[str, int], *, seed: int = 0) -> str:
+    """Writes images whose class shows in their colour; returns the root."""
+    generator = np.random.default_rng(seed)
+    for place, (name, number) in enumerate(sizes.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(number):
+            pixels = generator.integers(0, 100, (20, 24, 3), dtype=np.uint8)
+            pixels[..., place % 3] += 120
+            PIL.Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return str(root)
+
+
+def write_teacher(path: Path, names: list[str]) -> str:
+    torch.manual_seed(1)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    sizes = {**TINY, "hidden_size": 48, "num_hidden_layers": 2}
+    config = DeiTConfig(image_size=32, use_distillation_token=False, **sizes, **labels)
+    DeiTForImageClassification(config).save_pretrained(path)
+    make_processor(32).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    return write_photos(tmp_path / "photos", {"ant": 20, "bee": 14})
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> str:
+    """A teacher of other classes."""
+    return write_teacher(tmp_path / "cats", ["cat", "dog", "eel"])
+
+
+def weights(folder: Path) -> dict:
+    return load_file(folder / "model.safetensors")
+
+
+def options_of(photos: str, teacher: str, **others) -> dict:
+    return {**OPTIONS, "dataset_name": photos, "teacher_model_name_or_path": teacher, **others}
+
+
+def test_a_folder_and_a_teacher_of_other_classes_give_a_student(photos: str, teacher: str, caplog):
+    with caplog.at_level("INFO", logger="deit_hf"):
+        result = deit_hf.distill(photos, teacher=teacher, compare=True, teacher_epochs=1, **OPTIONS)
+    assert result.output_dir == Path("runs/photos")
+    names = ["teacher", "teacher, on the student's views", "student, both heads", "student, class head"]
+    names += ["student, distillation head", "student without teacher"]
+    assert [line.split("  ")[0] for line in result.table.splitlines()[1:7]] == names
+    assert "5 images). The same images chose the best epoch" in result.table
+    assert "balanced" in result.table  # the classes are unequal
+    assert type(result.model).__name__ == "DeiTForImageClassificationWithTeacher"
+    for folder in ("student", "teacher", "plain"):
+        model = AutoModelForImageClassification.from_pretrained(result.output_dir / folder)
+        assert list(model.config.id2label.values()) == NAMES
+    answer = pipeline("image-classification", model=str(result.output_dir / "student"))(f"{photos}/bee/3.png")
+    assert {each["label"] for each in answer} == set(NAMES)
+    # the teacher was fitted: its classifier alone has changed
+    assert "is fitted to the data, because none of the 2 classes" in caplog.text
+    fitted, before = weights(result.output_dir / "teacher"), weights(Path(teacher))
+    changed = {name for name in fitted if not torch.equal(fitted[name], before.get(name, torch.tensor(0)))}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    recipe = (result.output_dir / "plain" / "recipe.yaml").read_text()
+    assert "distillation_type: none" in recipe
+    assert "variant: deit_tiny_patch16_224" in recipe  # the paper's plain DeiT
+
+
+def test_a_teacher_of_the_same_classes_is_used_as_it_is(photos: str, tmp_path: Path, caplog):
+    teacher = write_teacher(tmp_path / "knows", ["cat", "Bee", "ANT"])
+    with caplog.at_level("INFO", logger="deit_hf"):
+        outcome = run_job(JobArguments(), options_of(photos, teacher))
+    assert outcome.results["runs"] == ["student"]
+    assert f"teacher: {teacher} is used as it is" in caplog.text
+    assert not (outcome.output_dir / "teacher").exists()
+
+
+def test_epochs_of_the_teacher_decide_whether_it_is_fitted(photos: str, teacher: str, tmp_path: Path):
+    known = write_teacher(tmp_path / "knows", NAMES)
+    assert run_job(JobArguments(teacher_epochs=1), options_of(photos, known)).results["runs"][0] == "teacher"
+    with pytest.raises(ValueError, match="none of the 2 classes of the student .* is a class of teacher"):
+        run_job(JobArguments(teacher_epochs=0), options_of(photos, teacher, output_dir="other"))
+
+
+def test_what_the_teacher_trains_is_an_option(photos: str, teacher: str):
+    run_job(JobArguments(teacher_epochs=1, teacher_train_only="all"), options_of(photos, teacher, output_dir="job"))
+    fitted, before = weights(Path("job/teacher")), weights(Path(teacher))
+    kept = [name for name in before if fitted[name].shape == before[name].shape]
+    assert len(kept) > 10
+    assert not any(torch.equal(fitted[name], before[name]) for name in kept if name.endswith("weight"))
+
+
+def test_a_finished_job_is_not_repeated(photos: str, teacher: str, monkeypatch: pytest.MonkeyPatch, caplog):
+    options = options_of(photos, teacher)
+    first = run_job(JobArguments(teacher_epochs=1), options)
+    monkeypatch.setattr(job_module, "train", lambda *_, **__: pytest.fail("a stage was repeated"))
+    with caplog.at_level("INFO", logger="deit_hf"):
+        again = run_job(JobArguments(teacher_epochs=1), options)
+    assert "already finished: runs/photos; nothing to do" in caplog.text
+    assert again == first
+
+
+def test_another_job_gets_the_next_free_folder_and_a_named_folder_is_refused(photos: str, teacher: str):
+    job_args = JobArguments(teacher_epochs=1)
+    assert run_job(job_args, options_of(photos, teacher)).output_dir == Path("runs/photos")
+    other = options_of(photos, teacher, num_train_epochs=1)
+    assert run_job(job_args, other).output_dir == Path("runs/photos-2")
+    assert run_job(job_args, other).output_dir == Path("runs/photos-2")
+    before = sorted(Path("runs/photos").rglob("*"))
+    with pytest.raises(ValueError, match="`runs/photos` holds another job: `options` .*num_train_epochs 2, now 1"):
+        run_job(job_args, {**other, "output_dir": "runs/photos"})
+    assert sorted(Path("runs/photos").rglob("*")) == before
+    # an image more is other data
+    PIL.Image.new("RGB", (20, 20), "red").save(f"{photos}/ant/new.png")
+    with pytest.raises(ValueError, match="`runs/photos` holds another job: `data`"):
+        run_job(job_args, options_of(photos, teacher, output_dir="runs/photos"))
+
+
+def test_a_foreign_folder_is_refused_unchanged(photos: str, teacher: str, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("words")
+    with pytest.raises(FileExistsError, match="mine is not empty and holds no distillation job"):
+        run_job(JobArguments(), options_of(photos, teacher, output_dir=str(tmp_path / "mine")))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_killed_job_ends_with_the_same_bits(photos: str, teacher: str, monkeypatch: pytest.MonkeyPatch):
+    """Signals in the teacher's run and in the student's run, and an end between the two."""
+    job_args, options = JobArguments(teacher_epochs=2), options_of(photos, teacher)
+    whole = run_job(job_args, {**options, "output_dir": "whole"})
+    step, kill_at = DistillationTrainer.training_step, [1, 2]
+
+    def killed(self, *args, **kwargs):
+        if kill_at and self.state.global_step == kill_at[0]:
+            kill_at.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", killed)
+    with pytest.raises(SystemExit) as stopped:
+        run_job(job_args, {**options, "output_dir": "killed"})
+    assert stopped.value.code == 75
+    kill_at.clear()
+    trained = job_module.train
+
+    def ends_after_the_teacher(model_args, data_args, args, **others):
+        if args.output_dir.endswith("student"):
+            raise MemoryError("killed")
+        return trained(model_args, data_args, args, **others)
+
+    monkeypatch.setattr(job_module, "train", ends_after_the_teacher)
+    with pytest.raises(MemoryError):
+        run_job(job_args, {**options, "output_dir": "killed"})
+    monkeypatch.setattr(job_module, "train", trained)
+    kill_at.append(3)
+    with pytest.raises(SystemExit):
+        run_job(job_args, {**options, "output_dir": "killed"})
+    resumed = run_job(job_args, {**options, "output_dir": "killed"})
+    for folder in ("teacher", "student"):
+        one, other = weights(whole.output_dir / folder), weights(resumed.output_dir / folder)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert [row["top1"] for row in resumed.results["rows"]] == [row["top1"] for row in whole.results["rows"]]
+
+
+def test_a_test_part_is_measured_once_for_the_table(tmp_path: Path, teacher: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, part in enumerate(("train", "test")):
+        write_photos(tmp_path / "data" / part, {"ant": 10, "bee": 10}, seed=seed)
+    result = deit_hf.distill(tmp_path / "data", teacher=teacher, teacher_epochs=1, **OPTIONS)
+    assert "on the test part (`test`, 20 images), used only for this table" in result.table
+    measured = json.loads((result.output_dir / "student" / "test_results.json").read_text())
+    assert f"{100 * measured['test_top1_average']:.1f}" in result.table.splitlines()[3]
+
+
+# ---- the command ----
+
+
+def command(*arguments: str) -> list[str]:
+    flags = [word for name, value in OPTIONS.items() for word in (f"--{name}", json.dumps(value).strip('"'))]
+    return [*arguments, *flags]
+
+
+def test_the_command_prints_the_table_and_commands_that_work(photos: str, teacher: str, capsys):
+    main(command(photos, "--teacher", teacher, "--teacher_epochs", "1", "-o", "job"))
+    printed = capsys.readouterr().out
+    assert "student, both heads" in printed
+    assert f"deit-hf predict job/student {photos}/" in printed
+    assert f"deit-hf evaluate job/student {photos} --train_val_split 0.15" in printed
+    assert "{" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no data is named; name a folder"),
+        (["photos"], "no teacher is named; name one with `--teacher`"),
+        (["empty", "--teacher", "cats"], "empty"),
+        (["one", "--teacher", "cats"], "one class|2 classes|two"),
+        (["nowhere/photos", "--teacher", "cats"], "nowhere/photos"),
+        (["photos", "--teacher", "nowhere/teacher/x"], "no directory `nowhere/teacher/x`"),
+        (["photos", "--teacher", "backbone"], "is not a trained classifier"),
+        (["photos", "--teacher", "cats", "--student", "a", "--variant", "b"], "give one"),
+        (["photos", "--teacher", "cats", "--distillation_type", "none"], "this job distils; use 'hard' or 'soft'"),
+        (["photos", "--teacher", "cats", "--learning_rat", "1"], "did you mean `learning_rate`"),
+        (["photos", "--teacher", "cats", "--streaming", "true"], "holds all rows"),
+        (["photos", "--teacher", "cats", "--teacher_epochs", "-1"], "`teacher_epochs` is -1.0, but must be 0 or more"),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(photos: str, teacher: str, arguments, message: str, capsys):
+    write_photos(Path("one"), {"ant": 3})
+    Path("empty").mkdir()
+    torch.manual_seed(0)
+    deit_hf.DeiTModel(DeiTConfig(image_size=16, **TINY)).save_pretrained("backbone")
+    make_processor(16).save_pretrained("backbone")
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert any(part in error[0] for part in message.split("|")), error
+    assert not Path("runs").exists()
