@@ -19,6 +19,7 @@ from deit_hf.jobs import job as job_module
 from deit_hf.jobs.arguments import JobArguments
 from deit_hf.jobs.distill import run_job
 from deit_hf.model.image_processing_deit import make_processor
+from deit_hf.training import run as run_module
 
 TINY = {"patch_size": 8, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
 NAMES = ["ant", "bee"]
@@ -56,6 +57,12 @@ def write_teacher(path: Path, names: list[str]) -> str:
     DeiTForImageClassification(config).save_pretrained(path)
     make_processor(32).save_pretrained(path)
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots take half of the time of these tests, and have their own."""
+    monkeypatch.setattr(run_module, "plot_training_curves", lambda history, path: path.touch())
 
 
 @pytest.fixture
@@ -144,12 +151,12 @@ def test_another_job_gets_the_next_free_folder_and_a_named_folder_is_refused(pho
     assert run_job(job_args, other).output_dir == Path("runs/photos-2")
     assert run_job(job_args, other).output_dir == Path("runs/photos-2")
     before = sorted(Path("runs/photos").rglob("*"))
-    with pytest.raises(ValueError, match="`runs/photos` holds another job: `options` .*num_train_epochs 2, now 1"):
+    with pytest.raises(ValueError, match=r"runs/photos holds another job: `options` \(num_train_epochs 2, now 1\)"):
         run_job(job_args, {**other, "output_dir": "runs/photos"})
     assert sorted(Path("runs/photos").rglob("*")) == before
     # an image more is other data
     PIL.Image.new("RGB", (20, 20), "red").save(f"{photos}/ant/new.png")
-    with pytest.raises(ValueError, match="`runs/photos` holds another job: `data`"):
+    with pytest.raises(ValueError, match="runs/photos holds another job: `data`"):
         run_job(job_args, options_of(photos, teacher, output_dir="runs/photos"))
 
 
