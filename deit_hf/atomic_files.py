@@ -21,17 +21,31 @@ BUFFER_BYTES = 1 << 20
 def written_aside(directory: str | Path) -> Iterator[Path]:
     """Yields a temporary directory, and moves its files into `directory` if the block ends without an error.
 
-    If the disk is full or the program is interrupted, `directory` stays as it was. Its other files always stay.
+    If the disk is full or the program is interrupted, `directory` stays as it was. Its other files always stay. A
+    folder of the temporary directory replaces a folder of the same name.
 
     Raises:
         OSError: `directory` cannot be created or written to.
     """
     directory = Path(directory)
+    is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".unfinished-") as aside:  # same disk: moving is a rename
-        yield Path(aside)
-        for path in Path(aside).iterdir():
-            os.replace(path, directory / path.name)
+    try:
+        with (  # on the same disk, so that moving is a rename
+            tempfile.TemporaryDirectory(dir=directory, prefix=".unfinished-") as aside,
+            tempfile.TemporaryDirectory(dir=directory, prefix=".replaced-") as replaced,
+        ):
+            yield Path(aside)
+            for path in Path(aside).iterdir():
+                target = directory / path.name
+                if path.is_dir() and target.is_dir():
+                    os.replace(target, Path(replaced) / path.name)
+                os.replace(path, target)
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                directory.rmdir()
+        raise
 
 
 def write_manifest(directory: Path) -> list[Path]:

@@ -30,3 +30,18 @@ def test_interrupted_writing_leaves_the_directory_as_it_was(tmp_path: Path, inte
         write_half()
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
     assert (tmp_path / "weights").read_text() == "old"
+
+
+def test_a_folder_replaces_a_folder_of_the_same_name(tmp_path: Path):
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "old").touch()
+    with written_aside(tmp_path) as part:
+        (part / "onnx").mkdir()
+        (part / "onnx" / "new").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["onnx", "onnx/new"]
+
+
+def test_a_new_directory_is_removed_after_an_error(tmp_path: Path):
+    with pytest.raises(ValueError, match="refused"), written_aside(tmp_path / "new"):
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []

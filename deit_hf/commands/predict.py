@@ -87,7 +87,9 @@ def _parser() -> CommandParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="+", metavar="MODEL PATH", help="the model, and the images")
-    parser.add_argument("--model", metavar="MODEL", help="the model, if only images come first: PATH... --model MODEL")
+    parser.add_argument(
+        "--model", "--model_name_or_path", dest="model", metavar="MODEL", help="the model; all names are images then"
+    )  # fmt: skip
     parser.add_argument(
         "--top_k", type=int, help="classes to show per image (default: 5 for one image, 1 for several)"
     )

@@ -4,7 +4,6 @@ In training, another image replaces a bad one (dataset.py). In evaluation, a bad
 it would change what the accuracy is measured on.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -14,11 +13,13 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from filelock import FileLock
 from transformers import TrainerCallback
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "bad_images.jsonl"
+LOCK = ".bad_images.lock"
 PREVIOUS_FILE_NAME = "bad_images.previous.jsonl"  # of an earlier run in the same directory
 
 OnBadImage = Literal["error", "skip"]
@@ -28,7 +29,7 @@ class BadImageList(TrainerCallback):
     """Writes `bad_images.jsonl` in the output directory, with one line for each bad image of the run.
 
     Data workers find bad images and send them with their batch. Each training process adds them to the file when it
-    trains on the batch. The file is locked meanwhile, and no image is listed twice. A resumed run continues the list;
+    trains on the batch. A lock is held meanwhile, and no image is listed twice. A resumed run continues the list;
     a new run renames an existing list to `bad_images.previous.jsonl`.
     """
 
@@ -48,8 +49,7 @@ class BadImageList(TrainerCallback):
         new = {_name(bad): bad for bad in bad_images if _name(bad) not in self._listed}
         if not new:
             return
-        with open(self.path, "a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed or the process ends
+        with FileLock(self.path.with_name(LOCK)), open(self.path, "a+b") as file:  # released if the process ends
             listed = _complete_lines(file)
             lines = [bad for name, bad in new.items() if name not in listed]
             file.write(b"".join(json.dumps(bad).encode() + b"\n" for bad in lines))

@@ -45,7 +45,7 @@ def check_model_source(source: str | os.PathLike) -> None:
             "a directory or a Hub id, or convert the weights of a DeiT with python scripts/convert_checkpoint.py FILE "
             "DIR"
         )
-    if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not os.path.isdir(source):
+    if (source.startswith(("/", ".", "~")) or source.count("/") > 1 or "\\" in source) and not os.path.isdir(source):
         raise FileNotFoundError(f"no directory `{source}`; name a saved model, or a Hub id such as user/name")
 
 

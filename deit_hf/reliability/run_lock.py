@@ -31,10 +31,10 @@ T = TypeVar("T")
 def run_lock(output_dir: str | Path, state: PartialState) -> Iterator[None]:
     """Holds the lock of the directory of a run; the first process of the run takes it for all processes.
 
-    The operating system provides the lock (`flock`), and releases it when the process ends in any way, even by
-    SIGKILL. The lock works between the processes of a machine. Between machines it works if the shared file system
-    supports `flock`: NFS since Linux 2.6.12, Lustre when mounted with `flock`. Other file systems lock within each
-    machine only, or refuse the lock, which logs a warning. A process may take the lock twice.
+    The operating system provides the lock (`flock`, on Windows `msvcrt.locking`), and releases it when the process
+    ends in any way, even by SIGKILL. The lock works between the processes of a machine. Between machines it works if
+    the shared file system supports `flock`: NFS since Linux 2.6.12, Lustre when mounted with `flock`. Other file
+    systems lock within each machine only, or refuse the lock, which logs a warning. A process may take the lock twice.
 
     Args:
         output_dir: created if it does not exist, and removed again if it is still empty at the end.
@@ -124,8 +124,11 @@ def _holder(output_dir: Path) -> dict[str, Any]:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that has ended."""
-    if holder.get("host") != socket.gethostname():
+    """Whether the holder was a process of this machine that has ended; False on Windows, which cannot tell.
+
+    There, `os.kill` would end or interrupt the process, and data workers do not inherit the lock.
+    """
+    if holder.get("host") != socket.gethostname() or os.name == "nt":
         return False
     try:
         os.kill(int(holder.get("pid", 0)), 0)  # sends nothing: signal 0 only checks that the process exists

@@ -96,7 +96,7 @@ class StopSignals:
             raise KeyboardInterrupt
         elif _world_size() == 1 or time.monotonic() - self._received_at > _ECHO_OF_THE_LAUNCHER:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     def agreed(self) -> bool:
         """Whether all processes stop now; all of them must call this equally often.

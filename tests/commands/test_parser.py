@@ -57,7 +57,7 @@ def test_mistyped_option_of_a_command_does_not_echo_its_value(command, arguments
         (train, ["none.yaml", "--varaint", "x", "--seed", "x"], "unknown option --varaint; did you mean `variant`?"),
         (models, ["now"], "no option takes now; see --help"),
         (benchmark, ["outpt"], "argument part: invalid choice: 'outpt'"),
-        (predict, ["--model", "m"], "the following arguments are required: IMAGE; see --help"),
+        (predict, ["--model", "m"], "the following arguments are required: MODEL PATH; see --help"),
     ],
 )
 def test_mistyped_option_comes_before_all_that_is_missing_and_is_one_line(

@@ -13,6 +13,7 @@ import transformers
 from support.patience import PATIENCE
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
+from deit_hf.commands.export import main as export
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.model.image_processing_deit import make_processor
@@ -25,7 +26,9 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if path.i
 RECIPES = sorted((ROOT / "deit_hf" / "recipes").glob("*.yaml"))
 
 
-def test_python_examples_train_and_save_what_plain_transformers_and_onnxruntime_load(tmp_path: Path):
+def test_python_examples_train_and_save_what_plain_transformers_and_onnxruntime_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     teacher = tmp_path / "outputs" / "quickstart" / "teacher"
     names = dict(enumerate("0123456789"))
     config = TimmWrapperConfig(architecture="test_byobnet", num_labels=10, id2label=names)
@@ -37,7 +40,11 @@ def test_python_examples_train_and_save_what_plain_transformers_and_onnxruntime_
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert result.returncode == 0, result.stderr
-    session = onnxruntime.InferenceSession(tmp_path / "outputs" / "readme" / "model.onnx")
+    command = re.search(r"^deit-hf export (outputs/.*)$", README, flags=re.MULTILINE)
+    assert command is not None
+    monkeypatch.chdir(tmp_path)
+    export(command[1].split())
+    session = onnxruntime.InferenceSession(tmp_path / "outputs" / "onnx" / "onnx" / "model.onnx")
     assert session.run(["logits"], {"pixel_values": np.zeros((7, 3, 32, 32), np.float32)})[0].shape == (7, 10)
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "outputs" / "readme")
     assert type(model) is transformers.DeiTForImageClassificationWithTeacher

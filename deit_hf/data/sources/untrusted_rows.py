@@ -47,7 +47,7 @@ def check_dataset_name(name: str) -> None:
             f"`dataset_name` is the file {name}, but must be a directory or a Hub id; if it is an archive, unpack it "
             "and name the directory of its files"
         )
-    if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not os.path.isdir(name):
+    if (name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name) and not os.path.isdir(name):
         raise FileNotFoundError(f"`dataset_name` is {name}, but there is no such directory; fix the path")
 
 
