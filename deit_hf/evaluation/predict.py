@@ -1,4 +1,4 @@
-"""Classifies images with a saved model, for scripts/predict.py."""
+"""Classifies images with a saved model, for deit-hf predict."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
