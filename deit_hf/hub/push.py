@@ -140,7 +140,7 @@ def _retry_command(
     commit_message: str | None,
     include: Sequence[str],
 ) -> str:
-    command = ["python", "scripts/push_to_hub.py", str(directory), "--hub_model_id", repo_id]
+    command = ["deit-hf", "push", str(directory), "--hub_model_id", repo_id]
     command += ["--private"] if private else []
     command += ["--revision", revision] if revision is not None else []
     command += ["--commit_message", commit_message] if commit_message is not None else []

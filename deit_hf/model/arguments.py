@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass, field, fields
 
 from ..argument_checks import check, check_choice, check_kinds
-from .configuration_deit import VARIANTS, DeiTConfig
+from .configuration_deit import DeiTConfig
 from .image_processing_deit import EvalCrop
+from .variants import VARIANTS
 
 
 @dataclass

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from .arguments import ModelArguments
-from .configuration_deit import VARIANTS, DeiTConfig
+from .configuration_deit import DeiTConfig
 from .conversion import convert_checkpoint
 from .distillation_token import without_token
 from .image_processing_deit import make_processor, savable_processor, stored_settings, with_crop
@@ -26,6 +26,7 @@ from .labels import match_labels, named_labels, real_names
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from .safe_loading import check_recorded_weights, named_errors
 from .timm_models import create_timm_model, is_deit_of_timm, is_timm_source, name_in_timm, names_weights
+from .variants import VARIANTS
 
 logger = logging.getLogger(__name__)
 

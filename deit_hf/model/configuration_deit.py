@@ -1,4 +1,4 @@
-"""DeiT's hyper-parameters: one config class and the paper's table of published variants.
+"""DeiT's hyper-parameters: the configuration; variants.py has the paper's table of published variants.
 
 Files are written in the format of transformers. With a distillation token `model_type` is `deit`; without one it is
 `vit`, the type that transformers uses for the paper's plain DeiT. Training options are in arguments.py.
@@ -13,27 +13,11 @@ import transformers
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers.activations import ACT2FN
 
+from .variants import VARIANTS
+
 logger = logging.getLogger(__name__)
 
 NATIVE_LAYER_NORM_EPS = transformers.DeiTConfig.layer_norm_eps
-
-# arXiv:2012.12877 table 1: 12 layers, 64 dimensions per head, MLP ratio 4.
-_SIZES = {
-    "tiny": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
-    "small": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
-    "base": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
-}
-
-# The names of facebookresearch/deit models.py:63-184 at 7e160fe, and of timm.
-VARIANTS: dict[str, dict[str, Any]] = {
-    f"deit_{size}{'_distilled' if distilled else ''}_patch16_{image_size}": {
-        **_SIZES[size],
-        "image_size": image_size,
-        "use_distillation_token": distilled,
-    }
-    for size, image_size in (("tiny", 224), ("small", 224), ("base", 224), ("base", 384))
-    for distilled in (False, True)
-}
 
 
 def to_pair(size: int | Iterable[int]) -> tuple[int, int]:

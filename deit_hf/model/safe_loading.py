@@ -37,12 +37,12 @@ def check_model_source(source: str | os.PathLike) -> None:
     if os.path.isfile(source):
         raise ValueError(
             f"`{source}` is a file, but a saved model is a directory or a Hub id; convert the weights of a DeiT with "
-            f"python scripts/convert_checkpoint.py {source} DIR"
+            f"deit-hf convert {source} DIR"
         )
     if source.startswith("timm:"):
         raise ValueError(
             f"`{source}` names a model of timm, which can be trained or be a teacher, but is not a saved model; name "
-            "a directory or a Hub id, or convert the weights of a DeiT with python scripts/convert_checkpoint.py FILE "
+            "a directory or a Hub id, or convert the weights of a DeiT with deit-hf convert FILE "
             "DIR"
         )
     if (source.startswith(("/", ".", "~")) or source.count("/") > 1 or "\\" in source) and not os.path.isdir(source):

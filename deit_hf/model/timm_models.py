@@ -63,7 +63,7 @@ def create_timm_model(source: str, num_classes: int | None = None, pretrained: b
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"`{source}` cannot be loaded, because the weights do not fit timm's `{name}`; name the model that they "
-            "belong to, or convert the weights of a DeiT with python scripts/convert_checkpoint.py "
+            "belong to, or convert the weights of a DeiT with deit-hf convert "
             f"{path or 'FILE'} DIR ({reason})"
         ) from error
 

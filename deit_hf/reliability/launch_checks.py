@@ -6,6 +6,7 @@ connect the processes; this module checks only what they accept without an error
 
 import os
 import sys
+from pathlib import Path
 
 from accelerate.utils import DistributedType
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -53,7 +54,7 @@ def check_launch(
     if num_devices > 1:
         raise ValueError(
             f"{num_devices} GPUs are visible to one process, which would split each batch with `nn.DataParallel`; "
-            f"{_commands(num_devices)}, or use one GPU: CUDA_VISIBLE_DEVICES=0 python {sys.argv[0]} ..."
+            f"{_commands(num_devices)}, or use one GPU: CUDA_VISIBLE_DEVICES=0 python {_program()} ..."
         )
 
     asks_for_fsdp |= os.environ.get("ACCELERATE_USE_FSDP") == "true"
@@ -93,11 +94,17 @@ def check_accelerator_config(config: AcceleratorConfig) -> None:
 
 
 def _commands(num_processes: int | str) -> str:
-    script = sys.argv[0]
+    program = _program()
     return (
-        f"start them with: torchrun --nproc_per_node {num_processes} {script} ..., or: accelerate launch --multi_gpu "
-        f"--num_processes {num_processes} {script} ... (also on CPUs)"
+        f"start them with: torchrun --nproc_per_node {num_processes} {program} ..., or: accelerate launch --multi_gpu "
+        f"--num_processes {num_processes} {program} ... (also on CPUs)"
     )
+
+
+def _program() -> str:
+    """What launchers and python start: a script, or the sub-command of `deit-hf` that runs now."""
+    is_command = Path(sys.argv[0]).stem in ("deit-hf", "__main__")
+    return " ".join(["-m deit_hf", *sys.argv[1:2]]) if is_command else sys.argv[0]
 
 
 def _asked_by_environment() -> tuple[int | None, str]:

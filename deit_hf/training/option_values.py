@@ -66,7 +66,7 @@ def check_option_values(args: TrainingArguments) -> None:
     if args.max_steps <= 0 and args.num_train_epochs == 0:
         raise ValueError(
             f"`num_train_epochs` is {args.num_train_epochs:g} and `max_steps` is {args.max_steps}, so there is "
-            "nothing to train; raise one of them, or evaluate a model with scripts/evaluate_model.py"
+            "nothing to train; raise one of them, or evaluate a model with deit-hf evaluate"
         )
     if args.metric_for_best_model is not None and args.eval_strategy == "no":
         raise ValueError(

@@ -22,7 +22,7 @@ REFUSED = {
     "the error names a smaller batch and more accumulation steps that keep the global batch",
     "hub_always_push": "the finished run is pushed once",
     "hub_strategy": "checkpoints are not pushed; the finished run is pushed once, as with 'end'",
-    "do_predict": "a `test` part is always evaluated at the end; for single images, use scripts/predict.py",
+    "do_predict": "a `test` part is always evaluated at the end; for single images, use deit-hf predict",
 }
 
 

@@ -24,8 +24,8 @@ from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassifi
 from deit_hf.hub.model_card import render_model_card, write_model_card
 from deit_hf.hub.model_facts import ModelFacts, ReportedAccuracy
 from deit_hf.hub.push import push_directory
-from deit_hf.model.configuration_deit import VARIANTS
 from deit_hf.model.image_processing_deit import make_processor
+from deit_hf.model.variants import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 METRICS = {

@@ -22,7 +22,7 @@ OPTIONS = {
     "report_to": ["none"],
 }
 HEAD = (
-    f"# Repeat with: python scripts/train.py {HOME}/runs/my run/recipe.yaml --output_dir ANOTHER\n"
+    f"# Repeat with: deit-hf train {HOME}/runs/my run/recipe.yaml --output_dir ANOTHER\n"
     f"# teacher  regnety_160 from /home/weights/regnet.pth, 82.1 images/s, see https://huggingface.co/a/b\n"
 )
 
@@ -47,7 +47,7 @@ def test_paths_become_base_names_and_the_files_here_stay(tmp_path: Path):
     }
     assert yaml.safe_load(texts["recipe.yaml"]) == expected
     assert [line for line in texts["recipe.yaml"].splitlines() if line.startswith("#")] == [
-        "# Repeat with: python scripts/train.py recipe.yaml --output_dir ANOTHER",
+        "# Repeat with: deit-hf train recipe.yaml --output_dir ANOTHER",
         "# teacher  regnety_160 from regnet.pth, 82.1 images/s, see https://huggingface.co/a/b",
     ]
     state = {"best_model_checkpoint": "checkpoint-20", "log_history": [{"loss": 0.5, "step": 1}]}
@@ -98,9 +98,7 @@ def test_relative_paths_and_home_directories_become_base_names_too(tmp_path: Pat
         "dataset_name": "owner/name",
         "lr_scheduler_kwargs": {"file": "./jane/x.json"},
     }
-    head = (
-        f"# Repeat with: python scripts/train.py {run}/recipe.yaml\n# teacher  timm:resnet18@jane/weights.pth, 0.9\n"
-    )
+    head = f"# Repeat with: deit-hf train {run}/recipe.yaml\n# teacher  timm:resnet18@jane/weights.pth, 0.9\n"
     (run / "recipe.yaml").write_text(head + yaml.safe_dump(options))
     (run / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": f"{run}/checkpoint-1"}))
     texts = public_texts(run, "alice/model")

@@ -259,7 +259,7 @@ def test_failed_commit_names_the_command_that_repeats_it_without_a_second_upload
     assert failed.returncode == 3
     assert "500" in failed.stderr
     command = shlex.split(failed.stderr.partition("try again with: ")[2])
-    repeated = ["python", "scripts/push_to_hub.py", str(run_directory), "--hub_model_id", REPO, "--private"]
+    repeated = ["deit-hf", "push", str(run_directory), "--hub_model_id", REPO, "--private"]
     assert command == [*repeated, "--commit_message", "a trained model"]
     assert hub.files(REPO) == {}
 

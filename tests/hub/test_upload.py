@@ -64,8 +64,8 @@ def test_silent_hub_is_given_up_and_the_command_that_tries_again_is_said(silent_
     (directory / "notes.md").write_text("")
     assert push_or_warn(directory, "alice/x", token=TOKEN, private=True, include=["notes.md"]) is None
     assert "`alice/x`: the Hub did not answer for 0.5 s: " in caplog.text
-    command = shlex.split(re.search("try again with: python (.*)", caplog.text)[1])
-    expected = ["scripts/push_to_hub.py", str(directory), "--hub_model_id", "alice/x", "--private"]
+    command = shlex.split(re.search("try again with: deit-hf (.*)", caplog.text)[1])
+    expected = ["push", str(directory), "--hub_model_id", "alice/x", "--private"]
     assert command == [*expected, "--include", "notes.md"]
     assert TOKEN not in caplog.text
     assert silent_hub  # the server was reached

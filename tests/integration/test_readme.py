@@ -80,7 +80,7 @@ def test_every_recipe_is_accepted_and_says_what_it_is(recipe: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     text = recipe.read_text(encoding="utf-8")
     header = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
-    for part in ("Paper row:", "Command: ", f"scripts/train.py scripts/recipes/{recipe.name}", "Machine", "easured"):
+    for part in ("Paper row:", "Command: ", f"train {recipe.stem} ", "Machine", "easured"):
         assert part in header
     source = [] if "dataset_name:" in text else ["--dataset_name", "user/name"]
     model, data, args = parse_recipe(

@@ -261,7 +261,7 @@ def test_weights_of_another_deit_are_refused_with_the_command_that_converts_them
 
 def test_file_of_weights_as_a_student_says_how_to_convert_it(timm_deits):
     file = list(timm_deits)[1].partition("@")[2]
-    with pytest.raises(ValueError, match="is a file, .* with python scripts/convert_checkpoint.py .*pth DIR"):
+    with pytest.raises(ValueError, match="is a file, .* with deit-hf convert .*pth DIR"):
         build(model_name_or_path=file)
 
 

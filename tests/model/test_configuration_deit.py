@@ -13,7 +13,7 @@ import pytest
 import transformers
 
 from deit_hf import DeiTConfig
-from deit_hf.model.configuration_deit import VARIANTS
+from deit_hf.model.variants import VARIANTS
 
 # arXiv:2012.12877 table 1 and its sections on distilled and 384-pixel models.
 PUBLISHED = {

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel
-from deit_hf.model.configuration_deit import VARIANTS
 from deit_hf.model.layers import DeiTPatchEmbeddings, resize_position_table
+from deit_hf.model.variants import VARIANTS
 
 SIZES: dict[str, Any] = {
     "image_size": 32,

@@ -9,7 +9,7 @@ import pytest
 from deit_hf import DistillationArguments
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
-from deit_hf.model.configuration_deit import VARIANTS
+from deit_hf.model.variants import VARIANTS
 from deit_hf.training.recipe_file import parse_recipe
 
 FOLDER = Path(__file__).parents[2] / "scripts" / "recipes"

@@ -446,7 +446,7 @@ def test_unreachable_hub_ends_no_training_and_says_how_to_retry(tmp_path, tiny_c
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, **options)
     trainer.train()
     assert trainer.push_to_hub() is None  # tests run offline
-    assert "python scripts/push_to_hub.py" in caplog.text
+    assert "deit-hf push" in caplog.text
     assert "hf_secret" not in caplog.text
     files = {path.name for path in Path(trainer.args.output_dir).iterdir()}
     assert {"model.safetensors", "config.json", "preprocessor_config.json", "recipe.yaml", "README.md"} <= files

@@ -269,7 +269,7 @@ def _find_streamed(data: DataArguments, train: bool) -> ImageParts:
     parts.evaluation = _some_rows(eval_rows, data.max_eval_samples)
     if "test" in names:
         parts.notes.append(
-            f"split `{names.pop('test')}` is not used with `streaming`; measure it with scripts/evaluate_model.py"
+            f"split `{names.pop('test')}` is not used with `streaming`; measure it with deit-hf evaluate"
         )
     return parts
 

@@ -83,7 +83,7 @@ def test_splits_of_any_dataset_are_recognised_by_the_same_names(tmp_path: Path):
         4,
         None,
     )
-    assert streamed.notes == ["split `test` is not used with `streaming`; measure it with scripts/evaluate_model.py"]
+    assert streamed.notes == ["split `test` is not used with `streaming`; measure it with deit-hf evaluate"]
 
 
 @pytest.mark.parametrize(
