@@ -19,6 +19,7 @@ PUBLIC = {
     "DistillationTrainer",
     "Teacher",
     "convert_checkpoint",
+    "distill",
     "hard_distillation_loss",
     "soft_distillation_loss",
 }

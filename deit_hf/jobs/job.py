@@ -103,8 +103,8 @@ class Job:
                 teacher = self._teacher_accuracy(directory, "evaluation")
                 self._log_teacher(teacher)
             finished = is_finished(directory / run.name) and not overwrite
-            state = "finished earlier" if finished else "runs"
-            self._log("\nstage %d of %d: %s %s, in %s", number, len(runs), run.name, state, directory / run.name)
+            state = " (finished earlier)" if finished else ""
+            self._log("\nstage %d of %d: %s, in %s%s", number, len(runs), run.name, directory / run.name, state)
             if not finished:
                 self._train(run, directory)
         results = self._results(directory, runs)
