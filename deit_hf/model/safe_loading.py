@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ..atomic_files import MANIFEST, changed_weights
+from .local_sources import is_unreachable, unreachable_hub
 
 # Official checkpoints contain their arguments, including a path (run_with_submitit.py); a pure path opens no file.
 _HARMLESS: list[Any] = [argparse.Namespace, *((PurePosixPath, f"pathlib.{part}PosixPath") for part in ("", "_local."))]
@@ -109,6 +110,8 @@ def named_errors(source: Any) -> Iterator[None]:
                 f"`{source}` has no image processor (preprocessor_config.json); save one there with `deit_hf.model."
                 "image_processing_deit.make_processor(image_size).save_pretrained(directory)`"
             ) from error
+        if not os.path.isdir(str(source)) and is_unreachable(error):
+            raise unreachable_hub(str(source)) from error
         if str(source) in str(error):
             raise
         nowhere = "" if os.path.isdir(str(source)) else "is not a directory and "

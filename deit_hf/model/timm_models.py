@@ -7,6 +7,8 @@ from typing import Any
 import timm
 from torch import nn
 
+from .local_sources import is_unreachable, unreachable_hub
+
 
 def is_timm_source(source: str) -> bool:
     """Whether a name denotes a timm model: `timm:<name>`, `timm:<name>@<file>` or `timm/<name>` on the Hub."""
@@ -39,6 +41,7 @@ def create_timm_model(source: str, num_classes: int | None = None, pretrained: b
 
     Raises:
         FileNotFoundError: the file does not exist.
+        OSError: the Hub cannot be reached.
         ValueError: timm has no such model, or the weights do not fit it.
     """
     name, at, path = source.removeprefix("timm:").partition("@")
@@ -59,6 +62,10 @@ def create_timm_model(source: str, num_classes: int | None = None, pretrained: b
     kwargs = {} if num_classes is None else {"num_classes": num_classes}
     try:
         return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay or None, **kwargs)
+    except OSError as error:
+        if is_unreachable(error):
+            raise unreachable_hub(source) from error
+        raise
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
