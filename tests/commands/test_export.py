@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from support.models import NAMES, make_model, save
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+from transformers import PreTrainedModel, TimmWrapperConfig, TimmWrapperForImageClassification
 
 from deit_hf import DeiTConfig
 from deit_hf.commands.export import main
@@ -102,7 +103,7 @@ def test_models_of_other_kinds_are_exported_and_the_readme_says_what_cannot_read
     assert Path("plain-onnx/mine.txt").exists()
     session = onnxruntime.InferenceSession("plain-onnx/onnx/model.onnx")
     assert [output.name for output in session.get_outputs()] == ["logits"]
-    config = TimmWrapperConfig(architecture="test_byobnet", num_labels=5, id2label=dict(enumerate(NAMES)))
+    config = TimmWrapperConfig(architecture="test_efficientnet", num_labels=5, id2label=dict(enumerate(NAMES)))
     TimmWrapperForImageClassification(config).save_pretrained("teacher")
     make_processor(32).save_pretrained("teacher")
     capsys.readouterr()
@@ -115,14 +116,36 @@ def test_models_of_other_kinds_are_exported_and_the_readme_says_what_cannot_read
     assert sizes["model_quantized.onnx"] < 0.5 * sizes["model.onnx"]  # convolutions are quantised, too
 
 
-def test_a_file_that_differs_from_the_model_is_not_written(
-    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+class WrongSession:
+    """Answers like a model whose logits for the second image of a batch are off by `error`."""
+
+    def __init__(self, model: PreTrainedModel, error: float):
+        self.model, self.error = model, error
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="logits")]
+
+    def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.no_grad():
+            logits = self.model(pixel_values=torch.from_numpy(feed["pixel_values"])).logits.numpy()
+        logits[1:2] += self.error
+        return [logits]
+
+
+@pytest.mark.parametrize("error", [0.1, float("nan")])
+def test_a_file_that_differs_from_the_model_in_a_batch_is_not_written(
+    folder: Path, error: float, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(export, "TOLERANCE", 1e-12)
+    model = load_classifier("model")[0].eval()
+    monkeypatch.setattr(export, "_export", lambda model, file, pixel_values: file.touch())
+    monkeypatch.setattr(export, "session_of", lambda file: WrongSession(model, error))
     assert exit_code("model", "out") == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: the exported file is wrong: its `")
-    assert error.count("\n") == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        f"error: the exported file is wrong: its `logits` differ from the model's by {error:.3g} in a"
+    )
+    assert "in a batch of 3, more than the tolerance of 0.001; nothing was written" in shown
+    assert shown.count("\n") == 1
     assert not Path("out").exists()
 
 

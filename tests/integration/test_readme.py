@@ -43,7 +43,7 @@ def test_python_examples_train_and_save_what_plain_transformers_and_onnxruntime_
     command = re.search(r"^deit-hf export (outputs/.*)$", README, flags=re.MULTILINE)
     assert command is not None
     monkeypatch.chdir(tmp_path)
-    export(command[1].split())
+    export([*command[1].split(), "--max_eval_samples", "40"])
     session = onnxruntime.InferenceSession(tmp_path / "outputs" / "onnx" / "onnx" / "model.onnx")
     assert session.run(["logits"], {"pixel_values": np.zeros((7, 3, 32, 32), np.float32)})[0].shape == (7, 10)
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "outputs" / "readme")
