@@ -1,5 +1,6 @@
 """The sub-commands of `deit-hf`, one module each.
 
 Reading order: main, check, train, evaluate, predict, compare, convert, push, recipes, models, benchmark. errors.py
-has the exit codes, parser.py reports mistyped options, help.py prints `--help`.
+has the exit codes, parser.py reports mistyped options, help.py prints
+`--help` from the tables of option_groups.py.
 """
