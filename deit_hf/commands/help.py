@@ -1,8 +1,80 @@
-"""`--help` of the commands that take options of the data classes; it imports no torch."""
+"""`--help` of the commands that take the options of a training; imports no torch, so that it answers at once."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from .option_groups import CHECK, EVALUATE, TRAIN, Option
+
+
+class Help(NamedTuple):
+    """What `--help` of a command shows.
+
+    Attributes:
+        usage: two lines of arguments.
+        groups: options by the title of their group.
+        examples: commands that work.
+    """
+
+    usage: tuple[str, str]
+    groups: Mapping[str, Sequence[Option]]
+    examples: tuple[str, ...]
+
+
+HELP = {
+    "train": Help(
+        (
+            "deit-hf train RECIPE [--option value ...]   (options override the recipe)",
+            "RECIPE: a name from deit-hf recipes, or a YAML file",
+        ),
+        TRAIN,
+        (
+            "deit-hf train quickstart-plain",
+            "deit-hf train small-data --dataset_name photos/ --teacher outputs/flowers/teacher -o outputs/photos",
+            "torchrun --nproc_per_node 4 -m deit_hf train distill-hard-tiny --bf16 true",
+        ),
+    ),
+    "evaluate": Help(
+        (
+            "deit-hf evaluate MODEL DATA [--option value ...]",
+            "MODEL: Hub id or folder; DATA: folder, Hub id or digits",
+        ),
+        EVALUATE,
+        (
+            "deit-hf evaluate outputs/quickstart/plain digits",
+            "deit-hf evaluate outputs/photos photos/ --per_class_file classes.json",
+            "deit-hf evaluate outputs/photos --validation_dir photos/test --crop_ratio 1.0 --output metrics.json",
+        ),
+    ),
+    "check": Help(
+        (
+            "deit-hf check DATA [--option value ...]",
+            "DATA: folder of class folders or parquet files, Hub id, or digits",
+        ),
+        CHECK,
+        (
+            "deit-hf check photos/",
+            "deit-hf check --train_dir photos/train --validation_dir photos/val",
+            "deit-hf check digits",
+        ),
+    ),
+}
+
+
+def help_text(command: str) -> str:
+    """The text of `--help` of a command of `HELP`."""
+    usage, groups, examples = HELP[command]
+    lines = [f"usage: {usage[0]}", f"       {usage[1]}"]
+    for title, options in groups.items():
+        lines += ["", f"{title}:", *(option.line() for option in options)]
+    lines += ["", "examples:", *(f"  {example}" for example in examples)]
+    lines += ["", f"All options, with longer descriptions: deit-hf {command} --help-all"]
+    return "\n".join(lines) + "\n"
 
 
 def print_help(command: str, arguments: Sequence[str]) -> bool:
     """Prints the help of a command if the arguments ask for it, and returns whether they do."""
-    return False
+    if not {"-h", "--help"} & {*arguments}:
+        return False
+    sys.stdout.write(help_text(command))
+    return True

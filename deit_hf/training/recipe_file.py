@@ -61,9 +61,9 @@ def parse_recipe(
     if recipe is not None:
         values |= read_recipe(recipe, parser.names)
     _set_defaults(parser, values | named)
-    missing = [name for name, option in (positionals or {}).items() if parser.by_name(option).required]
-    if missing and not any(flag in arguments for flag in parser.flags_of((positionals or {})[missing[0]])):
-        raise ValueError(f"{missing[0]} is missing, as the first argument; see --help")
+    for name, option in (positionals or {}).items():
+        if parser.by_name(option).required and parser.given(option, arguments) is None:
+            raise ValueError(f"{name} is missing; name {' and '.join(positionals or {})} first, or see --help")
     *groups, _ = parser.parse_args_into_dataclasses(
         args=list(arguments), return_remaining_strings=True, look_for_args_file=False
     )
@@ -118,6 +118,11 @@ class _Parser(ListsArguments, HfArgumentParser):
         """All flags that set an option."""
         return [flag for each in self.arguments if each.dest == option for flag in each.option_strings]
 
+    def given(self, option: str, arguments: Sequence[str]) -> str | None:
+        """The first flag of an option on a command line, or None."""
+        flags = (argument.partition("=")[0] for argument in arguments)
+        return next((flag for flag in flags if flag in self.flags_of(option)), None)
+
     def check_once(self, arguments: Sequence[str]) -> None:
         """Refuses two different flags of one option, such as `--teacher` and `--teacher_model_name_or_path`."""
         given = dict.fromkeys(argument.partition("=")[0] for argument in arguments)
@@ -137,17 +142,15 @@ def _names(parser: _Parser, arguments: Sequence[str], positionals: Mapping[str, 
         action.required = True
     recipe = rest.pop(0) if rest and (not positionals or rest[0].endswith(YAML)) else None
     if len(rest) > len(positionals):
-        several = f"{' and '.join(positionals)} only, not {len(rest)} names" if positionals else ""
+        only = f", and only {' and '.join(positionals)} can be given without one" if positionals else ""
         unused = unknown_options(rest[len(positionals) :])
-        raise ValueError(f"no option takes {unused}{f' (takes {several})' if several else ''}; see --help for all")
+        raise ValueError(f"no option takes {unused}{only}; see --help for all")
     values = {}
     for name, value in zip(positionals, rest, strict=False):
         option = positionals[name]
-        flag = next((each for each in arguments if each.partition("=")[0] in parser.flags_of(option)), None)
+        flag = parser.given(option, arguments)
         if flag is not None:
-            raise ValueError(
-                f"{name} `{value}` and {flag.partition('=')[0]} are both given, but mean the same; give one of them"
-            )
+            raise ValueError(f"{name} `{value}` and {flag} are both given, but set the same option; give one of them")
         values[option] = value
     return recipe, values
 

@@ -28,9 +28,9 @@ def find_recipe(name: str) -> Path:
     if name and path.is_file():
         return path
     close = difflib.get_close_matches(Path(name).stem if is_path else name, recipe_names(), n=3)
-    hint = f"did you mean {' or '.join(f'`{each}`' for each in close)}" if close else "see deit-hf recipes for all"
+    hint = f"did you mean {' or '.join(f'`{each}`' for each in close)}?" if close else "see deit-hf recipes for all"
     if not is_path and Path(name).is_file():
-        hint += f", or is `{name}` your own file? Then its name must end in .yaml"
+        hint = f"`{name}` here is a file, but the name of a file must end in .yaml"
     elif is_path and not close:
         hint = f"the recipes of this package (see deit-hf recipes) are in {RECIPES}"
     raise FileNotFoundError(f"no recipe {'at ' if is_path else ''}`{name}`; {hint}")

@@ -1,4 +1,4 @@
-"""Runs scripts/train.py on one process or several, and reads the files that the run wrote."""
+"""Runs scripts/train.py on one process or `deit-hf train` on several, and reads the files that the run wrote."""
 
 import json
 import os
@@ -31,8 +31,10 @@ RECIPE = {
 
 def run(folder: Path, num_processes: int, script: str, *arguments: str) -> subprocess.CompletedProcess:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
-    path = script if Path(script).is_absolute() else str(ROOT / "scripts" / script)
-    command = [sys.executable, *(launch if num_processes > 1 else []), path, *arguments]
+    program = [script if Path(script).is_absolute() else str(ROOT / "scripts" / script)]
+    if num_processes > 1 and script == "train.py":
+        program = ["-m", "deit_hf", "train"]  # so that torchrun is tested with both
+    command = [sys.executable, *(launch if num_processes > 1 else []), *program, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert result.returncode == 0, result.stderr

@@ -15,6 +15,7 @@ from deit_hf.commands.errors import one_line_errors
 from deit_hf.data.dataset import EvaluationViews, ImageDataset
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.transforms import evaluation_view
+from deit_hf.evaluation.arguments import EvaluationArguments
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.training.recipe_file import parse_recipe, write_recipe
@@ -304,3 +305,100 @@ def test_error_of_a_worker_process_is_one_line_that_names_the_file(tmp_path: Pat
     assert error.count("\n") == 1
     assert error.startswith(f"error: row 0 of the dataset ({path})")
     assert "Traceback" not in error
+
+
+# ---- names of options, and values with less weight ----
+
+EVALUATION = (EvaluationArguments, DataArguments)
+NAMES = {"MODEL": "model_name_or_path", "DATA": "dataset_name"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["m", "digits", "--batch_size", "3"],
+        ["--batch_size", "3", "m", "digits"],
+        ["m", "--batch_size=3", "digits"],
+        ["--model_name_or_path", "m", "--dataset_name", "digits", "--batch_size", "3"],
+        ["m", "--dataset-name=digits", "--batch_size", "3"],
+        ["recipe.yaml", "m", "digits"],
+    ],
+)
+def test_model_and_data_by_position_or_by_their_flags(arguments: list[str], tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("batch_size: 3\nmodel_name_or_path: other\n")
+    options, data = parse_recipe(EVALUATION, arguments, positionals=NAMES)
+    assert (options.model_name_or_path, data.dataset_name, options.batch_size) == ("m", "digits", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["m", "digits", "more"],
+            "no option takes more, and only MODEL and DATA can be given without one; see --help",
+        ),
+        (["m", "digits", "--dataset-name", "x"], "DATA `digits` and --dataset-name are both given"),
+        ([], "MODEL is missing; name MODEL and DATA first, or see --help"),
+    ],
+)
+def test_wrong_positions_are_refused(arguments: list[str], message: str):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(EVALUATION, arguments, positionals=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags"),
+    [
+        ("", ["--teacher", "t", "--student", "s", "-o", "out"]),
+        ("teacher: t\nstudent: s\noutput_dir: out\n", []),
+        ("teacher: x\nstudent: x\n", ["--teacher_model_name_or_path", "t", "--student=s", "-o=out"]),
+    ],
+)
+def test_short_names_mean_the_same(recipe: str, flags: list[str], tmp_path: Path):
+    path = write(tmp_path, "dataset_name: digits\nreport_to: none\n" + recipe)
+    model, _, args = parse_recipe(ALL, [path, *flags])
+    assert (model.teacher_model_name_or_path, model.model_name_or_path, args.output_dir) == ("t", "s", "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        (
+            "",
+            ["--teacher", "a", "--teacher_model_name_or_path", "a"],
+            "--teacher and --teacher_model.* are both given",
+        ),
+        ("", ["-o", "a", "--output_dir=b"], "-o and --output_dir are both given, but set the same option"),
+        ("", ["--evaluate_teacher", "true", "--no_evaluate_teacher"], "are both given"),
+        ("teacher: a\nteacher_model_name_or_path: b\n", [], "has both `teacher` and `teacher_model_name_or_path`"),
+        ("eval_fusion: softmax_sum\n", [], "unknown option `eval_fusion`; did you mean `fusion`"),
+        ("eval_crop_ratio: 1\n", [], "unknown option `eval_crop_ratio`; did you mean .*`crop_ratio`"),
+        ("", ["-oDIR"], "unknown option -oDIR"),
+    ],
+)
+def test_two_names_of_one_option_and_old_names_are_refused(text: str, flags: list[str], message: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=message):
+        parse_training(tmp_path, text, *flags)
+
+
+def test_given_defaults_weigh_less_than_recipe_and_flags(tmp_path: Path):
+    defaults = {"seed": 1, "data_seed": 2, "mixup_alpha": 0.0, "random_augment": "none", "dataset_name": "digits"}
+    path = write(tmp_path, "data_seed: 3\nmixup_alpha: 0.25\n")
+    flags = ["--mixup_alpha", "0.5", "--variant", "deit_tiny_patch16_224", "-o", "out", "--report_to", "none"]
+    _, data, args = parse_recipe(ALL, [path, *flags], defaults=defaults)
+    assert data.dataset_name == "digits"
+    assert (args.seed, args.data_seed, args.mixup_alpha, args.random_augment) == (1, 3, 0.5, "none")
+
+
+def test_given_defaults_satisfy_required_options():
+    options, _ = parse_recipe(
+        EVALUATION, ["digits"], defaults={"model_name_or_path": "m"}, positionals={"DATA": "dataset_name"}
+    )
+    assert options.model_name_or_path == "m"
+
+
+def test_shipped_recipe_is_named_without_its_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, data, _ = parse_recipe(ALL, ["quickstart-plain", "--dataset_name", "x", "--report_to", "none"])
+    assert (model.variant, data.dataset_name) == ("deit_tiny_patch16_224", "x")

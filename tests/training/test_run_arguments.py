@@ -54,7 +54,7 @@ def test_config_overrides_are_json_on_the_command_line():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "`dataset_name` is None, `train_dir` None and `validation_dir` None; set either `dataset_name` or fol"),
+        ({}, "no data is named; set `dataset_name` to a Hub id, a directory or digits, or `train_dir` and"),
         ({"dataset_name": "digits", "train_dir": "x"}, "`dataset_name` is digits, `train_dir` x"),
         ({"dataset_name": "digits", "validation_dir": "x"}, "`validation_dir` x"),
         ({"dataset_name": "digits", "max_train_samples": 0}, "`max_train_samples` is 0, but must be 1 or more"),

@@ -77,7 +77,12 @@ class DataArguments:
     def __post_init__(self) -> None:
         check_kinds(self)
         folders = self.train_dir is not None or self.validation_dir is not None
-        if (self.dataset_name is not None) == folders:
+        if self.dataset_name is None and not folders:
+            raise ValueError(
+                "no data is named; set `dataset_name` to a Hub id, a directory or digits, or `train_dir` and "
+                "`validation_dir` to folders"
+            )
+        if self.dataset_name is not None and folders:
             raise ValueError(
                 f"`dataset_name` is {self.dataset_name}, `train_dir` {self.train_dir} and `validation_dir` "
                 f"{self.validation_dir}; set either `dataset_name` or folders"

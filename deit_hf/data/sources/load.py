@@ -89,7 +89,7 @@ def load_image_parts(data: DataArguments, *, train: bool = True) -> ImageParts:
         check_dataset_name(data.dataset_name)
     if data.streaming:
         return _find_streamed(data, train)
-    folders = _part_folders(data)
+    folders = _part_folders(data, train)
     splits = _load_splits(data) if folders is None else {}
     parts = _choose_splits(data, list(splits if folders is None else folders), train)
     holds_out = data.train_val_split is not None and "evaluation" not in parts.names
@@ -125,7 +125,7 @@ def _check_evaluation_options(data: DataArguments, parts: ImageParts) -> None:
             )
 
 
-def _part_folders(data: DataArguments) -> dict[str, Path] | None:
+def _part_folders(data: DataArguments, train: bool) -> dict[str, Path] | None:
     """The folder of each part, or None if the source is not made of class folders."""
     if data.dataset_name is not None:
         folder = Path(data.dataset_name)
@@ -136,7 +136,8 @@ def _part_folders(data: DataArguments) -> dict[str, Path] | None:
         if not holds_class_folders(folder, data.label_column_name):
             return None
         named = {name for name in (data.train_split, data.eval_split) if name is not None}
-        return find_part_folders(folder, named, whole=data.train_split)
+        whole = data.train_split if train else data.eval_split or "validation"  # if the folder has no parts
+        return find_part_folders(folder, named, whole=whole)
     options = {"train_dir": data.train_split, "validation_dir": data.eval_split or "validation"}
     named_folders = {name: (option, getattr(data, option)) for option, name in options.items()}
     folders = {name: Path(folder) for name, (_, folder) in named_folders.items() if folder is not None}
