@@ -4,19 +4,19 @@ Back to one file that timm loads: python scripts/convert_checkpoint.py DIR FILE.
 """
 
 import argparse
-import logging
 from pathlib import Path
 
 from ..atomic_files import written_aside
 from ..model.configuration_deit import to_pair
 from ..model.conversion import convert_checkpoint, export_checkpoint, read_labels
 from ..model.image_processing_deit import make_processor
+from ..training.console import set_up_logging
 from .errors import one_line_errors
 from .parser import CommandParser
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    set_up_logging(verbose=False)
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", help="checkpoint (.pth, .safetensors); with --to_timm a model directory")
     parser.add_argument("output", type=Path, help="directory for model and processor; with --to_timm a file")

@@ -7,7 +7,6 @@ of each class.
 
 import dataclasses
 import json
-import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -18,14 +17,15 @@ from transformers import PreTrainedModel
 from ..data.check import check_data, log_data_report
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import load_image_parts
+from ..evaluation.accuracy_text import accuracy_table
 from ..evaluation.arguments import EvaluationArguments
 from ..evaluation.fusion import FUSIONS
-from ..evaluation.metric_names import SHARES
 from ..evaluation.metrics import Confusion, HeadAccuracy
 from ..model.build import load_classifier
 from ..model.image_processing_deit import EvalCrop, with_crop
 from ..model.labels import check_single_labels
 from ..training.arguments import DistillationArguments
+from ..training.console import set_up_logging
 from ..training.recipe_file import parse_recipe
 from ..training.run import evaluate_trainer
 from ..training.trainer import DistillationTrainer
@@ -118,16 +118,17 @@ def _check_fusion(args: DistillationArguments, model: PreTrainedModel) -> None:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("deit_hf.data.check").setLevel(logging.INFO)  # the report of the data
+    set_up_logging(verbose=False)
     with one_line_errors(), tempfile.TemporaryDirectory() as empty:  # a Trainer creates an output directory
         options, data = parse_recipe((EvaluationArguments, DataArguments), sys.argv[1:], __doc__)
+        set_up_logging(verbose=options.verbose)
         args = DistillationArguments(
             empty,
             per_device_eval_batch_size=options.batch_size,
             dataloader_num_workers=options.num_workers,
             eval_fusion=options.fusion,
             report_to="none",
+            verbose=options.verbose,
         )
         metrics = evaluate(
             options.model_name_or_path,
@@ -139,11 +140,8 @@ def main() -> None:
         )
         if args.process_index != 0:
             return
-        for name, value in metrics.items():
-            if any(share in name for share in SHARES) or name == "eval_loss":
-                print(f"{name:36} {value:.4f}")
-        print(f"{'eval_samples':36} {metrics['eval_samples']}")
+        print(accuracy_table(metrics))
         fusion = FUSIONS[metrics["eval_fusion"]] if "eval_fusion" in metrics else "none, the model has one head"
-        print(f"crop: {metrics['eval_crop']}, fusion: {fusion}")
+        print(f"{metrics['eval_samples']:,} images, crop: {metrics['eval_crop']}, fusion: {fusion}")
         if options.output_file is not None:
             Path(options.output_file).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -4,17 +4,17 @@ IMAGE is the path or URL of an image in any format that Pillow reads.
 """
 
 import argparse
-import logging
 
 from tqdm import tqdm
 
 from ..evaluation.predict import predict
+from ..training.console import set_up_logging
 from .errors import one_line_errors
 from .parser import CommandParser
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    set_up_logging(verbose=False)
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="path or URL")
     parser.add_argument("--model", required=True, help="Hub id or directory of any image classifier")

@@ -5,16 +5,15 @@ files. Exit code 2: wrong input. 3: the Hub could not be reached, refused, or di
 """
 
 import argparse
-import logging
 
 from ..hub.push import push_directory
+from ..training.console import set_up_logging
 from .errors import one_line_errors
 from .parser import CommandParser
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("deit_hf").setLevel(logging.INFO)  # the list of files
+    set_up_logging(verbose=False)
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", metavar="DIR", help="output_dir of a finished run")
     parser.add_argument("--hub_model_id", required=True, help="user/name, or name for a repository of your own")

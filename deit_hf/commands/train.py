@@ -3,7 +3,6 @@
 Options override the recipe. Several processes: accelerate launch scripts/train.py RECIPE.yaml
 """
 
-import logging
 import sys
 
 import torch
@@ -12,16 +11,17 @@ from ..data.sources.arguments import DataArguments
 from ..model.arguments import ModelArguments
 from ..reliability.numerical_faults import NonFiniteLossError
 from ..training.arguments import DistillationArguments
+from ..training.console import set_up_logging
 from ..training.recipe_file import parse_recipe
 from ..training.run import train
 from .errors import one_line_errors
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("deit_hf").setLevel(logging.INFO)  # logs the effective recipe at the start
+    set_up_logging(verbose=False)
     with one_line_errors():
         options = parse_recipe((ModelArguments, DataArguments, DistillationArguments), sys.argv[1:], __doc__)
+        set_up_logging(verbose=options[-1].verbose)
         try:
             train(*options)
         except NonFiniteLossError:

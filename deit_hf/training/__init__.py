@@ -2,6 +2,6 @@
 
 Reading order: run, trainer, logging_trainer, optimizing_trainer, view_trainer, trainer_arguments, arguments,
 derived_options, evaluation_times, late_options, refused_arguments, option_values, hub_token, global_batch,
-input_pipeline, optimizer, timm_optimizers, schedule, schedule_options, ema, loss_log, progress, class_weights,
-small_runs, run_summary, recipe_file, changeable_options, same_run, card_facts.
+input_pipeline, optimizer, timm_optimizers, schedule, schedule_options, ema, loss_log, progress, console,
+class_weights, small_runs, run_summary, recipe_file, changeable_options, same_run, card_facts.
 """
