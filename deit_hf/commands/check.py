@@ -4,10 +4,10 @@ Prints the classes, images and image sizes of each part, what is left out and wh
 such as images that two parts share. DATA is a folder of class folders, a folder of parquet files, a Hub id, or digits.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 
+from ..training.console import set_up_logging
 from .errors import one_line_errors
 from .help import print_help
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if print_help("check", arguments):
         return
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    set_up_logging(verbose=False)
     with one_line_errors():
         from ..data.check import check_data
         from ..data.sources.arguments import DataArguments

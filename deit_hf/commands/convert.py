@@ -3,18 +3,17 @@
 Back to one file that timm loads: deit-hf convert DIR FILE.safetensors --to_timm
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..atomic_files import written_aside
+from ..training.console import set_up_logging
 from .errors import one_line_errors
 from .parser import CommandParser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Converts a checkpoint."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     parser = CommandParser(prog="deit-hf convert", description=__doc__)
     parser.add_argument("input", help="checkpoint (.pth, .safetensors); with --to_timm a model directory")
     parser.add_argument("output", type=Path, help="directory for model and processor; with --to_timm a file")
@@ -24,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_attention_heads", type=int, help="if the heads are not 64 wide")
     parser.add_argument("--overwrite", action="store_true", help="write even if the output exists")
     options = parser.parse_args(arguments)
+    set_up_logging(verbose=False)
     with one_line_errors():
         from ..model.configuration_deit import to_pair
         from ..model.conversion import convert_checkpoint, export_checkpoint, read_labels

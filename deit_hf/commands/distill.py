@@ -4,10 +4,10 @@ DATA is a folder of class folders (possibly in train/, val/, test/), a directory
 The same command again continues a job that was stopped.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 
+from ..training.console import set_up_logging
 from .errors import one_line_errors
 from .help import print_help
 
@@ -17,8 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if print_help("distill", arguments):
         return
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("deit_hf").setLevel(logging.INFO)
+    set_up_logging(verbose=False)
     with one_line_errors():
         from ..jobs.arguments import JobArguments
         from ..jobs.distill import run_job
@@ -27,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from ..training.recipe_file import given_options
 
         given = given_options((JobArguments, *OPTION_TYPES), arguments, positionals={"DATA": "dataset_name"})
+        set_up_logging(verbose=bool(given.get("verbose")))
         own = {name: given.pop(name) for name in JobArguments.__dataclass_fields__ if name in given}
         outcome = run_job(JobArguments(**own), given)
         if outcome.is_main_process:

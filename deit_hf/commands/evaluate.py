@@ -6,12 +6,12 @@ each class.
 """
 
 import json
-import logging
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..training.console import set_up_logging
 from .errors import one_line_errors
 from .help import print_help
 
@@ -21,25 +21,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if print_help("evaluate", arguments):
         return
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("deit_hf.data.check").setLevel(logging.INFO)  # the report of the data
+    set_up_logging(verbose=False)
     with one_line_errors(), tempfile.TemporaryDirectory() as empty:  # a Trainer creates an output directory
         from ..data.sources.arguments import DataArguments
+        from ..evaluation.accuracy_text import accuracy_table
         from ..evaluation.arguments import EvaluationArguments
         from ..evaluation.fusion import FUSIONS
-        from ..evaluation.metric_names import SHARES
         from ..training.arguments import DistillationArguments
         from ..training.recipe_file import parse_recipe
         from ..training.saved_model import evaluate
 
         positionals = {"MODEL": "model_name_or_path", "DATA": "dataset_name"}
         options, data = parse_recipe((EvaluationArguments, DataArguments), arguments, __doc__, positionals=positionals)
+        set_up_logging(verbose=options.verbose)
         args = DistillationArguments(
             empty,
             per_device_eval_batch_size=options.batch_size,
             dataloader_num_workers=options.num_workers,
             fusion=options.fusion,
             report_to="none",
+            verbose=options.verbose,
         )
         metrics = evaluate(
             options.model_name_or_path,
@@ -51,11 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if args.process_index != 0:
             return
-        for name, value in metrics.items():
-            if any(share in name for share in SHARES) or name == "eval_loss":
-                print(f"{name:36} {value:.4f}")
-        print(f"{'eval_samples':36} {metrics['eval_samples']}")
+        print(accuracy_table(metrics))
         fusion = FUSIONS[metrics["eval_fusion"]] if "eval_fusion" in metrics else "none, the model has one head"
-        print(f"crop: {metrics['eval_crop']}, fusion: {fusion}")
+        print(f"{metrics['eval_samples']:,} images, crop: {metrics['eval_crop']}, fusion: {fusion}")
         if options.output is not None:
             Path(options.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

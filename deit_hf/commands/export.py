@@ -14,12 +14,12 @@ the accuracy of the model and of each file is measured on the evaluation part of
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..training.console import set_up_logging
 from .parser import CommandParser
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ BATCH_SIZE = 16  # of the accuracy
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     options = _parser().parse_args(arguments)
+    set_up_logging(verbose=False)
     from .errors import one_line_errors  # this import and those below take seconds
 
     with one_line_errors():

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ..atomic_files import written_aside
+from ..training.console import set_up_logging
 from .parser import CommandParser
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tif
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     options = _parser().parse_args(arguments)
+    set_up_logging(verbose=False)
     from .errors import one_line_errors  # this import and those below take seconds
 
     with one_line_errors():

@@ -4,17 +4,15 @@ Uploads the files that a run writes, and lists which files it uploads and which 
 files. Exit code 2: wrong input. 3: the Hub could not be reached, refused, or did not answer; try again.
 """
 
-import logging
 from collections.abc import Sequence
 
+from ..training.console import set_up_logging
 from .errors import one_line_errors
 from .parser import CommandParser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pushes the directory, and prints the URL of the commit."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("deit_hf").setLevel(logging.INFO)  # the list of files
     parser = CommandParser(prog="deit-hf push", description=__doc__)
     parser.add_argument("directory", metavar="DIR", help="output_dir of a finished run")
     parser.add_argument("--hub_model_id", required=True, help="user/name, or name for a repository of your own")
@@ -24,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--include", nargs="+", default=[], metavar="NAME", help="additional files of DIR to upload")
     parser.add_argument("--time_limit", type=float, metavar="SECONDS", help="time limit (default: 600 and 1 per MB)")
     args = parser.parse_args(arguments)
+    set_up_logging(verbose=False)
     with one_line_errors():
         from ..hub.push import push_directory
 

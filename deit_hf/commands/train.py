@@ -4,12 +4,24 @@ RECIPE is the name of a recipe of this package (see deit-hf recipes) or a YAML f
 processes: torchrun --nproc_per_node 2 -m deit_hf train RECIPE, or accelerate launch scripts/train.py RECIPE
 """
 
-import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from ..training.console import set_up_logging
 from .errors import one_line_errors
 from .help import print_help
+
+
+@dataclass
+class StartArguments:
+    """Options of one start of the command, which a recipe does not repeat."""
+
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Check everything up to the first step, measure time, memory and disk, and write nothing."},
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if print_help("train", arguments):
         return
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("deit_hf").setLevel(logging.INFO)  # logs the effective recipe at the start
+    set_up_logging(verbose=False)
     with one_line_errors():
         import torch
 
@@ -29,10 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from ..training.recipe_file import parse_recipe
         from ..training.run import train
 
-        options = parse_recipe((ModelArguments, DataArguments, DistillationArguments), arguments, __doc__)
+        groups = (ModelArguments, DataArguments, DistillationArguments, StartArguments)
+        *options, start = parse_recipe(groups, arguments, __doc__)
+        set_up_logging(verbose=options[-1].verbose)
         try:
-            train(*options)
+            if start.dry_run:
+                _dry_run(*options)
+            else:
+                train(*options)
         except NonFiniteLossError:
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()  # all processes get here; without it gloo aborts at exit
             raise
+
+
+def _dry_run(model_args: Any, data_args: Any, args: Any) -> None:
+    from ..training.preflight import dry_run
+
+    needs = dry_run(model_args, data_args, args)
+    if args.process_index == 0:
+        finished = [f"already finished: {args.output_dir}; nothing to do"]
+        print("\n".join(finished if needs is None else ["", "The run will need:", *needs.lines()]))

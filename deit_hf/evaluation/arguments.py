@@ -44,6 +44,7 @@ class EvaluationArguments:
     per_class_file: str | None = field(
         default=None, metadata={"help": "JSON file for the accuracy of each class and the confusion matrix."}
     )
+    verbose: bool = field(default=False, metadata={"help": "Print what transformers prints, and silence no warning."})
 
     def __post_init__(self) -> None:
         check_kinds(self)

@@ -73,17 +73,12 @@ def train(
 def _train(
     model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments, parts: ImageParts | None
 ) -> dict[str, Any]:
-    _check_teacher_options(model_args, args)
-    if data_args.streaming and args.class_weighting != "none":
-        raise ValueError(NOT_OF_A_STREAM)
-    if not data_args.streaming:
-        check_stream_options(args, "add `--streaming true`")
+    check_run_options(model_args, data_args, args)
     checkpoint = find_checkpoint(args)
-    trainer, test_rows = _trainer(model_args, data_args, args, parts)
-    trainer.same_run.groups = {"model": model_args, "data": data_args}
+    trainer, test_rows = make_trainer(model_args, data_args, args, parts)
     changes = trainer.same_run.settle(*remembered_places(args, checkpoint))
     if is_finished(args.output_dir) and not args.overwrite_output_dir:
-        if not _trains_on(changes, checkpoint, args):
+        if not trains_on(changes, checkpoint, args):
             return _leave_finished(args, changes)
         if args.process_index == 0:
             logger.warning("the finished run in %s continues from %s", args.output_dir, checkpoint)
@@ -94,7 +89,16 @@ def _train(
     return _save(trainer, result.metrics, model_args, data_args, test_rows)
 
 
-def _trainer(
+def check_run_options(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> None:
+    """Refuses options of a run that contradict each other, before anything is loaded."""
+    _check_teacher_options(model_args, args)
+    if data_args.streaming and args.class_weighting != "none":
+        raise ValueError(NOT_OF_A_STREAM)
+    if not data_args.streaming:
+        check_stream_options(args, "add `--streaming true`")
+
+
+def make_trainer(
     model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments, parts: ImageParts | None
 ) -> tuple[DistillationTrainer, datasets.Dataset | None]:
     """Builds the trainer from the options, without writing any file; also returns the test rows or None."""
@@ -127,10 +131,11 @@ def _trainer(
         processing_class=processor,
         **columns,
     )
+    trainer.same_run.groups = {"model": model_args, "data": data_args}
     return trainer, parts.test
 
 
-def _trains_on(changes: Sequence[Difference], checkpoint: str | None, args: DistillationArguments) -> bool:
+def trains_on(changes: Sequence[Difference], checkpoint: str | None, args: DistillationArguments) -> bool:
     """Whether a finished run continues with the changed options; a new learning rate alone adds no steps."""
     if {change.name for change in changes} <= {*RATES, "libraries"}:
         return False
