@@ -7,20 +7,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
-from ..analysis.latency import milliseconds_per_image
+from ..analysis.latency import milliseconds
 from ..distillation.teacher import Teacher
 from ..model.arguments import ModelArguments
 from ..model.build import build_student, load_classifier
 from ..model.image_processing_deit import crop_size
 from ..reliability.checkpoints import is_finished
+from ..training.arguments import DistillationArguments
 from ..training.changeable_options import HARMLESS, NOT_RECORDED
+from ..training.preflight import measure
+from ..training.progress import duration
 from ..training.run import train
 from ..training.same_run import student_start
 from .arguments import JobArguments
 from .directory import JOB_FILE, RESULTS_FILE, read_json, write_json
-from .plan import RUNS_FOLDER, JobRun, load_data, plan_student, plan_teacher
+from .plan import RUNS_FOLDER, JobRun, load_data, plan_student, plan_teacher, without_teacher
 from .results import rows_of_run
 from .teacher_stage import measure_teacher, own_processor, why_it_does_not_fit
 
@@ -44,6 +48,7 @@ class Job:
         self.misfit, teacher_size = self._check_teacher()
         model_args, _, self.args = plan_student(self.data, options, teacher="unused").arguments(Path(RUNS_FOLDER))
         student, self.processor = self._build(model_args)
+        self.student_has_token = hasattr(student, "distillation_classifier") and model_args.variant is None
         self._warn_of_size(student.num_parameters(), teacher_size)
         self.identity = self._identity(model_args)
 
@@ -97,12 +102,12 @@ class Job:
         if self.is_main_process:
             (directory / RESULTS_FILE).unlink(missing_ok=True)
             write_json(directory / JOB_FILE, self.identity)
-        self._log_plan(runs, directory)
+        self._log_plan(runs, directory, overwrite=overwrite)
         for number, run in enumerate(runs.values(), start=1):
             if run.name == "student":
                 teacher = self._teacher_accuracy(directory, "evaluation")
                 self._log_teacher(teacher)
-            finished = is_finished(directory / run.name) and not overwrite
+            finished = self._is_done(run, directory, overwrite=overwrite)
             state = " (finished earlier)" if finished else ""
             self._log("\nstage %d of %d: %s, in %s%s", number, len(runs), run.name, directory / run.name, state)
             if not finished:
@@ -133,7 +138,10 @@ class Job:
         """Source of the teacher: its folder in the directory of the job if it is fitted to the data."""
         return str(self.source) if self.misfit is None else str(directory / "teacher")
 
-    def _log_plan(self, runs: Mapping[str, JobRun], directory: Path) -> None:
+    def _is_done(self, run: JobRun, directory: Path, *, overwrite: bool) -> bool:
+        return is_finished(directory / run.name) and not overwrite
+
+    def _log_plan(self, runs: Mapping[str, JobRun], directory: Path, *, overwrite: bool) -> None:
         self._log("job in %s", directory)
         if self.misfit is None:
             self._log("teacher: %s is used as it is", self.source)
@@ -141,6 +149,26 @@ class Job:
             self._log("teacher: %s is fitted to the data, because %s", self.source or "a small convnet", self.misfit)
         for run in runs.values():
             self._log("%s: %s", run.name, run.in_words())
+        left = [run for run in runs.values() if not self._is_done(run, directory, overwrite=overwrite)]
+        if left:
+            seconds = sum(self._estimate(run, directory) for run in left)
+            self._log("estimated time: %s for %s", duration(seconds), " and ".join(run.name for run in left))
+
+    def _estimate(self, run: JobRun, directory: Path) -> float:
+        """Estimates the seconds of a run from its first steps; the steps of an interrupted run count again."""
+        alone = without_teacher(run, has_token=self.student_has_token)  # which may not exist yet
+        model_args, data_args, args = alone.arguments(directory)
+        needs = measure(model_args, data_args, args, self.data.parts)
+        if run.name != "student" or self.source is None:
+            return needs.seconds
+        return needs.seconds + needs.num_steps * needs.images_per_step * self._seconds_of_teacher(args)
+
+    def _seconds_of_teacher(self, args: DistillationArguments) -> float:
+        """Seconds per image of the teacher, in batches."""
+        teacher = Teacher.from_pretrained(str(self.source), student_config=None, device=args.device)
+        batch = args.per_device_train_batch_size
+        pixels = torch.zeros(batch, 3, *crop_size(self.processor), device=args.device)
+        return milliseconds(teacher, pixels, num_measured=2) / 1000 / batch / args.world_size
 
     def _log(self, message: str, *values: Any) -> None:
         if self.is_main_process:
@@ -197,11 +225,11 @@ class Job:
         }
 
     def _facts(self, model: Any, image_size: tuple[int, int]) -> dict[str, float]:
-        tensors = [*model.parameters(), *model.buffers()]
+        tensors, device = [*model.parameters(), *model.buffers()], self.args.device
         return {
             "parameters": sum(each.numel() for each in model.parameters()),
             "megabytes": sum(each.numel() * each.element_size() for each in tensors) / 1e6,
-            "milliseconds": milliseconds_per_image(model, image_size, self.args.device),
+            "milliseconds": milliseconds(model.to(device).eval(), torch.zeros(1, 3, *image_size, device=device)),
         }
 
     def next_commands(self, directory: Path) -> list[str]:

@@ -16,6 +16,7 @@ from ..data.holdout import FRACTION
 from ..data.sources.arguments import DIGITS, DataArguments
 from ..data.sources.class_folders import part_of
 from ..data.sources.load import ImageParts, load_image_parts
+from ..evaluation.metric_names import HEADS
 from ..model.arguments import ModelArguments
 from ..model.build import becomes_deit
 from ..model.labels import label_config
@@ -194,8 +195,22 @@ def plan_student(data: JobData, options: Mapping[str, Any], *, teacher: str | No
         return JobRun("student", settings, chosen)
     if "variant" in chosen:  # the paper's plain DeiT of the same size
         chosen["variant"] = chosen["variant"].replace("_distilled", "")
-    chosen = {name: value for name, value in chosen.items() if not name.startswith(_ONLY_WITH_A_TEACHER)}
-    return JobRun("plain", settings, chosen)
+    return without_teacher(JobRun("plain", settings, chosen))
+
+
+def without_teacher(run: JobRun, *, has_token: bool | None = None) -> JobRun:
+    """The same run without a teacher, and without a push to the Hub.
+
+    Args:
+        run: of a student.
+        has_token: whether the student keeps the distillation token; None as in its weights.
+    """
+    options = {name: value for name, value in run.options.items() if not name.startswith(_ONLY_WITH_A_TEACHER)}
+    if has_token:
+        options["use_distillation_token"] = True
+    if str(options.get("metric_for_best_model", "")).endswith(HEADS):
+        options.pop("metric_for_best_model")
+    return JobRun(run.name, run.settings, options)
 
 
 def _student_settings(num_images: int, options: Mapping[str, Any]) -> Settings:

@@ -64,9 +64,11 @@ class StopSignals:
 
     Attributes:
         received: name of the first signal, or None.
+        takes_signals: False leaves signals to an outer context, for steps that are not kept.
     """
 
     def __init__(self) -> None:
+        self.takes_signals = True
         self.received: str | None = None
         self._received_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
@@ -76,7 +78,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self.received, self._vote, self._is_agreed = None, None, False
-        if threading.current_thread() is threading.main_thread():
+        if self.takes_signals and threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
         if _world_size() > 1 and self._group is None:
             self._group = dist.new_group(backend="gloo")  # so that a vote does not wait for the device

@@ -24,6 +24,7 @@ from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts
 from ..model.arguments import ModelArguments
 from ..reliability.checkpoints import find_checkpoint, is_finished, remembered_places
+from ..reliability.stop_signals import LeaveOnSignal
 from .arguments import DistillationArguments
 from .progress import duration
 from .run import check_run_options, make_trainer, trains_on
@@ -38,6 +39,7 @@ class Preflight:
 
     Attributes:
         num_steps: optimizer steps of the whole run.
+        images_per_step: views of one optimizer step, over all processes.
         seconds_per_step: of one optimizer step.
         seconds_per_evaluation: of all evaluation sets.
         num_evaluations: of the student, during the run and at its end.
@@ -49,6 +51,7 @@ class Preflight:
     """
 
     num_steps: int
+    images_per_step: int
     seconds_per_step: float
     seconds_per_evaluation: float
     num_evaluations: int
@@ -101,7 +104,7 @@ def measure(
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with _trial_options(args) as trial:
+        with LeaveOnSignal(), _trial_options(args) as trial:
             trial.evaluate_teacher = False  # only for the run summary
             return _measured(make_trainer(model_args, data_args, trial, parts)[0], args)
     finally:
@@ -121,7 +124,7 @@ def dry_run(model_args: ModelArguments, data_args: DataArguments, args: Distilla
     """
     check_run_options(model_args, data_args, args)
     checkpoint = find_checkpoint(args)
-    with _trial_options(args) as trial:
+    with LeaveOnSignal(), _trial_options(args) as trial:
         trainer, _ = make_trainer(model_args, data_args, trial, None)
         changes = trainer.same_run.settle(*remembered_places(args, checkpoint))
         if is_finished(args.output_dir) and not args.overwrite_output_dir and not trains_on(changes, checkpoint, args):
@@ -175,6 +178,7 @@ class StopsEarly(TrainerCallback):
 def _measured(trainer: DistillationTrainer, args: DistillationArguments) -> Preflight:
     """Trains the first steps; `args` are the options of the real run."""
     steps = StopsEarly()
+    trainer.stop_signals.takes_signals = False  # there is nothing to save
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(steps)
     on_gpu = args.device.type == "cuda"
@@ -187,6 +191,7 @@ def _measured(trainer: DistillationTrainer, args: DistillationArguments) -> Pref
     num_checkpoints = _num_checkpoints(trainer.args, trainer.state)
     return Preflight(
         num_steps=trainer.state.max_steps,
+        images_per_step=trainer.args.global_batch_size,
         seconds_per_step=steps.seconds_per_step(),
         seconds_per_evaluation=seconds_per_evaluation * (2 if trainer.ema is not None else 1),
         num_evaluations=0 if trainer.eval_dataset is None else _num_evaluations(args, trainer.state),

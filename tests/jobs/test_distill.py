@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -59,10 +60,15 @@ def write_teacher(path: Path, names: list[str]) -> str:
     return str(path)
 
 
+REAL_MEASURE = job_module.measure
+
+
 @pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots take half of the time of these tests, and have their own."""
+def no_plots_and_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time of these tests, and have their own."""
     monkeypatch.setattr(run_module, "plot_training_curves", lambda history, path: path.touch())
+    needs = SimpleNamespace(seconds=60.0, num_steps=0, images_per_step=0)
+    monkeypatch.setattr(job_module, "measure", lambda *_: needs)
 
 
 @pytest.fixture
@@ -89,6 +95,7 @@ def test_a_folder_and_a_teacher_of_other_classes_give_a_student(photos: str, tea
     with caplog.at_level("INFO", logger="deit_hf"):
         result = deit_hf.distill(photos, teacher=teacher, compare=True, teacher_epochs=1, **OPTIONS)
     assert result.output_dir == Path("runs/photos")
+    assert "estimated time: 3 m 00 s for teacher and student and plain" in caplog.text
     names = ["teacher", "teacher, on the student's views", "student, both heads", "student, class head"]
     names += ["student, distillation head", "student without teacher"]
     assert [line.split("  ")[0] for line in result.table.splitlines()[1:7]] == names
@@ -169,22 +176,24 @@ def test_a_foreign_folder_is_refused_unchanged(photos: str, teacher: str, tmp_pa
 
 
 def test_a_killed_job_ends_with_the_same_bits(photos: str, teacher: str, monkeypatch: pytest.MonkeyPatch):
-    """Signals in the teacher's run and in the student's run, and an end between the two."""
+    """Signals before the first run, in the teacher's and in the student's, and an end between the two."""
+    monkeypatch.setattr(job_module, "measure", REAL_MEASURE)
     job_args, options = JobArguments(teacher_epochs=2), options_of(photos, teacher)
     whole = run_job(job_args, {**options, "output_dir": "whole"})
-    step, kill_at = DistillationTrainer.training_step, [1, 2]
+    step, kill_at = DistillationTrainer.training_step, [("", 1)]
 
     def killed(self, *args, **kwargs):
-        if kill_at and self.state.global_step == kill_at[0]:
-            kill_at.pop(0)
+        if kill_at and kill_at[0] == (Path(self.args.output_dir).name if kill_at[0][0] else "", self.state.global_step):
+            kill_at.pop()
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(DistillationTrainer, "training_step", killed)
-    with pytest.raises(SystemExit) as stopped:
-        run_job(job_args, {**options, "output_dir": "killed"})
-    assert stopped.value.code == 75
-    kill_at.clear()
+    for place in [("", 1), ("teacher", 16)]:  # in the first steps that are measured; in a run
+        kill_at[:] = [place]
+        with pytest.raises(SystemExit) as stopped:
+            run_job(job_args, {**options, "output_dir": "killed"})
+        assert (stopped.value.code, kill_at) == (75, [])
     trained = job_module.train
 
     def ends_after_the_teacher(model_args, data_args, args, **others):
@@ -196,7 +205,7 @@ def test_a_killed_job_ends_with_the_same_bits(photos: str, teacher: str, monkeyp
     with pytest.raises(MemoryError):
         run_job(job_args, {**options, "output_dir": "killed"})
     monkeypatch.setattr(job_module, "train", trained)
-    kill_at.append(3)
+    kill_at.append(("student", 3))
     with pytest.raises(SystemExit):
         run_job(job_args, {**options, "output_dir": "killed"})
     resumed = run_job(job_args, {**options, "output_dir": "killed"})

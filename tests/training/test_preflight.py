@@ -99,7 +99,7 @@ def test_dry_run_says_what_the_run_needs_and_writes_nothing(tmp_path: Path, phot
 
 
 def test_disk_that_is_too_small_is_named_with_both_sizes():
-    needs = Preflight(100, 0.5, 2.0, 3, None, disk_bytes=2_500_000, free_bytes=40_000, num_checkpoints=2)
+    needs = Preflight(100, 32, 0.5, 2.0, 3, None, disk_bytes=2_500_000, free_bytes=40_000, num_checkpoints=2)
     assert needs.seconds == 56
     *_, last = needs.lines()
     assert "needs 2.5 MB, but only 40 kB are free" in last
