@@ -253,9 +253,7 @@ def test_deit_of_timm_without_weights_says_variant():
 
 def test_weights_of_another_deit_are_refused_with_the_command_that_converts_them(timm_deits):
     file = list(timm_deits)[1].partition("@")[2]
-    with pytest.raises(
-        ValueError, match="do not fit timm's `deit_small_patch16_224`; .*deit-hf convert .*pth DIR"
-    ):
+    with pytest.raises(ValueError, match="do not fit timm's `deit_small_patch16_224`; .*deit-hf convert .*pth DIR"):
         build(model_name_or_path=f"timm:deit_small_patch16_224@{file}")
 
 
