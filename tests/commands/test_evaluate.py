@@ -1,6 +1,7 @@
 """The accuracy of a saved model on the evaluation split."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -196,6 +197,23 @@ def test_folders_of_class_indices_evaluate_a_model_with_real_names(tmp_path: Pat
     assert "used as class indices of the model (0 is 'class a')" in caplog.text
 
 
+def test_folder_of_classes_without_parts_is_evaluated_as_a_whole(tmp_path: Path, tiny_config: DeiTConfig, capsys):
+    tiny_config.num_labels, tiny_config.id2label = 2, {0: "cat", 1: "dog"}
+    source = save(DeiTForImageClassification(tiny_config), tmp_path / "model")
+    for grey, (name, part) in enumerate([("cat", "."), ("dog", "."), ("cat", "train"), ("dog", "train")]):
+        (tmp_path / "photos" / part / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.full((32, 32, 3), 50 * grey + i, np.uint8)
+            PIL.Image.fromarray(pixels).save(tmp_path / "photos" / part / name / f"{i}.png")
+    (tmp_path / "parts").mkdir()
+    shutil.move(tmp_path / "photos" / "train", tmp_path / "parts" / "train")
+    main([source, str(tmp_path / "photos"), "--num_workers", "0"])
+    assert f"{'eval_samples':36} 6\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="^2$"):  # not on training images, unless they are named
+        main([source, str(tmp_path / "parts"), "--num_workers", "0"])
+    assert "no split to evaluate on among train; name one with `eval_split`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
@@ -224,7 +242,7 @@ def test_command_prints_the_metrics_and_writes_them_only_where_it_is_asked_to(
     tmp_path: Path, evaluation_rows, tiny_config: DeiTConfig, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     source = save(make_model("plain", tiny_config), tmp_path / "model")
-    command = ["evaluate_model.py", "--model_name_or_path", source, "--dataset_name", str(tmp_path / "data")]
+    command = ["deit-hf evaluate", source, str(tmp_path / "data")]
     for written in ([], ["--output", str(tmp_path / "metrics.json")]):
         monkeypatch.setattr(sys, "argv", [*command, *written, "--num_workers", "0"])
         main()

@@ -342,7 +342,8 @@ def test_push_without_a_token_says_how_to_get_one(hub: LocalHub, client: Client,
     failed = client.run(PUSH, str(run_directory), REPO, "{}")
     assert failed.returncode == 3
     assert (
-        "no Hub token was found; log in with `hf auth login`, or set HF_TOKEN; try again with: python" in failed.stderr
+        "no Hub token was found; log in with `hf auth login`, or set HF_TOKEN; try again with: deit-hf push"
+        in failed.stderr
     )
     assert hub.requests == []
 
@@ -371,9 +372,9 @@ def test_training_pushes_its_run_and_a_hub_that_is_away_costs_nothing(
     away = client(*TRAIN, "--output_dir", str(tmp_path / "run"), token=alice)
     assert away.returncode == 0, away.stderr
     assert REPO not in hub.repositories
-    command = re.search(r"try again with: python (.*)", away.stderr)
+    command = re.search(r"try again with: deit-hf (.*)", away.stderr)
     assert command is not None, away.stderr
-    repeated = client(*shlex.split(command[1]), token=alice)
+    repeated = client("-m", "deit_hf", *shlex.split(command[1]), token=alice)
     assert repeated.returncode == 0, repeated.stderr
     names = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml"}
     assert names < set(hub.files(REPO))

@@ -55,3 +55,6 @@ def test_an_installed_distribution_has_recipes_templates_and_types(kind: str, di
     assert Path(place) == target / "deit_hf"
     assert recipes.split() == sorted(path.name for path in (ROOT / "deit_hf" / "recipes").iterdir())
     assert facts == ["True True", "True"]
+    command = [target / "bin" / "deit-hf", "recipes", "small-data"]
+    printed = subprocess.run(command, cwd=empty, capture_output=True, env={**os.environ, "PYTHONPATH": str(target)})
+    assert printed.stdout == (ROOT / "deit_hf" / "recipes" / "small-data.yaml").read_bytes(), printed.stderr

@@ -53,6 +53,23 @@ def launched_by(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) 
 
 
 @pytest.mark.parametrize(
+    ("argv", "program"),
+    [
+        (["scripts/train.py", "small-data", "--hub_token", "hf_secret"], "scripts/train.py"),
+        (["/venv/bin/deit-hf", "train", "small-data", "--hub_token", "hf_secret"], "-m deit_hf train"),
+        (["/site-packages/deit_hf/__main__.py", "evaluate", "m", "digits"], "-m deit_hf evaluate"),
+    ],
+)
+def test_error_names_the_command_that_launchers_can_start(argv: list[str], program: str, monkeypatch):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(
+        ValueError, match=f"--nproc_per_node 4 {program} [.]{{3}}, or: .*--num_processes 4 {program} [.]"
+    ):
+        check_ranks()
+
+
+@pytest.mark.parametrize(
     "arguments", [("--cpu", "--num_processes", "3"), ("--config_file", "three.yaml"), ("--num_processes=3",), ()]
 )
 def test_processes_that_accelerate_was_asked_for_but_did_not_start_are_an_error(tmp_path, monkeypatch, arguments):
