@@ -140,8 +140,8 @@ def main() -> None:
         )
         if args.process_index != 0:
             return
-        print(accuracy_table(metrics))
+        print(f"{accuracy_table(metrics)}\n{metrics['eval_samples']:,} images")
         fusion = FUSIONS[metrics["eval_fusion"]] if "eval_fusion" in metrics else "none, the model has one head"
-        print(f"{metrics['eval_samples']:,} images, crop: {metrics['eval_crop']}, fusion: {fusion}")
+        print(f"crop: {metrics['eval_crop']}, fusion: {fusion}")
         if options.output_file is not None:
             Path(options.output_file).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
