@@ -3,7 +3,7 @@
 import gc
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # set before the imports below read it
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher, Teacher
+from deit_hf.training.console import AboveBars
 
 torch.set_num_threads(1)  # more do not help toy tensors, and tests may run in parallel
 
@@ -30,9 +32,17 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _same_seed_and_log_level_for_every_test() -> None:
+def _same_seed_and_logging_for_every_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.manual_seed(0)
-    logging.getLogger("deit_hf").setLevel(logging.NOTSET)  # commands that ran in this process changed it
+    monkeypatch.setitem(os.environ, "PYTHONWARNINGS", "")
+    yield
+    logging.getLogger("deit_hf").setLevel(logging.NOTSET)  # commands that ran in this process changed these
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, AboveBars)]:
+        root.removeHandler(handler)
+        transformers_logging.enable_default_handler()
+        transformers_logging.disable_propagation()
+        transformers_logging.set_verbosity_warning()
 
 
 @pytest.fixture

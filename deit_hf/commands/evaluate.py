@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if args.process_index != 0:
             return
-        print(accuracy_table(metrics))
+        print(f"{accuracy_table(metrics)}\n{metrics['eval_samples']:,} images")
         fusion = FUSIONS[metrics["eval_fusion"]] if "eval_fusion" in metrics else "none, the model has one head"
-        print(f"{metrics['eval_samples']:,} images, crop: {metrics['eval_crop']}, fusion: {fusion}")
+        print(f"crop: {metrics['eval_crop']}, fusion: {fusion}")
         if options.output is not None:
             Path(options.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .accuracy_text import percent
 from .fusion import FUSIONS
 from .metric_names import accuracy_name, evaluation_parts
 
@@ -40,7 +41,7 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
             names = [accuracy_name("top1", part=part, head=head) for head in ("", "cls", "distillation", "average")]
             answer = "" if names[0] in metrics else "average"
             names += [accuracy_name(name, part=part, head=answer) for name in ("balanced_accuracy", "macro_f1")]
-            cells = (f"{metrics[name]:10.2%}" if name in metrics else f"{'-':>10}" for name in names)
+            cells = (f"{percent(metrics[name]):>10}" if name in metrics else f"{'-':>10}" for name in names)
             run = f"{run_name} [{part}]" if part else run_name
             lines.append(f"{run:24} {' '.join(cells)}")
         fusion = metrics.get("eval_fusion", "logit_mean")

@@ -1,4 +1,4 @@
-"""What the commands print besides their results: messages of this package, and few of other libraries.
+"""What the commands print in addition to their results: messages of this package, and few of other libraries.
 
 Only the commands call `set_up_logging`; importing the package changes nothing. The bar is in progress.py.
 """
@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
+
+# Environment variables by which a user has decided about the bars of libraries.
+DOWNLOADS, PREPARED_DATA = "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"
 
 
 class Silenced(NamedTuple):
@@ -119,23 +122,25 @@ def _let_libraries_print() -> None:
     transformers_logging.enable_default_handler()
     transformers_logging.disable_propagation()
     transformers_logging.set_verbosity_info()
-    transformers_logging.enable_progress_bar()
-    enable_progress_bars()
+    if DOWNLOADS not in os.environ:
+        transformers_logging.enable_progress_bar()
+    if PREPARED_DATA not in os.environ:
+        enable_progress_bars()
 
 
 def _quiet_libraries(*, has_terminal: bool) -> None:
     """Sends the messages of transformers to our handler; leaves bars of downloads and of data that is prepared."""
     from datasets.utils import disable_progress_bars
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
-    were_disabled = are_progress_bars_disabled()
-    transformers_logging.disable_progress_bar()  # of weights, which takes a second; and of downloads
-    if has_terminal and not were_disabled:
-        enable_progress_bars()
-    if not has_terminal:
+    if DOWNLOADS not in os.environ:
+        transformers_logging.disable_progress_bar()  # of weights, which takes a second; and of downloads
+        if has_terminal:
+            enable_progress_bars()
+    if not has_terminal and PREPARED_DATA not in os.environ:
         disable_progress_bars()
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ..data.sampling import ViewSampler
 from ..distillation.teacher import Teacher
+from ..evaluation.accuracy_text import percent
 from ..model.image_processing_deit import LARGEST_UNCROPPED_SIZE, crop_in_words, crop_size
 from .arguments import DistillationArguments
 from .class_weights import warn_of_imbalance
@@ -90,7 +91,8 @@ def effective_recipe(run: Run) -> dict[str, str]:
         "mixing": _mixing(run.args),
         "averaged weights": _averages(run.args),
         "precision": {"no": "float32"}.get(run.precision, run.precision),
-        "evaluation": f"{crop_in_words(run.processor.to_dict())}; fusion {run.args.fusion}",
+        "evaluation": crop_in_words(run.processor.to_dict())
+        + (f"; fusion {run.args.fusion}" if hasattr(run.student, "distillation_classifier") else ""),
         "seed": f"{run.args.seed}" + (f", views {run.args.data_seed}" if run.args.data_seed is not None else ""),
     }
 
@@ -134,21 +136,27 @@ def _teacher(run: Run) -> str:
     if run.teacher is None:
         return "none"
     size = "the student's" if run.teacher.image_size is None else "x".join(map(str, run.teacher.image_size))
-    top1 = "not measured" if run.teacher_top1 is None else f"{run.teacher_top1:.2%}"
+    top1 = "not measured" if run.teacher_top1 is None else f"{percent(run.teacher_top1)}"
     return f"{run.teacher.name} at {size} pixels; top-1 on {run.teacher_split} {top1}"
 
 
 def _global_batch(args: DistillationArguments) -> str:
-    parts = f"{args.train_batch_size} on each of {args.world_size} processes"
-    return f"{args.global_batch_size} = {parts} x {args.gradient_accumulation_steps} accumulation steps"
+    factors = [f"{args.train_batch_size} on each of {args.world_size} processes"]
+    if args.world_size == 1:
+        factors = [f"{args.train_batch_size}"]
+    if args.gradient_accumulation_steps > 1:
+        factors.append(f"{args.gradient_accumulation_steps} accumulation steps")
+    product = "" if factors == [str(args.global_batch_size)] else f" = {' x '.join(factors)}"
+    return f"{args.global_batch_size}{product}"
 
 
 def _images(run: Run) -> str:
-    repeats = run.args.repeated_augmentation
+    repeats, sampler = run.args.repeated_augmentation, run.sampler
+    if len(sampler) == sampler.num_unique_images:
+        return f"{len(sampler)} of {sampler.num_images} in each epoch"
     repeated = f", each up to {repeats} times (repeated augmentation)" if repeats > 1 else ""
     return (
-        f"{len(run.sampler)} views per epoch, of {run.sampler.num_unique_images} of the {run.sampler.num_images} "
-        f"images{repeated}"
+        f"{len(sampler)} views per epoch, of {sampler.num_unique_images} of the {sampler.num_images} images{repeated}"
     )
 
 
@@ -163,7 +171,8 @@ def _learning_rate(run: Run) -> str:
         follows = f" ({type(run.schedule).__name__})" if is_given else ", which follows a metric"
         return f"{base}{current_learning_rate(run.optimizer):g} at the start; {name}{follows}{lowest}{decay}"
     *of_steps, end = run.rates
-    stepping = "" if is_given else f", stepping {args.learning_rate_stepping}"
+    changes_by_epoch = not is_given and args.learning_rate_stepping == "official"
+    stepping = ", once per epoch and one epoch late (official)" if changes_by_epoch else ""
     return (
         f"{base}{max(of_steps):g} at its peak; {name} to {end:g}{stepping}; "
         f"{of_steps[0]:.3g} in the first step, {of_steps[-1]:.3g} in the last{decay}"
@@ -192,7 +201,10 @@ def _views(run: Run) -> str:
     crop = "simple crop" if args.crop_mode == "simple" else f"crop of {args.crop_min_scale:g} to 1 of the area"
     if max(crop_size(run.processor)) <= LARGEST_UNCROPPED_SIZE and args.crop_mode != "simple":
         crop += " (unlike the official code up to 32 pixels, which pads images by 4 pixels: `crop_mode` simple)"
-    return f"{crop}, flip {args.horizontal_flip_prob:g}, {args.random_augment}, erasing {args.random_erase_prob:g}"
+    flip = f"flip {args.horizontal_flip_prob:g}" if args.horizontal_flip_prob else "no flip"
+    augment = "no RandAugment" if args.random_augment == "none" else args.random_augment
+    erasing = f"erasing {args.random_erase_prob:g}" if args.random_erase_prob else "no erasing"
+    return f"{crop}, {flip}, {augment}, {erasing}"
 
 
 def _mixing(args: DistillationArguments) -> str:

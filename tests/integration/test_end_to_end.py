@@ -12,6 +12,8 @@ import pytest
 import yaml
 from support.patience import PATIENCE
 
+from deit_hf.evaluation.accuracy_text import percent
+
 pytestmark = pytest.mark.xdist_group("end_to_end")  # one process makes the shared fixtures
 ROOT = Path(__file__).parents[2]
 
@@ -109,7 +111,9 @@ def test_evaluate_script_repeats_the_runs_own_numbers(trained: Path):
     again = json.loads((trained / "metrics.json").read_text())
     for name in ("eval_top1_cls", "eval_top1_distillation", "eval_top1_average"):
         assert again[name] == own[name]
-    assert "eval_top1_average" in result.stdout
+    _, both_heads, *_ = result.stdout.splitlines()
+    assert both_heads.split("  ", 1)[0] == "evaluation, both heads"
+    assert f" {percent(own['eval_top1_average'])} " in both_heads
     conditions = result.stdout.splitlines()[-1]
     assert conditions == f"crop: {own['eval_crop']}, fusion: mean of both heads' logits"
     assert own["eval_crop"] == "short side resized to 24 pixels (bicubic), centre crop of 24x24"
@@ -128,7 +132,7 @@ def test_evaluate_script_takes_another_crop_fusion_and_labels(trained: Path, mon
     runpy.run_path(str(ROOT / "scripts" / "evaluate_model.py"), run_name="__main__")
     *table, conditions = capsys.readouterr().out.splitlines()
     assert conditions == "crop: whole image resized to 24x24 pixels (bicubic), fusion: sum of both heads' softmaxes"
-    assert "eval_samples 22" in [" ".join(line.split()) for line in table]
+    assert "22 images" in table
     classes = json.loads((trained / "classes.json").read_text())["classes"]
     assert [(row["name"], row["images"]) for row in classes] == [("bright", 22), ("dark", 0)]
 

@@ -183,7 +183,10 @@ def test_a_killed_job_ends_with_the_same_bits(photos: str, teacher: str, monkeyp
     step, kill_at = DistillationTrainer.training_step, [("", 1)]
 
     def killed(self, *args, **kwargs):
-        if kill_at and kill_at[0] == (Path(self.args.output_dir).name if kill_at[0][0] else "", self.state.global_step):
+        if kill_at and kill_at[0] == (
+            Path(self.args.output_dir).name if kill_at[0][0] else "",
+            self.state.global_step,
+        ):
             kill_at.pop()
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, *args, **kwargs)

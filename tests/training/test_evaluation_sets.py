@@ -9,6 +9,7 @@ from support.trainers import make_args
 
 from deit_hf import DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DistillationTrainer
 from deit_hf.analysis.curves import PANELS, plot_training_curves
+from deit_hf.evaluation.accuracy_text import percent
 from deit_hf.evaluation.compare import comparison_table
 from deit_hf.evaluation.metric_names import accuracy_name, evaluation_parts
 from deit_hf.hub.model_card import render_model_card
@@ -37,7 +38,7 @@ def test_each_set_has_its_metrics_with_averages_a_teacher_a_best_checkpoint_a_ca
     with caplog.at_level(logging.INFO, "deit_hf"):
         trainer = make_trainer(tmp_path, tiny_student, toy_rows, parts, tiny_teacher, **options)
         trainer.train()
-    assert f"top-1 on evaluation set `first` {trainer.evaluate_teacher()['top1']:.2%}" in caplog.text
+    assert f"top-1 on evaluation set `first` {percent(trainer.evaluate_teacher()['top1'])}" in caplog.text
     losses = [log["eval_mixed.set_2_loss"] for log in trainer.state.log_history if "eval_mixed.set_2_loss" in log]
     best = trainer.state.best_model_checkpoint
     assert len(losses) == 3
@@ -68,9 +69,9 @@ def test_each_set_has_its_metrics_with_averages_a_teacher_a_best_checkpoint_a_ca
         assert f"name: 'evaluation split: {part}'" in card.partition("\n---\n")[0]
     assert 'subfolder="ema"' in card
     lines = comparison_table([tmp_path / "run"]).splitlines()
-    expected = [f"{metrics[accuracy_name('top1', part=part, head='cls')]:.2%}" for part in parts]
-    assert [line.split()[:4] for line in lines[1:]] == [
-        ["run", f"[{part}]", "-", top1] for part, top1 in zip(parts, expected, strict=True)
+    expected = [percent(metrics[accuracy_name("top1", part=part, head="cls")]) for part in parts]
+    assert [line.split()[:5] for line in lines[1:]] == [
+        ["run", f"[{part}]", "-", *top1.split()] for part, top1 in zip(parts, expected, strict=True)
     ]
     plot_training_curves(trainer.state.log_history, tmp_path / "curves.png")
     drawn = [name for _, shown in PANELS for name in metrics if shown.fullmatch(name)]

@@ -40,5 +40,5 @@ def test_one_step_takes_the_global_batch_and_the_summary_says_so(tmp_path: Path,
     assert trainer.train().global_step == 2 * 3  # 40 images give 3 steps of 12 per epoch
     assert seen == [4] * 3 * 6
     recipe = trainer.effective_recipe
-    assert recipe["global batch"] == "12 = 4 on each of 1 processes x 3 accumulation steps"
+    assert recipe["global batch"] == "12 = 4 x 3 accumulation steps"
     assert recipe["steps"] == "6 in 2 epochs of 3"

@@ -12,6 +12,7 @@ from support.trainers import make_args
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DistillationTrainer
 from deit_hf.data.dataset import EvaluationViews, ImageDataset
 from deit_hf.data.transforms import evaluation_view
+from deit_hf.evaluation.accuracy_text import percent
 from deit_hf.model.image_processing_deit import make_processor
 
 
@@ -48,7 +49,7 @@ def test_block_says_what_follows_from_options_data_and_machine(trainer: Distilla
         "0.75 x cross entropy of the labels (smoothing 0.1) + 0.25 x soft distillation on the distillation head, "
         "temperature 3, batchmean"
     )
-    assert said["global batch"] == "16 = 8 on each of 1 processes x 2 accumulation steps"
+    assert said["global batch"] == "16 = 8 x 2 accumulation steps"
     assert said["images"] == "32 views per epoch, of 11 of the 40 images, each up to 3 times (repeated augmentation)"
     assert said["steps"] == "6 in 3 epochs of 2"
     assert said["learning rate"].startswith("0.064 per 512 images, 0.002 at its peak; cosine to 1e-05")
@@ -75,7 +76,7 @@ def test_teacher_is_measured_on_the_evaluation_views(trainer: DistillationTraine
     assert trainer.evaluate_teacher()["top1"] == pytest.approx(expected)
     trainer.train()
     assert trainer.effective_recipe["teacher"] == (
-        f"teacher at 32x32 pixels; top-1 on the evaluation split {expected:.2%}"
+        f"teacher at 32x32 pixels; top-1 on the evaluation split {percent(expected)}"
     )
 
 

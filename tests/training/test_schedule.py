@@ -239,8 +239,7 @@ def test_training_moves_the_rate_as_its_summary_says_and_resumes_bit_equal(tmp_p
     assert rates == pytest.approx(expected, rel=1e-9)
     assert whole.effective_recipe["warm-up"] == "4 steps from 1e-06"
     assert whole.effective_recipe["learning rate"] == (
-        "0.001 at its peak; linear to 1e-05, stepping step; 1e-06 in the first step, 0.000175 in the last, "
-        "x 0.5 for each layer down"
+        "0.001 at its peak; linear to 1e-05; 1e-06 in the first step, 0.000175 in the last, x 0.5 for each layer down"
     )
     resumed = make_trainer(tmp_path, tiny_config, toy_rows, **options)
     resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-7")
