@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from ..jobs.results import results_table
         from ..training.recipe_file import given_options
 
-        given = given_options((JobArguments, *OPTION_TYPES), arguments, positionals={"DATA": "dataset_name"})
+        groups, positionals = (JobArguments, *OPTION_TYPES), {"DATA": "dataset_name"}
+        given = given_options(groups, arguments, __doc__, positionals=positionals)
         set_up_logging(verbose=bool(given.get("verbose")))
         own = {name: given.pop(name) for name in JobArguments.__dataclass_fields__ if name in given}
         outcome = run_job(JobArguments(**own), given)

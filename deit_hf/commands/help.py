@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from .option_groups import CHECK, EVALUATE, TRAIN, Option
+from .option_groups import CHECK, DISTILL, EVALUATE, TRAIN, Option
 
 
 class Help(NamedTuple):
@@ -22,6 +22,18 @@ class Help(NamedTuple):
 
 
 HELP = {
+    "distill": Help(
+        (
+            "deit-hf distill DATA --teacher SOURCE [--student SOURCE | --variant NAME] [-o DIR]",
+            "DATA: folder of class folders (also in train/, val/, test/) or parquet files, Hub id, or digits",
+        ),
+        DISTILL,
+        (
+            "deit-hf distill digits",
+            "deit-hf distill photos/ --teacher microsoft/resnet-50 --compare",
+            "deit-hf distill photos/ --teacher teacher/ --variant deit_tiny_distilled_patch16_224",
+        ),
+    ),
     "train": Help(
         (
             "deit-hf train RECIPE [--option value ...]   (options override the recipe)",

@@ -79,7 +79,8 @@ MAX_TRAIN = Option("max_train_samples", "N", None, "train on at most N images, a
 MAX_EVAL = Option("max_eval_samples", "N", None, "evaluate at most N images, a random selection", "all")
 CONFIG_NAME = Option("dataset_config_name", "NAME", None, "configuration of a dataset of the Hub")
 STREAMING = Option("streaming", "BOOL", False, "read the training part from its shards while training")
-DATA = (DATASET, TRAIN_DIR, VALIDATION_DIR, EVAL_SPLIT, IMAGES, LABELS, MAX_TRAIN, STREAMING)
+HELD_OUT = Option("train_val_split", "X", None, "hold out this share of the training images to evaluate on", "none")
+DATA = (DATASET, TRAIN_DIR, VALIDATION_DIR, EVAL_SPLIT, HELD_OUT, IMAGES, LABELS, MAX_TRAIN, STREAMING)
 OBJECTIVE = (
     Option("distillation_type", "TYPE", "none", "none, soft or hard; soft and hard need a teacher (sec. 4)"),
     Option("distillation_weight", "λ", 0.5, "weight of the teacher's loss, in [0, 1]; labels have 1 - λ"),
@@ -150,6 +151,7 @@ MACHINE = (
     Option("dataloader_num_workers", "N", 0, "processes that decode and augment images"),
     Option("gradient_checkpointing", "BOOL", None, "less memory for more time", "false"),
     Option("torch_compile", "BOOL", False, "compile the student"),
+    Option("verbose", "BOOL", False, "print all that transformers prints, instead of the lines of this package"),
 )
 MEASUREMENT = (
     Option("model_name_or_path", "MODEL", None, "Hub id or folder of any image classifier; same as MODEL"),
@@ -182,6 +184,67 @@ EVALUATE = {
     "data": (DATASET, VALIDATION_DIR, EVAL_SPLIT, IMAGES, LABELS, LABEL_FILE, MAX_EVAL, CONFIG_NAME),
     "results": RESULTS,
     "machine": BATCHES,
+}
+# Of a job, whose options have other defaults than those of a training.
+DISTILL = {
+    "job": (
+        Option("teacher_model_name_or_path", "SOURCE", None, "Hub id, folder, or timm:NAME[@FILE]", flag="--teacher"),
+        Option(
+            "model_name_or_path",
+            "SOURCE",
+            None,
+            "weights to start from",
+            "facebook/deit-tiny-distilled-patch16-224",
+            flag="--student",
+        ),
+        Option("variant", "NAME", None, "DeiT to train from scratch instead; names: deit-hf models"),
+        Option("output_dir", "DIR", None, "directory of the job", "runs/NAME, after DATA", flag="-o, --output_dir"),
+        Option("compare", "BOOL", False, "also train the same student without the teacher"),
+        Option(
+            "teacher_epochs", "N", None, "epochs of fitting the teacher to DATA; 0: as it is", "0 if it fits, else 10"
+        ),
+        Option("teacher_train_only", "REGEX", "head", "what is fitted: head (its classifier), all, or a pattern"),
+        Option("overwrite_output_dir", "BOOL", False, "start all stages again"),
+    ),
+    "data": (
+        TRAIN_DIR,
+        VALIDATION_DIR,
+        Option("train_val_split", "X", None, "share to hold out if there is no validation part", "0.15"),
+        IMAGES,
+        LABELS,
+        MAX_TRAIN,
+        Option("on_bad_image", "NAME", "error", "error, or skip: use the next good image, and list the bad one"),
+    ),
+    "student's training": (
+        Option(
+            "num_train_epochs",
+            "N",
+            None,
+            "passes over the images",
+            "30; 20 above 5,000 images; 30 to 300 from scratch",
+        ),
+        Option(
+            "per_device_train_batch_size", "N", None, "images of a process in a step", "64, or fewer for few images"
+        ),
+        Option("learning_rate", "RATE", None, "at its peak", "1e-4; from scratch 5e-4 per 512 images"),
+        Option("distillation_type", "TYPE", None, "hard or soft (sec. 4)", "hard"),
+        Option("distillation_weight", "λ", 0.5, "weight of the teacher's loss, in [0, 1]; labels have 1 - λ"),
+        Option("distillation_temperature", "τ", 3.0, "softens both outputs in soft distillation, above 0"),
+        Option("image_size", "PIXELS", None, "side of the images; loaded weights are adapted to it", "the student's"),
+        Option("class_weighting", "NAME", "none", "none, or balanced: rare classes weigh more"),
+        Option(
+            "metric_for_best_model", "NAME", None, "chooses the epoch that is kept", "top-1 on the validation part"
+        ),
+        Option("seed", "N", 42, "of weights, order and augmentation"),
+    ),
+    "machine and the Hub": (
+        Option("bf16", "BOOL", False, "train in bfloat16 with float32 weights"),
+        Option(
+            "dataloader_num_workers", "N", None, "processes that decode and augment images", "4, at most the cores"
+        ),
+        Option("push_to_hub", "BOOL", False, "push the finished student"),
+        Option("verbose", "BOOL", False, "print all that transformers prints"),
+    ),
 }
 CHECK = {
     "data": (DATASET, TRAIN_DIR, VALIDATION_DIR, TRAIN_SPLIT, EVAL_SPLIT, IMAGES, LABELS, LABEL_FILE),

@@ -71,19 +71,25 @@ def parse_recipe(
 
 
 def given_options(
-    dataclass_types: Sequence[type], arguments: Sequence[str], *, positionals: Mapping[str, str] | None = None
+    dataclass_types: Sequence[type],
+    arguments: Sequence[str],
+    description: str | None = None,
+    *,
+    positionals: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Returns the options of a command line without defaults, by name: `{"learning_rate": 0.001}`.
 
     Args:
         dataclass_types: classes of options.
         arguments: the command line without the program's name.
+        description: text for `--help-all`.
         positionals: see `parse_recipe`; no recipe may come before them.
 
     Raises:
         ValueError: an option is unknown or given twice, or a value is invalid.
     """
-    parser = _Parser(list(dataclass_types), usage=argparse.SUPPRESS, allow_abbrev=False)
+    parser = _Parser(list(dataclass_types), usage=argparse.SUPPRESS, description=description, allow_abbrev=False)
+    parser.add_argument("--help-all", action="help", help="print the help of all options")
     check_flags(arguments, parser.flags)
     parser.check_once(arguments)
     _, named = _names(parser, arguments, positionals or {})

@@ -10,17 +10,23 @@ from deit_hf import DistillationArguments
 from deit_hf.commands import option_groups
 from deit_hf.commands.help import HELP, help_text, print_help
 from deit_hf.commands.option_groups import HELP_ALL_ONLY, TRAIN, WIDTH, Option
+from deit_hf.data.holdout import FRACTION
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.evaluation.arguments import EvaluationArguments
+from deit_hf.jobs.arguments import DEFAULT_STUDENT, JobArguments
+from deit_hf.jobs.plan import TEACHER_EPOCHS
+from deit_hf.jobs.settings import FEWEST_EPOCHS, SMALL_DATA, pretrained_settings, scratch_settings
 from deit_hf.model.arguments import ModelArguments
-from deit_hf.training.recipe_file import parse_recipe
+from deit_hf.training.recipe_file import given_options, parse_recipe
 
 CLASSES = {
+    "distill": (JobArguments, ModelArguments, DataArguments, DistillationArguments),
     "train": (ModelArguments, DataArguments, DistillationArguments),
     "evaluate": (EvaluationArguments, DataArguments),
     "check": (DataArguments,),
 }
 POSITIONALS = {
+    "distill": {"DATA": "dataset_name"},
     "train": {},
     "evaluate": {"MODEL": "model_name_or_path", "DATA": "dataset_name"},
     "check": {"DATA": "dataset_name"},
@@ -36,6 +42,10 @@ def fields_of(command: str) -> dict[str, dataclasses.Field]:
     ("command", "option"), OPTIONS, ids=lambda value: value if isinstance(value, str) else value.name
 )
 def test_shown_default_is_that_of_the_option(command: str, option: Option):
+    """A job chooses some values itself; its help describes them in words."""
+    if command == "distill" and option.default is None:
+        assert option.name in fields_of(command)
+        return
     default = fields_of(command)[option.name].default
     default = None if default is dataclasses.MISSING else default.value if isinstance(default, Enum) else default
     assert (option.default, type(option.default)) == (default, type(default))
@@ -101,8 +111,30 @@ def test_examples_are_accepted(command: str, example: str, tmp_path, monkeypatch
     words = shlex.split(example)
     arguments = words[words.index(command) + 1 :]
     assert words[: words.index(command)][-1] in ("deit-hf", "deit_hf")
+    if command == "distill":
+        given = given_options(CLASSES[command], arguments, positionals=POSITIONALS[command])
+        assert given["dataset_name"] == arguments[0]
+        return
     groups = parse_recipe(CLASSES[command], [*arguments], positionals=POSITIONALS[command])
     assert len(groups) == len(CLASSES[command])
+
+
+def test_help_of_a_job_describes_the_settings_that_it_chooses():
+    text = " ".join(help_text("distill").split())
+    few, many, scratch = (
+        pretrained_settings(SMALL_DATA, is_deit=True),
+        pretrained_settings(SMALL_DATA + 1, is_deit=True),
+        scratch_settings(1),
+    )
+    assert (
+        f"[{few.options['num_train_epochs']}; {many.options['num_train_epochs']} above {SMALL_DATA:,} images; " in text
+    )
+    assert f"{FEWEST_EPOCHS} to {scratch.options['num_train_epochs']} from scratch]" in text
+    assert few.options["learning_rate"] == 1e-4
+    assert f"[{few.options['per_device_train_batch_size']}, or fewer" in text
+    assert f"[{FRACTION}]" in text
+    assert f"[{DEFAULT_STUDENT}]" in text
+    assert f"[0 if it fits, else {TEACHER_EPOCHS}]" in text
 
 
 def test_help_all_prints_every_option(capsys):
