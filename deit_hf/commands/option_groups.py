@@ -151,7 +151,7 @@ MACHINE = (
     Option("dataloader_num_workers", "N", 0, "processes that decode and augment images"),
     Option("gradient_checkpointing", "BOOL", None, "less memory for more time", "false"),
     Option("torch_compile", "BOOL", False, "compile the student"),
-    Option("verbose", "BOOL", False, "print all that transformers prints, instead of the lines of this package"),
+    Option("verbose", "BOOL", False, "print all that transformers prints"),
 )
 MEASUREMENT = (
     Option("model_name_or_path", "MODEL", None, "Hub id or folder of any image classifier; same as MODEL"),
