@@ -108,7 +108,7 @@ def started(folder: Path) -> subprocess.Popen:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "'loss':" in line:
+        if "  loss " in line:
             return process
     raise AssertionError(f"the run ended with {process.wait()}")
 
