@@ -156,7 +156,8 @@ class Job:
 
     def _estimate(self, run: JobRun, directory: Path) -> float:
         """Estimates the seconds of a run from its first steps; the steps of an interrupted run count again."""
-        alone = without_teacher(run, has_token=self.student_has_token)  # which may not exist yet
+        has_token = self.student_has_token and run.name == "student"
+        alone = without_teacher(run, has_token=has_token)  # the teacher may not exist yet
         model_args, data_args, args = alone.arguments(directory)
         needs = measure(model_args, data_args, args, self.data.parts)
         if run.name != "student" or self.source is None:

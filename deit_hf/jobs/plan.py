@@ -94,7 +94,8 @@ class JobData:
         """The arguments with which `deit-hf evaluate` measures on the same images as the job."""
         given = {name: value for name, value in _source(self).items() if value != _DEFAULTS[name]}
         data = given.pop("dataset_name", None)
-        for name in ("max_train_samples", "train_dir") if "train_val_split" not in given else ():
+        unused = ("max_train_samples", "num_labels")  # by an evaluation
+        for name in unused if "train_val_split" in given else (*unused, "train_dir", "train_split"):
             given.pop(name, None)
         words = [] if data is None else [str(data)]
         return shlex.join([*words, *(word for name, value in given.items() for word in (f"--{name}", str(value)))])
@@ -198,12 +199,12 @@ def plan_student(data: JobData, options: Mapping[str, Any], *, teacher: str | No
     return without_teacher(JobRun("plain", settings, chosen))
 
 
-def without_teacher(run: JobRun, *, has_token: bool | None = None) -> JobRun:
+def without_teacher(run: JobRun, *, has_token: bool = False) -> JobRun:
     """The same run without a teacher, and without a push to the Hub.
 
     Args:
         run: of a student.
-        has_token: whether the student keeps the distillation token; None as in its weights.
+        has_token: whether a student from weights gets the distillation token all the same.
     """
     options = {name: value for name, value in run.options.items() if not name.startswith(_ONLY_WITH_A_TEACHER)}
     if has_token:

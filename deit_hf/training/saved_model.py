@@ -90,6 +90,8 @@ def _check_used(data_args: DataArguments) -> None:
         "streaming": "leave it out",
     }
     defaults = {option.name: option.default for option in dataclasses.fields(data_args)}
+    if data_args.train_val_split is not None:  # the images are held out of the training part
+        del unused["train_dir"], unused["train_split"]
     for name, advice in unused.items():
         if getattr(data_args, name) != defaults[name]:
             raise ValueError(

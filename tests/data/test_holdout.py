@@ -7,9 +7,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationArguments
 from deit_hf.data.holdout import held_out
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.sources.load import load_image_parts
+from deit_hf.training.saved_model import evaluate
 
 
 def write_classes(root: Path, sizes: dict[str, int], *, seed: int = 0) -> Path:
@@ -59,6 +61,17 @@ def test_an_evaluation_alone_reads_the_same_images(tmp_path: Path):
     alone = load_image_parts(data, train=False)
     assert alone.train is None
     assert contents_of(alone.evaluation) == contents_of(load_image_parts(data).evaluation)
+
+
+def test_an_evaluation_of_a_training_folder_reads_the_same_images(tmp_path: Path):
+    """Fails if `deit-hf evaluate --train_dir DIR --train_val_split 0.2` is refused as reading training data."""
+    root = write_classes(tmp_path / "photos", {"ant": 20, "bee": 20})
+    config = DeiTConfig(image_size=8, patch_size=4, hidden_size=24, intermediate_size=24, num_hidden_layers=1)
+    config.num_labels = 2
+    DeiTForImageClassification(config).save_pretrained(tmp_path / "model")
+    data = DataArguments(train_dir=str(root), train_val_split=0.2)
+    args = DistillationArguments(str(tmp_path / "out"), report_to="none")
+    assert evaluate(str(tmp_path / "model"), data, args)["eval_samples"] == 8
 
 
 def test_a_test_part_stays_a_test_part(tmp_path: Path):

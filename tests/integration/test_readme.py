@@ -3,44 +3,97 @@
 import contextlib
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import PIL.Image
 import pytest
+import torch
 import transformers
 from support.patience import PATIENCE
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
+from deit_hf import DeiTConfig, DeiTForImageClassificationWithTeacher
 from deit_hf.commands.export import main as export
+from deit_hf.commands.main import main
 from deit_hf.data.sources.arguments import DataArguments
+from deit_hf.jobs.arguments import DEFAULT_STUDENT
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.training.arguments import DistillationArguments
 from deit_hf.training.recipe_file import parse_recipe
 
+TINY = {"patch_size": 8, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if path.is_file())
 RECIPES = sorted((ROOT / "deit_hf" / "recipes").glob("*.yaml"))
 
 
+FIRST_SCREEN, _, BELOW = README.partition("## Install")
+SHORT = {"num_train_epochs": 1, "max_train_samples": 40, "max_eval_samples": 20, "dataloader_num_workers": 0}
+SHORT |= {"dataloader_persistent_workers": False, "per_device_train_batch_size": 8}
+SHORT_FLAGS = [word for name, value in SHORT.items() for word in (f"--{name}", str(value).lower())]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The `deit-hf` commands in the code blocks of a text, without comments."""
+    blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("deit-hf ")]
+
+
+def write_toy_sources(root: Path) -> None:
+    """Photos, and small models in folders with the names of the README's models on the Hub."""
+    for place, name in enumerate(("daisy", "rose")):
+        (root / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            PIL.Image.new("RGB", (40, 36), (20 * i, 90 * place, 60)).save(root / "photos" / name / f"{i}.jpg")
+    torch.manual_seed(0)
+    names = {"id2label": dict(enumerate("abc")), "label2id": {name: i for i, name in enumerate("abc")}}
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    resnet = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes, **names))
+    deit = DeiTForImageClassificationWithTeacher(DeiTConfig(image_size=32, **TINY, **names))
+    for model, folder in ((resnet, "microsoft/resnet-50"), (deit, DEFAULT_STUDENT)):
+        model.save_pretrained(root / folder)
+        make_processor(32).save_pretrained(root / folder)
+
+
+def test_commands_of_the_first_screen_work_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """On toy data in the named folders, with few epochs; also the commands that a finished job prints."""
+    monkeypatch.chdir(tmp_path)
+    write_toy_sources(tmp_path)
+    shown = commands(FIRST_SCREEN)
+    assert [command[:2] for command in shown[:2]] == [["distill", "digits"], ["distill", "photos/"]]
+    for command in shown:
+        capsys.readouterr()
+        flags = [*SHORT_FLAGS, "--teacher_epochs", "1"] if command[0] == "distill" else []
+        if command[0] == "push":
+            continue  # needs the Hub
+        main([*command, *flags])
+        printed = capsys.readouterr().out
+        if command[0] == "distill":
+            offered = commands("```\n" + printed.partition("Next:")[2] + "```")
+            assert [each[0] for each in offered] == ["predict", "evaluate", "export", "push"]
+    for command in offered[:3]:
+        main(command)
+    assert "18 images" not in FIRST_SCREEN or "18 images" in printed
+
+
 def test_python_examples_train_and_save_what_plain_transformers_and_onnxruntime_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    teacher = tmp_path / "outputs" / "quickstart" / "teacher"
-    names = dict(enumerate("0123456789"))
-    config = TimmWrapperConfig(architecture="test_byobnet", num_labels=10, id2label=names)
-    TimmWrapperForImageClassification(config).save_pretrained(teacher)
-    make_processor(32).save_pretrained(teacher)
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    code = "\n".join(blocks)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
+    assert 'distill("digits")' in code
+    code = code.replace('distill("digits")', f'distill("digits", **{SHORT})')
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert result.returncode == 0, result.stderr
+    assert "student, both heads" in result.stdout
     command = re.search(r"^deit-hf export (outputs/.*)$", README, flags=re.MULTILINE)
     assert command is not None
     monkeypatch.chdir(tmp_path)

@@ -8,15 +8,9 @@ def load_digits() -> datasets.DatasetDict:
     """Loads scikit-learn's 1,797 handwritten digits of 8x8 pixels, split into 1,437 to train and 360 to test.
 
     Source: UCI "Optical Recognition of Handwritten Digits", test part. The split is stratified and always the same.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
     """
-    try:  # an optional dependency: only this dataset needs it
-        from sklearn.datasets import load_digits as load_arrays
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise ImportError("the digits come with scikit-learn; install it: pip install scikit-learn") from error
+    from sklearn.datasets import load_digits as load_arrays  # takes a second, and only this dataset needs it
+    from sklearn.model_selection import train_test_split
 
     arrays = load_arrays()
     images = np.round(arrays.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8); 0..16 on disk

@@ -136,7 +136,8 @@ def _part_folders(data: DataArguments, train: bool) -> dict[str, Path] | None:
         if not holds_class_folders(folder, data.label_column_name):
             return None
         named = {name for name in (data.train_split, data.eval_split) if name is not None}
-        whole = data.train_split if train else data.eval_split or "validation"  # if the folder has no parts
+        is_trained_on = train or data.train_val_split is not None
+        whole = data.train_split if is_trained_on else data.eval_split or "validation"  # if the folder has no parts
         return find_part_folders(folder, named, whole=whole)
     options = {"train_dir": data.train_split, "validation_dir": data.eval_split or "validation"}
     named_folders = {name: (option, getattr(data, option)) for option, name in options.items()}
