@@ -20,7 +20,7 @@ from deit_hf import (
 )
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.model.build import build_student, load_classifier
-from deit_hf.model.image_processing_deit import crop_size
+from deit_hf.model.image_processing_deit import crop_size, make_processor
 
 TINY = {"patch_size": 8, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40, "num_hidden_layers": 3}
 
@@ -337,3 +337,12 @@ def test_heads_without_names_are_kept_and_that_is_said(tmp_path: Path, tiny_stud
     assert student.config.id2label == dict(enumerate(NAMES))
     assert "has no class names" in caplog.text
     assert "the classifier is kept" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "mean"), [("plain", 0.5), ("distilled", 0.485)])
+def test_a_vit_keeps_the_normalisation_that_it_was_trained_with(tmp_path: Path, tiny_config, kind: str, mean: float):
+    """A ViT of the Hub often has 0.5; a processor with 0.5 next to a DeiT is a known mistake."""
+    source = save(make_model(kind, tiny_config), tmp_path / "model")
+    make_processor(32, mean=(0.5,) * 3, std=(0.5,) * 3).save_pretrained(source)
+    _, processor = build_student(ModelArguments(model_name_or_path=source), labels(NAMES))
+    assert processor.image_mean[0] == pytest.approx(mean)

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.scheduler import CosineLRScheduler
 from torch import nn
-from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher
 from deit_hf.model.conversion import name_table
@@ -352,3 +359,21 @@ def test_rate_rises_to_the_peak_then_falls_and_stays_between_minimum_and_peak(
     steps = [after - before for before, after in zip(rates, rates[1:], strict=False)]
     assert all(step >= -tolerance for step in steps[:turn])
     assert all(step <= tolerance for step in steps[turn:])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "efficientnet_b0"])
+def test_head_trains_the_classifier_whatever_its_name(name: str):
+    """timm calls it `fc`, `head` or `classifier`; fails if `head` is searched for in the names."""
+    config = TimmWrapperConfig(architecture=name, num_labels=3)
+    model = TimmWrapperForImageClassification(config)
+    train_only(model, "head")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    classifier = {id(parameter) for parameter in model.timm_model.get_classifier().parameters()}
+    assert trained == {name for name, parameter in model.named_parameters() if id(parameter) in classifier}
+    assert len(trained) == 2
+
+
+def test_head_trains_both_heads_of_a_distilled_deit(tiny_student):
+    train_only(tiny_student, "head")
+    trained = {name for name, parameter in tiny_student.named_parameters() if parameter.requires_grad}
+    assert trained == {f"{head}_classifier.{kind}" for head in ("cls", "distillation") for kind in ("weight", "bias")}
