@@ -224,9 +224,13 @@ DISTILL = {
             "30; 20 above 5,000 images; 30 to 300 from scratch",
         ),
         Option(
-            "per_device_train_batch_size", "N", None, "images of a process in a step", "64, or fewer for few images"
+            "per_device_train_batch_size",
+            "N",
+            None,
+            "images of a process in a step",
+            "64, from scratch 128; fewer for few images",
         ),
-        Option("learning_rate", "RATE", None, "at its peak", "1e-4; from scratch 5e-4 per 512 images"),
+        Option("learning_rate", "RATE", None, "at its peak", "1e-4; from scratch 1e-3 x sqrt(batch / 1024)"),
         Option("distillation_type", "TYPE", None, "hard or soft (sec. 4)", "hard"),
         Option("distillation_weight", "λ", 0.5, "weight of the teacher's loss, in [0, 1]; labels have 1 - λ"),
         Option("distillation_temperature", "τ", 3.0, "softens both outputs in soft distillation, above 0"),

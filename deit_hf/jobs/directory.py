@@ -42,6 +42,12 @@ def choose_directory(
         number += 1
 
 
+def begin_job(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Records the job of a directory, and removes the results of an earlier one."""
+    (directory / RESULTS_FILE).unlink(missing_ok=True)
+    write_json(directory / JOB_FILE, identity)
+
+
 def _check(directory: Path, identity: Mapping[str, Any]) -> None:
     if not _holds_something(directory):
         return

@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..model.arguments import ModelArguments
 from ..model.build import build_student, load_classifier
 from ..model.image_processing_deit import crop_size
 from ..reliability.checkpoints import is_finished
+from ..reliability.run_lock import decided_by_first
 from ..training.arguments import DistillationArguments
 from ..training.changeable_options import HARMLESS, NOT_RECORDED
 from ..training.preflight import measure
@@ -23,7 +25,7 @@ from ..training.progress import duration
 from ..training.run import train
 from ..training.same_run import student_start
 from .arguments import JobArguments
-from .directory import JOB_FILE, RESULTS_FILE, read_json, write_json
+from .directory import RESULTS_FILE, begin_job, read_json, write_json
 from .plan import RUNS_FOLDER, JobRun, load_data, plan_student, plan_teacher, without_teacher
 from .results import rows_of_run
 from .teacher_stage import measure_teacher, own_processor, why_it_does_not_fit
@@ -95,13 +97,11 @@ class Job:
         """Runs the stages that are not finished; returns the results for `results_table`."""
         runs = self.runs(directory)
         overwrite = bool(self.options.get("overwrite_output_dir"))
-        results = None if overwrite else read_json(directory / RESULTS_FILE)
+        results = None if overwrite else self._agreed(partial(read_json, directory / RESULTS_FILE))
         if results is not None and results["runs"] == [*runs]:
             self._log("already finished: %s; nothing to do", directory)
             return results
-        if self.is_main_process:
-            (directory / RESULTS_FILE).unlink(missing_ok=True)
-            write_json(directory / JOB_FILE, self.identity)
+        self._agreed(partial(begin_job, directory, self.identity))
         self._log_plan(runs, directory, overwrite=overwrite)
         for number, run in enumerate(runs.values(), start=1):
             if run.name == "student":
@@ -113,9 +113,12 @@ class Job:
             if not finished:
                 self._train(run, directory)
         results = self._results(directory, runs)
-        if self.is_main_process:
-            write_json(directory / RESULTS_FILE, results)
+        self._agreed(partial(write_json, directory / RESULTS_FILE, results))
         return results
+
+    def _agreed(self, function: Callable[[], Any]) -> Any:
+        """Calls a function that reads or writes files in the first process; all wait for its result."""
+        return decided_by_first(function, self.args.distributed_state)
 
     def _train(self, run: JobRun, directory: Path) -> None:
         if "metric_for_best_model" not in run.options:
@@ -123,6 +126,7 @@ class Job:
             two_heads = hasattr(model, "distillation_classifier")
             run.options["metric_for_best_model"] = "top1_average" if two_heads else "top1"
         train(*run.arguments(directory), parts=self.data.parts)
+        self.args.distributed_state.wait_for_everyone()  # the first process has written all files
 
     def runs(self, directory: Path) -> dict[str, JobRun]:
         """The trainings of the job by name, in order."""
@@ -139,7 +143,7 @@ class Job:
         return str(self.source) if self.misfit is None else str(directory / "teacher")
 
     def _is_done(self, run: JobRun, directory: Path, *, overwrite: bool) -> bool:
-        return is_finished(directory / run.name) and not overwrite
+        return not overwrite and self._agreed(partial(is_finished, directory / run.name))
 
     def _log_plan(self, runs: Mapping[str, JobRun], directory: Path, *, overwrite: bool) -> None:
         self._log("job in %s", directory)
@@ -180,7 +184,7 @@ class Job:
     def _teacher_accuracy(self, directory: Path, part: str) -> dict[str, Any]:
         """Measures the teacher on its own views and on the student's, once per part; all processes call it."""
         path = directory / f"teacher_{part}.json"
-        stored = read_json(path)
+        stored: dict[str, Any] | None = self._agreed(partial(read_json, path))
         if stored is not None:
             return stored
         source = self.teacher_in(directory)
@@ -190,8 +194,7 @@ class Job:
                 views: measure_teacher(source, self.data, part, processor, self.args)
                 for views, processor in (("own", own), ("student", self.processor))
             }
-        if self.is_main_process:
-            write_json(path, found)
+        self._agreed(partial(write_json, path, found))
         return found
 
     def _log_teacher(self, accuracy: Mapping[str, Any]) -> None:

@@ -216,7 +216,7 @@ def without_teacher(run: JobRun, *, has_token: bool = False) -> JobRun:
 
 def _student_settings(num_images: int, options: Mapping[str, Any]) -> Settings:
     if options.get("variant"):
-        return scratch_settings(num_images)
+        return scratch_settings(num_images, options)
     return pretrained_settings(num_images, is_deit=becomes_deit(options["model_name_or_path"]))
 
 

@@ -1,6 +1,8 @@
 """The settings of a job's runs, chosen by the number of training images and by how a model starts."""
 
+import math
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import yaml
@@ -11,6 +13,8 @@ from .arguments import ALL
 
 SMALL_DATA = 5_000  # training images; a fine-tuning on more of them uses the paper's augmentation
 SCRATCH_VIEWS, FEWEST_EPOCHS, MOST_EPOCHS = 1_000_000, 30, 300
+LARGEST_BATCH, STEPS_PER_EPOCH = 128, 10  # images of a process; fewer if an epoch would have fewer steps
+PAPER_LEARNING_RATE, PAPER_BATCH = 1e-3, 1024  # table 9: 5e-4 per 512 images
 NUM_WORKERS = 4
 HEAD_LEARNING_RATE = 3e-3
 DIGITS_TEACHER, DIGITS_STUDENT = "quickstart-teacher", "quickstart-distilled"
@@ -34,14 +38,27 @@ class Settings(NamedTuple):
     options: dict[str, Any]
 
 
-def scratch_settings(num_images: int) -> Settings:
+def scratch_settings(num_images: int, given: Mapping[str, Any]) -> Settings:
     """Returns the paper's settings for a student from random weights, with about a million views.
+
+    Differs: the learning rate is the paper's at a global batch of 1024, and follows the square root of the batch, as
+    fits Adam (arXiv:2205.10287). With the paper's linear rule, the small batches of few images would train too slowly
+    (pinned by test_a_small_batch_from_scratch_has_a_useful_learning_rate).
 
     Args:
         num_images: training images.
+        given: options of the user.
     """
+    num_processes = int(os.environ.get("WORLD_SIZE") or 1)
+    batch = LARGEST_BATCH
+    while batch > 2 and num_images // (batch * num_processes) < STEPS_PER_EPOCH:
+        batch //= 2
+    steps = int(given.get("gradient_accumulation_steps", 1))
+    global_batch = int(given.get("per_device_train_batch_size", batch)) * num_processes * steps
     epochs = min(max(round(SCRATCH_VIEWS / num_images), FEWEST_EPOCHS), MOST_EPOCHS)
-    options = {"num_train_epochs": epochs, "per_device_train_batch_size": 128, "min_steps_per_epoch": 10}
+    options: dict[str, Any] = {"num_train_epochs": epochs, "per_device_train_batch_size": batch}
+    if "base_learning_rate" not in given:
+        options["learning_rate"] = PAPER_LEARNING_RATE * math.sqrt(global_batch / PAPER_BATCH)
     return Settings(f"the paper's recipe from scratch, for {num_images:,} training images", {**options, **_common()})
 
 

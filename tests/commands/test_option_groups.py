@@ -15,7 +15,15 @@ from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.evaluation.arguments import EvaluationArguments
 from deit_hf.jobs.arguments import DEFAULT_STUDENT, JobArguments
 from deit_hf.jobs.plan import TEACHER_EPOCHS
-from deit_hf.jobs.settings import FEWEST_EPOCHS, SMALL_DATA, pretrained_settings, scratch_settings
+from deit_hf.jobs.settings import (
+    FEWEST_EPOCHS,
+    LARGEST_BATCH,
+    PAPER_BATCH,
+    PAPER_LEARNING_RATE,
+    SMALL_DATA,
+    pretrained_settings,
+    scratch_settings,
+)
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.training.recipe_file import given_options, parse_recipe
 
@@ -124,14 +132,15 @@ def test_help_of_a_job_describes_the_settings_that_it_chooses():
     few, many, scratch = (
         pretrained_settings(SMALL_DATA, is_deit=True),
         pretrained_settings(SMALL_DATA + 1, is_deit=True),
-        scratch_settings(1),
+        scratch_settings(1, {}),
     )
     assert (
         f"[{few.options['num_train_epochs']}; {many.options['num_train_epochs']} above {SMALL_DATA:,} images; " in text
     )
     assert f"{FEWEST_EPOCHS} to {scratch.options['num_train_epochs']} from scratch]" in text
     assert few.options["learning_rate"] == 1e-4
-    assert f"[{few.options['per_device_train_batch_size']}, or fewer" in text
+    assert f"[{few.options['per_device_train_batch_size']}, from scratch {LARGEST_BATCH}; fewer" in text
+    assert f"from scratch {PAPER_LEARNING_RATE:.0e} x sqrt(batch / {PAPER_BATCH})]".replace("e-03", "e-3") in text
     assert f"[{FRACTION}]" in text
     assert f"[{DEFAULT_STUDENT}]" in text
     assert f"[0 if it fits, else {TEACHER_EPOCHS}]" in text
