@@ -149,8 +149,8 @@ class Job:
         self._log("job in %s", directory)
         if self.misfit is None:
             self._log("teacher: %s is used as it is", self.source)
-        else:
-            self._log("teacher: %s is fitted to the data, because %s", self.source or "a small convnet", self.misfit)
+        elif self.source is not None:
+            self._log("teacher: %s is fitted to the data, because %s", self.source, self.misfit)
         for run in runs.values():
             self._log("%s: %s", run.name, run.in_words())
         left = [run for run in runs.values() if not self._is_done(run, directory, overwrite=overwrite)]

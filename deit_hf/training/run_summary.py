@@ -136,7 +136,7 @@ def _teacher(run: Run) -> str:
     if run.teacher is None:
         return "none"
     size = "the student's" if run.teacher.image_size is None else "x".join(map(str, run.teacher.image_size))
-    top1 = "not measured" if run.teacher_top1 is None else f"{percent(run.teacher_top1)}"
+    top1 = "not measured by this run" if run.teacher_top1 is None else f"{percent(run.teacher_top1)}"
     return f"{run.teacher.name} at {size} pixels; top-1 on {run.teacher_split} {top1}"
 
 

