@@ -134,6 +134,8 @@ class Job:
         if self.misfit is not None:
             planned.append(plan_teacher(self.data, self.options, self.job_args))
         planned.append(plan_student(self.data, self.options, teacher=self.teacher_in(directory)))
+        if self.args.push_to_hub:
+            planned[-1].options.setdefault("hub_model_id", directory.name)  # not that of its folder, `student`
         if self.job_args.compare:
             planned.append(plan_student(self.data, self.options, teacher=None))
         return {run.name: run for run in planned}

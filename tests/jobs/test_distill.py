@@ -19,6 +19,7 @@ from deit_hf.commands.distill import main
 from deit_hf.jobs import job as job_module
 from deit_hf.jobs.arguments import JobArguments
 from deit_hf.jobs.distill import run_job
+from deit_hf.jobs.job import Job
 from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.training import run as run_module
 
@@ -124,6 +125,17 @@ def test_a_teacher_of_the_same_classes_is_used_as_it_is(photos: str, tmp_path: P
     assert outcome.results["runs"] == ["student"]
     assert f"teacher: {teacher} is used as it is" in caplog.text
     assert not (outcome.output_dir / "teacher").exists()
+
+
+def test_a_push_of_the_student_is_named_after_the_job(photos: str, teacher: str):
+    options = options_of(photos, teacher, push_to_hub=True)
+    runs = {
+        name: Job(JobArguments(compare=True), each, is_main_process=True).runs(Path("runs/photos"))
+        for name, each in {"named": {**options, "hub_model_id": "me/mine"}, "not named": options}.items()
+    }
+    assert runs["named"]["student"].options["hub_model_id"] == "me/mine"
+    assert runs["not named"]["student"].options["hub_model_id"] == "photos"
+    assert not any("push_to_hub" in runs["named"][name].options for name in ("teacher", "plain"))
 
 
 def test_epochs_of_the_teacher_decide_whether_it_is_fitted(photos: str, teacher: str, tmp_path: Path):
