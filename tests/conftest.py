@@ -37,6 +37,7 @@ def _same_seed_and_logging_for_every_test(monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setitem(os.environ, "PYTHONWARNINGS", "")
     yield
     logging.getLogger("deit_hf").setLevel(logging.NOTSET)  # commands that ran in this process changed these
+    logging.captureWarnings(False)
     root = logging.getLogger()
     for handler in [each for each in root.handlers if isinstance(each, AboveBars)]:
         root.removeHandler(handler)
