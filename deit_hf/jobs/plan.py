@@ -131,7 +131,8 @@ class JobRun:
     def in_words(self) -> str:
         """Its settings and its length."""
         steps = float(self.options.get("max_steps") or 0)
-        length = f"{steps:g} steps" if steps > 0 else f"{float(self.options['num_train_epochs']):g} epochs"
+        number, unit = (steps, "step") if steps > 0 else (float(self.options["num_train_epochs"]), "epoch")
+        length = f"{number:g} {unit}{'' if number == 1 else 's'}"
         return f"{length} ({self.settings.reason})"
 
 

@@ -109,12 +109,19 @@ def _pretrained_student(
     known = _own_classes(source, stored, labels) if same_size else None
     options = {**labels, **(known or {}), **sizes, "ignore_mismatched_sizes": not same_size}
     student = student_class.from_pretrained(source, trust_remote_code=False, **options)
+    if not same_size:
+        _log_new_classifier(source, stored.num_labels, labels["num_labels"])
     if same_size and known is None:
         _restart_heads(student)
     if student_class is AutoModelForImageClassification:
         return student, savable_processor(AutoImageProcessor.from_pretrained(source, trust_remote_code=False))
     statistics = _statistics_of_vit(source) if stored.model_type == "vit" else {}
     return student, make_processor(student.config.image_size, **statistics)
+
+
+def _log_new_classifier(source: str, num_own: int, num_classes: int) -> None:
+    numbers = (source, num_own, num_classes)
+    logger.warning("`%s` has %d classes and the data %d: the classifier is initialised at random", *numbers)
 
 
 def _statistics_of_vit(source: str) -> dict[str, Any]:
@@ -197,8 +204,7 @@ def _deit_of_timm(
     if model.config.num_labels == labels["num_labels"]:
         known = _own_classes(source, model.config, labels)
     else:
-        numbers = (source, model.config.num_labels, labels["num_labels"])
-        logger.warning("`%s` has %d classes and the data %d: the classifier is initialised at random", *numbers)
+        _log_new_classifier(source, model.config.num_labels, labels["num_labels"])
     config = copy.deepcopy(model.config)
     for name, value in (known or labels).items():
         setattr(config, name, value)

@@ -23,7 +23,7 @@ class Silenced(NamedTuple):
 
     Attributes:
         source: logger, or class of a warning.
-        start: first words of the message, without a comma or colon.
+        start: first words of a warning, without a comma or colon; words of the message of a logger.
         reason: why it does not help.
     """
 
@@ -33,6 +33,16 @@ class Silenced(NamedTuple):
 
 
 SILENCED = (
+    Silenced(
+        "transformers.configuration_utils",
+        "You passed `num_labels=",
+        "The classes of the data replace those of the weights, which build.py logs.",
+    ),
+    Silenced(
+        "transformers.modeling_utils",
+        "Reinit due to size mismatch",
+        "A report of several lines about the new classifier, which build.py logs in one line.",
+    ),
     Silenced(
         "transformers.trainer_utils",
         "Warning: The following arguments do not match the ones in the `trainer_state.json`",
@@ -80,7 +90,7 @@ class UsefulMessages(logging.Filter):
             is_new = text not in self._warnings
             self._warnings.add(text)
             return is_new
-        return not any(record.name == source and text.startswith(start) for source, start, _ in SILENCED)
+        return not any(record.name == source and start in text for source, start, _ in SILENCED)
 
 
 def set_up_logging(*, verbose: bool) -> None:

@@ -81,7 +81,7 @@ def effective_recipe(run: Run) -> dict[str, str]:
         "teacher": _teacher(run),
         "global batch": _global_batch(run.args),
         "images": _images(run),
-        "steps": f"{run.num_steps} in {run.args.num_train_epochs:g} epochs of {steps_in_epoch(run.sampler)}"
+        "steps": f"{run.num_steps} in {run.args.num_train_epochs:g} {_epochs(run)} of {steps_in_epoch(run.sampler)}"
         if run.args.max_steps <= 0
         else f"{run.num_steps}, set by `max_steps`; an epoch has {steps_in_epoch(run.sampler)}",
         "learning rate": _learning_rate(run),
@@ -95,6 +95,10 @@ def effective_recipe(run: Run) -> dict[str, str]:
         + (f"; fusion {run.args.fusion}" if hasattr(run.student, "distillation_classifier") else ""),
         "seed": f"{run.args.seed}" + (f", views {run.args.data_seed}" if run.args.data_seed is not None else ""),
     }
+
+
+def _epochs(run: Run) -> str:
+    return "epoch" if run.args.num_train_epochs == 1 else "epochs"
 
 
 def steps_in_epoch(sampler: ViewSampler) -> int:
