@@ -30,9 +30,9 @@ usage: deit-hf COMMAND [ARGUMENTS]
 """
 
 EXAMPLES = """
-  deit-hf check photos/
-  deit-hf train small-data --dataset_name photos/ --teacher microsoft/resnet-50
-  deit-hf evaluate outputs/small-data photos/
+  deit-hf distill digits
+  deit-hf distill photos/ --teacher microsoft/resnet-50
+  deit-hf predict runs/photos/student photo.jpg
 """
 
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,9 @@ class Job:
             model, _ = self._build(run.arguments(directory)[0])
             two_heads = hasattr(model, "distillation_classifier")
             run.options["metric_for_best_model"] = "top1_average" if two_heads else "top1"
-        train(*run.arguments(directory), parts=self.data.parts)
+        # the test part is for the final table, which measures the teacher on its own views
+        parts = self.data.parts if run.name != "teacher" else replace(self.data.parts, test=None)
+        train(*run.arguments(directory), parts=parts)
         self.args.distributed_state.wait_for_everyone()  # the first process has written all files
 
     def runs(self, directory: Path) -> dict[str, JobRun]:

@@ -236,6 +236,7 @@ def test_a_test_part_is_measured_once_for_the_table(tmp_path: Path, teacher: str
         write_photos(tmp_path / "data" / part, {"ant": 10, "bee": 10}, seed=seed)
     result = deit_hf.distill(tmp_path / "data", teacher=teacher, teacher_epochs=1, **OPTIONS)
     assert "on the test part (`test`, 20 images), used only for this table" in result.table
+    assert not (result.output_dir / "teacher" / "test_results.json").exists()
     measured = json.loads((result.output_dir / "student" / "test_results.json").read_text())
     assert f"{100 * measured['test_top1_average']:.1f}" in result.table.splitlines()[3]
 
