@@ -11,6 +11,7 @@ from ..reliability.run_identity import Difference
 from ..reliability.run_lock import HOLDER, LOCK
 
 JOB_FILE, RESULTS_FILE = "job.json", "results.json"
+TEACHER_FILE = "teacher_{}.json"  # accuracy of the teacher on a part of the data
 
 
 def choose_directory(
@@ -42,9 +43,17 @@ def choose_directory(
         number += 1
 
 
-def begin_job(directory: Path, identity: Mapping[str, Any]) -> None:
-    """Records the job of a directory, and removes the results of an earlier one."""
+def begin_job(directory: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Records the job of a directory, and removes results that will be written again.
+
+    Args:
+        directory: of the job.
+        identity: what the job consists of.
+        overwrite: whether all stages are repeated, and the teacher is measured again.
+    """
     (directory / RESULTS_FILE).unlink(missing_ok=True)
+    for path in directory.glob(TEACHER_FILE.format("*")) if overwrite else ():
+        path.unlink()
     write_json(directory / JOB_FILE, identity)
 
 

@@ -95,9 +95,9 @@ def distill(
         "variant": variant,
         "output_dir": output_dir,
     }
-    given = {name: os.fspath(value) for name, value in named.items() if value is not None}
-    job_args = JobArguments(compare, teacher_epochs, teacher_train_only)
-    outcome = run_job(job_args, {**options, **given})
+    given = {name: value for name, value in named.items() if value is not None}
+    plain = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in {**options, **given}.items()}
+    outcome = run_job(JobArguments(compare, teacher_epochs, teacher_train_only), plain)
     model, processor = load_classifier(str(outcome.output_dir / "student"))
     return Distilled(model, processor, results_table(outcome.results), outcome.output_dir)
 

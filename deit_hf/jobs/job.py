@@ -1,6 +1,7 @@
 """A distillation job: what it consists of, and its stages."""
 
 import contextlib
+import json
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from ..training.progress import duration
 from ..training.run import train
 from ..training.same_run import student_start
 from .arguments import JobArguments
-from .directory import RESULTS_FILE, begin_job, read_json, write_json
+from .directory import RESULTS_FILE, TEACHER_FILE, begin_job, read_json, write_json
 from .plan import RUNS_FOLDER, JobRun, load_data, plan_student, plan_teacher, without_teacher
 from .results import rows_of_run
 from .teacher_stage import measure_teacher, own_processor, why_it_does_not_fit
@@ -83,7 +84,7 @@ class Job:
         teacher = None if self.source is None else student_start(ModelArguments(model_name_or_path=self.source))
         ignored = HARMLESS | NOT_RECORDED | {"variant"}
         fitting = [self.job_args.teacher_epochs, self.job_args.teacher_train_only]
-        return {
+        identity = {
             "data": self.data.fingerprints(),
             "classes": self.data.names,
             "teacher": teacher,
@@ -91,6 +92,7 @@ class Job:
             "student": student_start(model_args) or model_args.variant,
             "options": {name: value for name, value in self.options.items() if name not in ignored},
         }
+        return dict(json.loads(json.dumps(identity, default=str)))  # as it is when it is read from the file
 
     # ---- stages ----
 
@@ -99,10 +101,10 @@ class Job:
         runs = self.runs(directory)
         overwrite = bool(self.options.get("overwrite_output_dir"))
         results = None if overwrite else self._agreed(partial(read_json, directory / RESULTS_FILE))
-        if results is not None and results["runs"] == [*runs]:
+        if results is not None and runs.keys() <= {*results["runs"]}:
             self._log("already finished: %s; nothing to do", directory)
             return results
-        self._agreed(partial(begin_job, directory, self.identity))
+        self._agreed(partial(begin_job, directory, self.identity, overwrite=overwrite))
         self._log_plan(runs, directory, overwrite=overwrite)
         for number, run in enumerate(runs.values(), start=1):
             if run.name == "student":
@@ -188,7 +190,7 @@ class Job:
 
     def _teacher_accuracy(self, directory: Path, part: str) -> dict[str, Any]:
         """Measures the teacher on its own views and on the student's, once per part; all processes call it."""
-        path = directory / f"teacher_{part}.json"
+        path = directory / TEACHER_FILE.format(part)
         stored: dict[str, Any] | None = self._agreed(partial(read_json, path))
         if stored is not None:
             return stored

@@ -163,6 +163,31 @@ def test_a_finished_job_is_not_repeated(photos: str, teacher: str, monkeypatch: 
     assert again == first
 
 
+def test_paths_may_be_objects_and_name_the_same_job(photos: str, teacher: str, monkeypatch: pytest.MonkeyPatch):
+    options = {**OPTIONS, "teacher_epochs": 1, "train_dir": Path(photos)}
+    first = deit_hf.distill(teacher=Path(teacher), output_dir=Path("job"), **options)
+    monkeypatch.setattr(job_module, "train", lambda *_, **__: pytest.fail("a stage was repeated"))
+    assert deit_hf.distill(teacher=teacher, output_dir="job", **options).table == first.table
+
+
+def test_a_comparison_can_be_added_to_a_finished_job(photos: str, teacher: str, monkeypatch: pytest.MonkeyPatch):
+    options, trained, stages = options_of(photos, teacher), job_module.train, []
+
+    def counted(*arguments, **others):
+        stages.append(Path(arguments[-1].output_dir).name)
+        return trained(*arguments, **others)
+
+    monkeypatch.setattr(job_module, "train", counted)
+    run_job(JobArguments(teacher_epochs=1), options)
+    both = run_job(JobArguments(teacher_epochs=1, compare=True), options)
+    assert stages == ["teacher", "student", "plain"]
+    assert run_job(JobArguments(teacher_epochs=1), options).results == both.results  # it stays
+    again = {**options, "overwrite_output_dir": True, "output_dir": "runs/photos", "seed": 5}
+    other = run_job(JobArguments(teacher_epochs=1), again)
+    assert stages[3:] == ["teacher", "student"]
+    assert other.results["runs"] == ["teacher", "student"]
+
+
 def test_another_job_gets_the_next_free_folder_and_a_named_folder_is_refused(photos: str, teacher: str):
     job_args = JobArguments(teacher_epochs=1)
     assert run_job(job_args, options_of(photos, teacher)).output_dir == Path("runs/photos")
