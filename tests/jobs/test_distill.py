@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.patience import PATIENCE
 from transformers import AutoModelForImageClassification, pipeline
 
 import deit_hf
@@ -313,3 +316,23 @@ def test_wrong_input_is_one_line_and_writes_nothing(photos: str, teacher: str, a
     assert len(error) == 1
     assert any(part in error[0] for part in message.split("|")), error
     assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_do_one_job(photos: str, teacher: str, tmp_path: Path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "deit_hf"]
+    arguments = command("distill", photos, "--teacher", teacher, "--teacher_epochs", "1", "-o", "job")
+    for again in (False, True):
+        done = subprocess.run(
+            [*launch, *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("student, both heads") == 1  # one process prints
+        assert ("already finished: job; nothing to do" in done.stderr) == again
+    for folder in ("teacher", "student"):
+        assert "on each of 2 processes" in (tmp_path / "job" / folder / "recipe.yaml").read_text()
