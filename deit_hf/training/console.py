@@ -39,6 +39,11 @@ SILENCED = (
         "The classes of the data replace those of the weights, which build.py logs.",
     ),
     Silenced(
+        "huggingface_hub.utils._http",
+        "thrown while requesting",
+        "A line about the next try follows, and an error after the last one.",
+    ),
+    Silenced(
         "transformers.modeling_utils",
         "Reinit due to size mismatch",
         "A report of several lines about the new classifier, which build.py logs in one line.",
@@ -144,6 +149,7 @@ def _quiet_libraries(*, has_terminal: bool) -> None:
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
+    logging.getLogger("huggingface_hub").handlers.clear()  # or its messages appear twice
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
     if DOWNLOADS not in os.environ:
