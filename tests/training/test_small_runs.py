@@ -64,7 +64,7 @@ def test_training_takes_the_fitted_batch(tmp_path: Path, tiny_config, toy_rows: 
     trainer = make_trainer(tmp_path, tiny_config, toy_rows, per_device_train_batch_size=32, min_steps_per_epoch=10)
     trainer.train()
     assert trainer.effective_recipe["global batch"] == "4"
-    assert trainer.effective_recipe["steps"] == "10 in 1 epochs of 10"
+    assert trainer.effective_recipe["steps"] == "10 in 1 epoch of 10"
     assert trainer.state.global_step == 10
 
 
