@@ -10,6 +10,8 @@ from .accuracy_text import percent
 from .fusion import FUSIONS
 from .metric_names import accuracy_name, evaluation_parts
 
+RESULTS = "eval_results.json"
+
 
 def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
     """Formats a table of the top-1 accuracy of finished runs: of the only head, or of both heads and their mean.
@@ -19,7 +21,7 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
     Notes below the table name the runs whose heads were not combined by the mean of their logits.
 
     Args:
-        output_dirs: directories of runs, each with an `eval_results.json`.
+        output_dirs: directories of runs, each with an `eval_results.json`, or of jobs with such directories.
 
     Raises:
         FileNotFoundError: an `eval_results.json` is missing.
@@ -29,11 +31,12 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
         f"{'run':24} {'one head':>10} {'class':>10} {'distill.':>10} {'mean':>10} {'balanced':>10} {'macro-F1':>10}"
     ]
     notes = []
+    output_dirs = [run for output_dir in output_dirs for run in _runs_in(output_dir)]
     names_of_runs = [Path(output_dir).name for output_dir in output_dirs]
     for output_dir, run_name in zip(output_dirs, names_of_runs, strict=True):
         if names_of_runs.count(run_name) > 1:
             run_name = os.fspath(output_dir)
-        path = Path(output_dir) / "eval_results.json"
+        path = Path(output_dir) / RESULTS
         if not path.is_file():
             raise FileNotFoundError(f"no evaluation results at `{path}`; train with an evaluation split first")
         metrics = _read(path)
@@ -48,6 +51,13 @@ def comparison_table(output_dirs: Sequence[str | os.PathLike]) -> str:
         if fusion != "logit_mean":
             notes.append(f"{run_name}: `mean` is the {FUSIONS[fusion]}")
     return "\n".join(lines + notes)
+
+
+def _runs_in(output_dir: str | os.PathLike) -> list[str | os.PathLike]:
+    """The runs of a job in its directory, or the directory itself."""
+    if (Path(output_dir) / RESULTS).is_file():
+        return [output_dir]
+    return [path.parent for path in sorted(Path(output_dir).glob(f"*/{RESULTS}"))] or [output_dir]
 
 
 def _read(path: Path) -> dict[str, Any]:

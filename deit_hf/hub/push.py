@@ -71,7 +71,7 @@ def push_directory(
     texts = public_texts(directory, repo_id)
     time_limit = default_time_limit(files.values()) if time_limit is None else time_limit
     check("time_limit", time_limit, lambda v: v > 0, "more than 0 seconds")
-    _log_names(f"files pushed to {repo_id}", list(files))
+    _log_names(f"files to push to {repo_id}", list(files))
     _log_names("files not pushed (add some with `include`)", files_to_leave(directory, list(files)))
     token = token or get_token()
     _check_no_token(files, token)

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
 from ..atomic_files import written_aside
+from ..reliability.checkpoints import is_finished
 from ..reliability.run_identity import Difference
 from ..reliability.run_lock import HOLDER, LOCK
 
@@ -38,7 +41,7 @@ def choose_directory(
     number = 1
     while True:
         directory = folder / (name if number == 1 else f"{name}-{number}")
-        if not _holds_something(directory) or read_json(directory / JOB_FILE) == identity:
+        if _is_free(directory) or read_json(directory / JOB_FILE) == identity:
             return directory
         number += 1
 
@@ -58,30 +61,44 @@ def begin_job(directory: Path, identity: Mapping[str, Any], *, overwrite: bool) 
 
 
 def _check(directory: Path, identity: Mapping[str, Any]) -> None:
-    if not _holds_something(directory):
+    if _is_free(directory):
         return
     stored = read_json(directory / JOB_FILE)
     if stored is None:
         raise FileExistsError(
             f"`output_dir` {directory} is not empty and holds no distillation job; name another directory"
         )
-    found = [
-        Difference(name, stored.get(name), identity.get(name))
-        for name in {**stored, **identity}
-        if stored.get(name) != identity.get(name)
-    ]
-    if found:
+    names = [name for name in {**stored, **identity} if stored.get(name) != identity.get(name)]
+    if names:
+        found = [_difference(name, stored.get(name), identity.get(name)) for name in names]
         raise ValueError(
-            f"`output_dir` {directory} holds another job: {'; '.join(map(str, found))}; name another directory, leave "
+            f"`output_dir` {directory} holds another job: {'; '.join(found)}; name another directory, leave "
             "`output_dir` out, use the stored values to continue that job, or pass --overwrite_output_dir true to "
             "replace it"
         )
 
 
-def _holds_something(directory: Path) -> bool:
-    if directory.exists() and not directory.is_dir():
-        return True
-    return directory.is_dir() and bool({path.name for path in directory.iterdir()} - {LOCK, HOLDER})
+def _difference(name: str, stored: Any, given: Any) -> str:
+    """Describes what differs; for the data, the parts and their numbers of images instead of hashes."""
+    if name != "data" or not isinstance(stored, dict):
+        return str(Difference(name, stored, given))
+    parts = []
+    for part in {**stored, **given}:
+        before, now = ((data.get(part) or {}).get("rows", "no") for data in (stored, given))
+        if stored.get(part) != given.get(part):
+            parts.append(f"{part} had {before} images and has {f'{now} others' if now == before else now}")
+    return f"`data` ({', '.join(parts)})"
+
+
+def _is_free(directory: Path) -> bool:
+    """Whether a job can start in a directory: it does not exist, is empty, or holds a job that has trained nothing."""
+    if not directory.is_dir():
+        return not directory.exists()
+    names = {path.name for path in directory.iterdir()} - {LOCK, HOLDER}
+    if JOB_FILE not in names:
+        return not names
+    runs = [path for path in directory.iterdir() if path.is_dir()]
+    return not any(is_finished(run) or any(run.glob(f"{PREFIX_CHECKPOINT_DIR}-*")) for run in runs)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

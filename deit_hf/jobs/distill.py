@@ -84,6 +84,7 @@ def distill(
         The student with its processor, and the table of the results.
 
     Raises:
+        TypeError: an argument has the wrong type.
         ValueError: data, teacher, student and options do not fit each other, or `output_dir` holds another job.
         OSError: a source is not found.
         TrainingStopped: a signal was received; the same call continues.
@@ -95,6 +96,9 @@ def distill(
         "variant": variant,
         "output_dir": output_dir,
     }
+    for name, source in (("data", data), ("teacher", teacher), ("student", student), ("output_dir", output_dir)):
+        if source is not None and not isinstance(source, str | os.PathLike):
+            raise TypeError(f"`{name}` is a {type(source).__name__}, but must be a name or a path, as text")
     given = {name: value for name, value in named.items() if value is not None}
     plain = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in {**options, **given}.items()}
     outcome = run_job(JobArguments(compare, teacher_epochs, teacher_train_only), plain)

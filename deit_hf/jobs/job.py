@@ -50,11 +50,12 @@ class Job:
         self.data = load_data(options, is_main_process=is_main_process)
         self.source = options.get("teacher_model_name_or_path")
         self.misfit, teacher_size = self._check_teacher()
-        model_args, _, self.args = plan_student(self.data, options, teacher="unused").arguments(Path(RUNS_FOLDER))
+        run = plan_student(self.data, options, teacher="unused")
+        model_args, _, self.args = run.arguments(Path(RUNS_FOLDER))
         student, self.processor = self._build(model_args)
         self.student_has_token = hasattr(student, "distillation_classifier") and model_args.variant is None
         self._warn_of_size(student.num_parameters(), teacher_size)
-        self.identity = self._identity(model_args)
+        self.identity = self._identity(model_args, run.defaults())
 
     def _check_teacher(self) -> tuple[str | None, int | None]:
         """Returns why the teacher does not fit the data, or None; and its number of parameters, if it exists."""
@@ -80,9 +81,10 @@ class Job:
                 *(student / 1e6, teacher / 1e6),
             )
 
-    def _identity(self, model_args: ModelArguments) -> dict[str, Any]:
+    def _identity(self, model_args: ModelArguments, defaults: Mapping[str, Any]) -> dict[str, Any]:
         teacher = None if self.source is None else student_start(ModelArguments(model_name_or_path=self.source))
         ignored = HARMLESS | NOT_RECORDED | {"variant"}
+        own = {name: value for name, value in self.options.items() if name not in ignored}
         fitting = [self.job_args.teacher_epochs, self.job_args.teacher_train_only]
         identity = {
             "data": self.data.fingerprints(),
@@ -90,7 +92,7 @@ class Job:
             "teacher": teacher,
             "teacher_fitting": None if self.misfit is None else fitting,
             "student": student_start(model_args) or model_args.variant,
-            "options": {name: value for name, value in self.options.items() if name not in ignored},
+            "options": {name: value for name, value in own.items() if value != defaults.get(name)},
         }
         return dict(json.loads(json.dumps(identity, default=str)))  # as it is when it is read from the file
 
@@ -104,8 +106,8 @@ class Job:
         if results is not None and runs.keys() <= {*results["runs"]}:
             self._log("already finished: %s; nothing to do", directory)
             return results
-        self._agreed(partial(begin_job, directory, self.identity, overwrite=overwrite))
         self._log_plan(runs, directory, overwrite=overwrite)
+        self._agreed(partial(begin_job, directory, self.identity, overwrite=overwrite))
         for number, run in enumerate(runs.values(), start=1):
             if run.name == "student":
                 teacher = self._teacher_accuracy(directory, "evaluation")

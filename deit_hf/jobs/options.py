@@ -10,6 +10,9 @@ from ..training.recipe_file import parse_recipe
 from .arguments import DEFAULT_STUDENT
 from .plan import OPTION_TYPES, uses_digits_settings
 
+# Names of `distill` in Python that stand for options.
+NAMES_OF_THE_CALL = {"data", "teacher", "student", "compare", "teacher_epochs", "teacher_train_only"}
+
 
 def check_options(options: Mapping[str, Any]) -> DistillationArguments:
     """Checks names and values of the options that a user gave for the runs of a job.
@@ -26,7 +29,7 @@ def check_options(options: Mapping[str, Any]) -> DistillationArguments:
     known = {each.name for kind in OPTION_TYPES for each in fields(kind) if each.init}
     for name in options:
         if name not in known:
-            raise ValueError(f"unknown option `{name}`{nearest_option(name, known)}")
+            raise ValueError(f"unknown option `{name}`{nearest_option(name, known | NAMES_OF_THE_CALL)}")
     if not any(options.get(name) for name in ("dataset_name", "train_dir")):
         raise ValueError("no data is named; name a folder of class folders, a Hub id, or `digits` to try it out")
     if not options.get("teacher_model_name_or_path") and not uses_digits_settings(options):

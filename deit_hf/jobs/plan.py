@@ -128,6 +128,11 @@ class JobRun:
         groups: Any = parse_recipe(OPTION_TYPES, [], defaults={**options, **output})
         return groups
 
+    def defaults(self) -> dict[str, Any]:
+        """The values that its options have unless the user gives others."""
+        own = {each.name: each.default for kind in OPTION_TYPES for each in fields(kind)}
+        return {**own, "distillation_type": "hard", **self.settings.options}
+
     def in_words(self) -> str:
         """Its settings and its length."""
         steps = float(self.options.get("max_steps") or 0)

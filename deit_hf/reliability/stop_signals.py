@@ -22,6 +22,7 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same co
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # the terminal sends Ctrl-C to all processes, and torchrun sends it to them a second time
 _ECHO_OF_THE_LAUNCHER = 2.0  # seconds
+_REPEATED_AFTER = 1.0  # seconds
 
 
 class TrainingStopped(SystemExit):
@@ -118,24 +119,44 @@ class StopSignals:
 
 
 class LeaveOnSignal:
-    """A context for the parts of a run that have nothing to save: the first signal raises `TrainingStopped`."""
+    """A context for the parts of a run that have nothing to save: the first signal raises `TrainingStopped`.
+
+    Python discards an exception in a destructor. If that happens, the exception is raised again after a second, or at
+    the end of the context. A second signal ends the process at once.
+    """
 
     def __enter__(self) -> None:
         self._previous: dict[signal.Signals, Any] = {}
+        self._stop: BaseException | None = None
+        self._repeats, self._timer = False, threading.Timer(0, lambda: None)
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._leave) for number in _SIGNALS}
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._stop is not None and kind is None:
+            raise self._stop
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
-        for each in _SIGNALS:  # a second signal ends the process at once
-            signal.signal(each, signal.default_int_handler if is_interactive() else signal.SIG_DFL)
-        name = signal.Signals(number).name
-        message = f"{name}: nothing to save; start the same command again to continue"
-        _write_to_stderr(message)
-        raise stopped_by(name, message)
+        if self._stop is None:
+            name = signal.Signals(number).name
+            message = f"{name}: nothing to save; start the same command again to continue"
+            _write_to_stderr(message)
+            self._stop = stopped_by(name, message)
+        elif not self._repeats:
+            signal.signal(number, signal.default_int_handler if is_interactive() else signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._repeats = False
+        self._timer = threading.Timer(_REPEATED_AFTER, self._repeat, (number,))
+        self._timer.daemon = True
+        self._timer.start()
+        raise self._stop
+
+    def _repeat(self, number: int) -> None:
+        self._repeats = True
+        signal.raise_signal(number)  # Python calls the handler in the main thread
 
 
 def leaves_signals_to_the_main_process() -> Callable[[int], None]:

@@ -231,6 +231,16 @@ def test_comparison_puts_each_run_on_a_line_and_each_head_in_a_column(tmp_path: 
     assert len({len(line) for line in (header, *lines)}) == 1
 
 
+def test_comparison_of_a_job_has_a_line_for_each_of_its_runs(tmp_path: Path):
+    (tmp_path / "job").mkdir()
+    write_results(tmp_path / "job" / "student", eval_top1=0.5)
+    write_results(tmp_path / "job" / "teacher", eval_top1=0.75)
+    other = write_results(tmp_path / "other", eval_top1=0.25)
+    assert [line.split()[:2] for line in comparison_table([tmp_path / "job", other]).splitlines()[1:]] == [
+        ["student", "50.00"], ["teacher", "75.00"], ["other", "25.00"],
+    ]  # fmt: skip
+
+
 def test_comparison_says_which_mean_is_another_one(tmp_path: Path):
     heads = {"eval_top1_cls": 0.61, "eval_top1_distillation": 0.62, "eval_top1_average": 0.63}
     runs = [

@@ -287,7 +287,7 @@ def test_script_tells_wrong_input_from_a_hub_that_fails(
     assert run_script(str(run_directory), "--hub_model_id", "alice/tiny") == 3
     printed = capsys.readouterr().err.splitlines()
     assert [line.startswith("error: ") for line in printed] == [False] * (len(printed) - 1) + [True]
-    assert printed[0].startswith("files pushed to alice/tiny")
+    assert printed[0].startswith("files to push to alice/tiny")
 
 
 # ---- the cards of the published variants ----

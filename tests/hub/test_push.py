@@ -142,7 +142,7 @@ def test_pushed_run_loads_by_name_where_deit_hf_cannot_be_imported(
     assert pushed.returncode == 0, pushed.stderr
     assert "files not pushed (add some with `include`) (5): .env, checkpoint-1/, extra.pkl, notes.md," in pushed.stderr
     assert (
-        f"files pushed to {REPO} (7): config.json, preprocessor_config.json, model.safetensors, README.md"
+        f"files to push to {REPO} (7): config.json, preprocessor_config.json, model.safetensors, README.md"
         in pushed.stderr
     )
     assert pushed.stdout == f"{hub.url}/{REPO}/commit/{hub.repositories[REPO].branches['main']}\n"

@@ -207,6 +207,38 @@ def test_another_job_gets_the_next_free_folder_and_a_named_folder_is_refused(pho
         run_job(job_args, options_of(photos, teacher, output_dir="runs/photos"))
 
 
+def test_default_values_are_the_same_job(photos: str, teacher: str, monkeypatch: pytest.MonkeyPatch):
+    run_job(JobArguments(teacher_epochs=1), options_of(photos, teacher))
+    monkeypatch.setattr(job_module, "train", lambda *_, **__: pytest.fail("a stage was repeated"))
+    same = {"seed": 42, "distillation_type": "hard", "save_strategy": "epoch", "label_smoothing": 0.1}
+    again = run_job(JobArguments(teacher_epochs=1), options_of(photos, teacher, **same))
+    assert again.output_dir == Path("runs/photos")
+
+
+def test_a_job_that_has_trained_nothing_may_change(photos: str, teacher: str, monkeypatch: pytest.MonkeyPatch):
+    """As after an error about an image, which the user has removed."""
+    options = options_of(photos, teacher, output_dir="job")
+    for name in ("bad", "good"):
+        path = Path(photos) / "ant" / f"{name}.png"
+        path.write_bytes(b"" if name == "bad" else (Path(photos) / "ant" / "0.png").read_bytes() + b" ")
+    with pytest.raises(ValueError, match=r"bad\.png"):
+        run_job(JobArguments(teacher_epochs=1), options)
+    assert Path("job/job.json").exists()
+    (Path(photos) / "ant" / "bad.png").unlink()
+    assert run_job(JobArguments(teacher_epochs=1), options).output_dir == Path("job")
+    (Path(photos) / "ant" / "good.png").unlink()  # now it has trained
+    with pytest.raises(ValueError, match=r"`data` \((train|evaluation) had \d+ images and has \d+"):
+        run_job(JobArguments(teacher_epochs=1), options)
+
+
+def test_wrong_types_name_the_argument(photos: str):
+    for name in ("data", "teacher", "student", "output_dir"):
+        with pytest.raises(TypeError, match=f"`{name}` is a int, but must be a name or a path"):
+            deit_hf.distill(**{"data": photos, "teacher": "x", name: 3})
+    with pytest.raises(ValueError, match="unknown option `teachr`; did you mean `teacher`"):
+        deit_hf.distill(photos, teachr="x")
+
+
 def test_a_foreign_folder_is_refused_unchanged(photos: str, teacher: str, tmp_path: Path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("words")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,32 @@ def test_training_in_another_thread_leaves_signals_alone(tmp_path, tiny_config, 
     thread.start()
     thread.join()
     assert seen == [handler, False]
+
+
+class StopsWhenDeleted:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("goes_on_for", [0, PATIENCE], ids=["at the end", "after a second"])
+def test_signal_in_a_destructor_is_not_lost(goes_on_for: float):
+    """Python discards an exception there, and the run would train on."""
+    handler, passed = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with LeaveOnSignal():
+            stops = StopsWhenDeleted()
+            del stops
+            passed.append(True)
+            end = time.monotonic() + goes_on_for
+            while time.monotonic() < end:
+                time.sleep(0.01)
+
+    with pytest.raises(TrainingStopped):
+        work()
+    assert passed
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def started(folder: Path) -> subprocess.Popen:
