@@ -141,6 +141,7 @@ def _trial_options(args: DistillationArguments) -> Iterator[DistillationArgument
         trial.output_dir, trial.report_to = folder, []
         trial.resume_from_checkpoint, trial.push_to_hub = None, False
         trial.eval_on_start, trial.disable_tqdm, trial.overwrite_output_dir = False, True, False
+        trial.dataloader_persistent_workers = False  # or they would stay
         try:
             yield trial
         finally:

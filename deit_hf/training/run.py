@@ -86,7 +86,9 @@ def _train(
     if args.should_save:
         write_identity(args.output_dir, trainer.same_run.record())
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    return _save(trainer, result.metrics, model_args, data_args, test_rows)
+    metrics = _save(trainer, result.metrics, model_args, data_args, test_rows)
+    trainer.release_workers()
+    return metrics
 
 
 def check_run_options(model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments) -> None:

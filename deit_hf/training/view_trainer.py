@@ -250,11 +250,9 @@ class ViewTrainer(PushingTrainer):
         own = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         if not self.args.dataloader_persistent_workers or all(views is not each for each in own):
             return self._loader(views, self.args.eval_batch_size)
-        kept = next((each for each in self._kept_loaders if each.dataset is views), None)
-        if kept is None:
-            kept = self._loader(views, self.args.eval_batch_size, persistent=True)
-            self._kept_loaders.append(kept)
-        return kept
+        if all(each.dataset is not views for each in self._kept_loaders):
+            self._kept_loaders.append(self._loader(views, self.args.eval_batch_size, persistent=True))
+        return next(each for each in self._kept_loaders if each.dataset is views)
 
     def get_test_dataloader(self, test_dataset: datasets.Dataset | EvaluationViews) -> DataLoader:
         """Returns a loader of evaluation views, also of a `datasets.Dataset`, with or without labels."""
@@ -287,6 +285,12 @@ class ViewTrainer(PushingTrainer):
             generator=torch.Generator().manual_seed(args.seed),
         )
         return self.accelerator.prepare(loader)
+
+    def release_workers(self) -> None:
+        """Ends persistent data workers after the last use; the garbage collector would wait 5 seconds for each."""
+        self._kept_loaders.clear()
+        self.callback_handler.train_dataloader = self.callback_handler.eval_dataloader = None
+        self.accelerator.free_memory()
 
     # ---- evaluation ----
 

@@ -1,6 +1,7 @@
 """From a folder of images and a teacher to a student, a table and the next commands, with kills in between."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -205,6 +206,23 @@ def test_another_job_gets_the_next_free_folder_and_a_named_folder_is_refused(pho
     PIL.Image.new("RGB", (20, 20), "red").save(f"{photos}/ant/new.png")
     with pytest.raises(ValueError, match="runs/photos holds another job: `data`"):
         run_job(job_args, options_of(photos, teacher, output_dir="runs/photos"))
+
+
+def test_no_data_worker_is_left(photos: str, teacher: str, monkeypatch: pytest.MonkeyPatch):
+    """Python's garbage collector would wait 5 seconds for each of them."""
+    monkeypatch.setattr(job_module, "measure", REAL_MEASURE)
+    trained, left = job_module.train, []
+
+    def counted(*arguments, **others):
+        left.append(multiprocessing.active_children())
+        metrics = trained(*arguments, **others)
+        left.append(multiprocessing.active_children())
+        return metrics
+
+    monkeypatch.setattr(job_module, "train", counted)
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    run_job(JobArguments(teacher_epochs=1), options_of(photos, teacher, **workers))
+    assert left == [[], [], [], []]
 
 
 def test_default_values_are_the_same_job(photos: str, teacher: str, monkeypatch: pytest.MonkeyPatch):
