@@ -25,9 +25,9 @@ def is_unreachable(error: BaseException | None) -> bool:
 def unreachable_hub(source: str) -> OSError:
     """The error for a model that is not on this machine; names what can be used instead."""
     return OSError(
-        f"`{source}` is not on this machine, and the Hub cannot be reached; check the name, connect to the network, or "
-        f"name a directory with a saved model, a file of weights as timm:NAME@FILE, or {_cached()}; a student can also start "
-        "from scratch with --variant"
+        f"`{source}` is not on this machine, and the Hub cannot be reached; check the name, connect to the network, "
+        f"or name a directory with a saved model, a file of weights as timm:NAME@FILE, or {_cached()}; a student can "
+        "also start from scratch with --variant"
     )
 
 
