@@ -55,8 +55,9 @@ def begin_job(directory: Path, identity: Mapping[str, Any], *, overwrite: bool) 
         overwrite: whether all stages are repeated, and the teacher is measured again.
     """
     (directory / RESULTS_FILE).unlink(missing_ok=True)
-    for path in directory.glob(TEACHER_FILE.format("*")) if overwrite else ():
-        path.unlink()
+    if overwrite or read_json(directory / JOB_FILE) != identity:  # another job, which had trained nothing
+        for path in directory.glob(TEACHER_FILE.format("*")):
+            path.unlink()
     write_json(directory / JOB_FILE, identity)
 
 

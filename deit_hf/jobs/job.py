@@ -18,6 +18,7 @@ from ..distillation.teacher import Teacher
 from ..model.arguments import ModelArguments
 from ..model.build import build_student, load_classifier
 from ..model.image_processing_deit import crop_size
+from ..model.labels import real_names
 from ..reliability.checkpoints import is_finished
 from ..reliability.run_lock import decided_by_first
 from ..training.arguments import DistillationArguments
@@ -59,9 +60,11 @@ class Job:
 
     def _check_teacher(self) -> tuple[str | None, int | None]:
         """Returns why the teacher does not fit the data, or None; and its number of parameters, if it exists."""
+        self.teacher_classes: list[str] | None = None
         if self.source is None:
             return "it is trained from scratch", None
         teacher = Teacher.from_pretrained(self.source, student_config=None)
+        self.teacher_classes = real_names(teacher.id2label)
         size = sum(each.numel() for each in teacher.module.parameters())
         epochs = self.job_args.teacher_epochs
         if epochs == 0:
@@ -90,6 +93,7 @@ class Job:
             "data": self.data.fingerprints(),
             "classes": self.data.names,
             "teacher": teacher,
+            "teacher_classes": self.teacher_classes,
             "teacher_fitting": None if self.misfit is None else fitting,
             "student": student_start(model_args) or model_args.variant,
             "options": {name: value for name, value in own.items() if value != defaults.get(name)},

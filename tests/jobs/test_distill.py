@@ -249,6 +249,26 @@ def test_a_job_that_has_trained_nothing_may_change(photos: str, teacher: str, mo
         run_job(JobArguments(teacher_epochs=1), options)
 
 
+def test_another_teacher_is_measured_again_in_the_folder_of_a_job_that_has_trained_nothing(
+    photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first job ends after its teacher was measured; the table must not show that teacher's accuracy."""
+    trained, measured = job_module.train, []
+    real = job_module.measure_teacher
+    monkeypatch.setattr(job_module, "measure_teacher", lambda source, *a: measured.append(source) or real(source, *a))
+
+    def killed(*arguments, **others):
+        raise MemoryError("killed")
+
+    monkeypatch.setattr(job_module, "train", killed)
+    first, second = (write_teacher(tmp_path / name, names) for name, names in (("one", NAMES), ("two", NAMES[::-1])))
+    with pytest.raises(MemoryError):
+        run_job(JobArguments(), options_of(photos, first, output_dir="job"))
+    monkeypatch.setattr(job_module, "train", trained)
+    run_job(JobArguments(), options_of(photos, second, output_dir="job"))
+    assert measured == [first, first, second, second]
+
+
 def test_wrong_types_name_the_argument(photos: str):
     for name in ("data", "teacher", "student", "output_dir"):
         with pytest.raises(TypeError, match=f"`{name}` is a int, but must be a name or a path"):
