@@ -1,5 +1,6 @@
 """What other systems lack or do differently: `fcntl`, directories that can be opened, forked workers."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,8 +54,10 @@ print("saved", sorted(path.name for path in Path("run").glob("checkpoint-*")), l
 
 
 def test_all_modules_import_and_a_checkpoint_is_saved_without_fcntl_and_directory_fsync(tmp_path: Path):
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]  # for `support`
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     result = subprocess.run(
-        [sys.executable, "-c", WITHOUT], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-c", WITHOUT], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "saved ['checkpoint-1'] 1"
