@@ -1,24 +1,25 @@
-"""Datasets that turn a key into a view: normalised pixels and a label. Equal keys give equal views.
+"""Datasets that turn a key into a view: pixels and a label. Equal keys give equal views.
 
 The input is a `datasets.Dataset` with an image column and a label column. sampling.py decides the order of the keys.
 """
 
 import contextlib
 import random
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from PIL.Image import Image
+from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..model.labels import check_label_feature
-from .decoding import ImageRow, decode_image, first_decodable, path_of
-from .mixing import Mixing
+from .decoding import Decoded, ImageRow, decode_image, first_decodable, path_of
+from .mixing import Mixing, kept_shares
 from .sampling import ViewKey
-from .transforms import View
+from .transforms import TrainingView, View, size_of
 
 _STREAM = 0  # separates the random numbers of the views from those of mixing.py and sampling.py
 
@@ -178,24 +179,26 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 
 class TrainingViews(Dataset):
-    """Random views by key; a view is a pure function of (seed, epoch, sample, repeat).
+    """Random views by key, as uint8 pixels; a view is a pure function of (seed, epoch, sample, repeat).
 
     With `skip_bad_images`, a row whose image cannot be decoded is replaced by the next row whose image can. Epoch,
     position and repeat stay the same, so the view is still a function of its key.
     """
 
-    def __init__(self, images: ImageDataset, view: View, *, seed: int, skip_bad_images: bool = False):
+    def __init__(self, images: ImageDataset, view: TrainingView, *, seed: int, skip_bad_images: bool = False):
         self.images, self.view, self.seed, self.skip_bad_images = images, view, seed, skip_bad_images
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: ViewKey) -> dict[str, Any]:
+        start = time.perf_counter()
         row, image, bad_images = first_decodable(self.rows_from(key), skip_bad_images=self.skip_bad_images)
         key = ViewKey(key.epoch, key.position, row.sample, key.repeat)
         with self.seeded(key), _named_view(row.where, image):
-            pixel_values = self.view(image)
-        return {"pixel_values": pixel_values, "labels": row.label, "key": key, "bad_images": bad_images}
+            pixels, erasure = self.view(image)
+        view = {"pixels": pixels, "erasure": erasure, "labels": row.label, "key": key, "bad_images": bad_images}
+        return {**view, "seconds": time.perf_counter() - start}
 
     def rows_from(self, key: ViewKey) -> Iterator[ImageRow]:
         """The row of a key, followed by the rows that may replace it."""
@@ -224,25 +227,30 @@ class EvaluationViews(Dataset):
 
 
 @contextlib.contextmanager
-def _named_view(where: str, image: Image) -> Iterator[None]:
+def _named_view(where: str, image: Decoded) -> Iterator[None]:
     """Adds the row and the image size to the error of a transform."""
     try:
         yield
     except Exception as error:
+        width, height = size_of(image)
         raise RuntimeError(
-            f"{where}, {image.width}x{image.height} pixels: its view failed with {type(error).__name__}: {error}"
+            f"{where}, {width}x{height} pixels: its view failed with {type(error).__name__}: {error}"
         ) from error
 
 
 class ViewCollator:
-    """Collates views into a batch, and mixes training views.
+    """Collates views into a batch, and draws how training views are mixed; finishing.py mixes them on the device.
 
-    A batch has these entries:
-        - `pixel_values`: (B, channels, height, width).
-        - `labels`: (B,), or (B, K) if images may have several correct labels; absent for rows without labels.
-        - `mix_ratios`: (B,), only if views are mixed: the share that each image kept. Neighbours are partners
-          (mixing.py).
+    A batch of evaluation views has `pixel_values`, (B, channels, height, width). A batch of training views has:
+        - `pixels`: uint8, (B, channels, height, width).
+        - `erasures`: the box to erase in each view, or None.
+        - `mixes`, `mix_ratios`: only if views are mixed: parts of the batch and how they are mixed, and the share of
+          itself that each image keeps, (B,). Neighbours are partners (mixing.py).
+        - `epoch`, `positions`: of the views in the epoch.
         - `bad_images`: only if bad images were replaced: a list of them (bad_images.py).
+        - `seconds`: time that it took to make the views.
+
+    Both have `labels`: (B,), or (B, K) if images may have several correct labels; absent for rows without labels.
     """
 
     def __init__(self, mixing: Mixing | None):
@@ -250,15 +258,20 @@ class ViewCollator:
         self.mixing = mixing
 
     def __call__(self, views: list[dict[str, Any]]) -> dict[str, Any]:
-        pixel_values = torch.stack([view["pixel_values"] for view in views])  # (B, channels, height, width)
-        batch: dict[str, Any] = {"pixel_values": pixel_values}
+        name = "pixels" if "pixels" in views[0] else "pixel_values"
+        batch: dict[str, Any] = {name: torch.stack([view[name] for view in views])}  # (B, channels, height, width)
         if "labels" in views[0]:
             labels = np.asarray([view["labels"] for view in views], dtype=np.int64)  # (B,) or (B, K)
             batch["labels"] = torch.from_numpy(labels)
-        bad_images = [bad for view in views for bad in view.get("bad_images", ())]
+        return batch if name == "pixel_values" else {**batch, **self._of_training(views, batch["pixels"])}
+
+    def _of_training(self, views: list[dict[str, Any]], pixels: Tensor) -> dict[str, Any]:
+        epoch, positions = views[0]["key"].epoch, [view["key"].position for view in views]
+        batch: dict[str, Any] = {"erasures": [view["erasure"] for view in views], "epoch": epoch}
+        if self.mixing is not None:
+            draws = self.mixing.draws(epoch, positions, (pixels.shape[2], pixels.shape[3]))
+            batch |= {"mixes": draws, "mix_ratios": kept_shares(draws)}
+        bad_images = [bad for view in views for bad in view["bad_images"]]
         if bad_images:
             batch["bad_images"] = bad_images
-        if "key" in views[0] and self.mixing is not None:  # views of an evaluation have no key
-            positions = [view["key"].position for view in views]
-            batch["pixel_values"], batch["mix_ratios"] = self.mixing(pixel_values, views[0]["key"].epoch, positions)
-        return batch
+        return {**batch, "positions": positions, "seconds": sum(view["seconds"] for view in views)}

@@ -5,7 +5,7 @@ consecutive positions shares one draw. So the mixed images do not depend on how 
 processes and accumulation steps. (The random numbers of the student, for stochastic depth and dropout, do.)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,22 +72,32 @@ class Mixing:
         Returns:
             The mixed images, and the share of itself that each image kept, (B,), for `mix_targets`.
         """
-        mixed, ratios = torch.empty_like(images), torch.empty(len(images))
-        for block, part in self._blocks(positions):
-            draw = self.draw(epoch, block, (images.shape[2], images.shape[3]))
+        mixed, draws = torch.empty_like(images), self.draws(epoch, positions, (images.shape[2], images.shape[3]))
+        for part, draw in draws:
             mixed[part] = mix_images(images[part], draw)
-            ratios[part] = draw.ratio
-        return mixed, ratios
+        return mixed, kept_shares(draws)
 
-    def _blocks(self, positions: Sequence[int]) -> Iterator[tuple[int, slice]]:
-        """Yields (block, slice of the batch) for each block of positions that the batch covers."""
+    def draws(self, epoch: int, positions: Sequence[int], image_size: tuple[int, int]) -> list[tuple[slice, Draw]]:
+        """The parts of a batch that share a draw, and their draws.
+
+        Args:
+            epoch: number of the epoch.
+            positions: consecutive positions in the epoch, starting at an even one.
+            image_size: (height, width) in pixels.
+        """
         first, end = positions[0], positions[-1] + 1
         assert first % 2 == 0, positions
         assert end - first == len(positions), positions
+        parts = []
         for block in range(first // self.block_size, (end - 1) // self.block_size + 1):
-            start = max(block * self.block_size, first)
-            stop = min((block + 1) * self.block_size, end)
-            yield block, slice(start - first, stop - first)
+            start, stop = max(block * self.block_size, first), min((block + 1) * self.block_size, end)
+            parts.append((slice(start - first, stop - first), self.draw(epoch, block, image_size)))
+        return parts
+
+
+def kept_shares(draws: Sequence[tuple[slice, Draw]]) -> Tensor:
+    """The share of itself that each image of a batch keeps, (B,), in float32."""
+    return torch.cat([torch.full((part.stop - part.start,), draw.ratio) for part, draw in draws])
 
 
 def _draw_box(generator: np.random.Generator, ratio: float, image_size: tuple[int, int]) -> Draw:

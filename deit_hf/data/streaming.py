@@ -34,7 +34,7 @@ from .decoding import ImageRow
 from .sampling import ViewSampler
 from .shuffling import ROWS_AHEAD, deal_shards, read_ahead, shuffled, take_turns
 from .sources.shards import ShardedRows, check_features, count_images
-from .transforms import View
+from .transforms import TrainingView
 
 MAX_OPEN_SHARDS = 10  # per stream; read in turn, which separates neighbours in a shard even if the buffer is small
 SHARD_BITS = 32  # a sample is shard * 2**32 + row in the shard
@@ -156,7 +156,7 @@ class StreamViews(TrainingViews):
     def __init__(
         self,
         stream: ImageStream,
-        view: View,
+        view: TrainingView,
         *,
         seed: int,
         num_classes: int,

@@ -1,12 +1,14 @@
-"""Transforms from an image to normalised pixels: training views and evaluation views.
+"""Transforms from an image to pixels: training views and evaluation views.
 
 Training views use timm's transforms, like the official recipe (datasets.py:79-112), and those of DeiT III
-(arXiv:2204.07118). Elsewhere: mixing of batches (mixing.py), random seeds of views (dataset.py), and the image
-processor that defines the evaluation view (image_processing_deit.py).
+(arXiv:2204.07118). They are uint8, a quarter of the bytes of floats; normalisation and erasing follow on the device
+(finishing.py). Elsewhere: mixing of batches (mixing.py), random seeds of views (dataset.py), and the image processor
+that defines the evaluation view (image_processing_deit.py).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -17,12 +19,16 @@ import torch
 from PIL.Image import Image
 from timm.data import auto_augment
 from timm.data.auto_augment import RandAugment
-from timm.data.transforms import ResizeKeepRatio
+from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import RandomResizedCropAndInterpolation, ResizeKeepRatio
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision import transforms
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 
 from ..model.image_processing_deit import crops_the_centre
+from .decoding import Decoded
+from .finishing import Erasure, draw_erasure
 
 PAPER_CROP_MIN_SCALE = 0.08
 THREE_AUGMENT = "3-augment"
@@ -72,19 +78,27 @@ def evaluation_view(processor: Any) -> View:
 
 
 def _processed(processor: Any, crops: bool, image: Image) -> Tensor:
-    image = middle_of(image) if crops else image
+    image = as_pillow(middle_of(image)) if crops else image
     return processor(image, return_tensors="pt")["pixel_values"][0]
 
 
-def middle_of(image: Image) -> Image:
+def middle_of(image: Decoded) -> Decoded:
     """The middle of an image that is more than 32 times as long as it is wide; otherwise the image itself."""
-    longest = MAX_ASPECT_RATIO * min(image.size)
-    if max(image.size) <= longest:
+    size = size_of(image)
+    longest = MAX_ASPECT_RATIO * min(size)
+    if max(size) <= longest:
         return image
     # the middle stays exactly the same because the cut keeps the parity of each side
-    width, height = (min(size, longest + (size - longest) % 2) for size in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
+    width, height = (min(side, longest + (side - longest) % 2) for side in size)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    if isinstance(image, Tensor):
+        return image[:, top : top + height, left : left + width]
     return image.crop((left, top, left + width, top + height))
+
+
+def size_of(image: Decoded) -> tuple[int, int]:
+    """(width, height) in pixels."""
+    return (image.shape[2], image.shape[1]) if isinstance(image, Tensor) else image.size
 
 
 def training_view(
@@ -98,18 +112,20 @@ def training_view(
     color_jitter: float,
     random_erase_prob: float,
     crop_mode: CropMode = "random_resized",
-) -> View:
-    """A random transform of an image to normalised pixels (channels, height, width).
+) -> "TrainingView":
+    """A random transform of an image to uint8 pixels (channels, height, width) and the box to erase in them, or None.
 
     Source: table 9 and official main.py:96-123: bicubic random-resized crop, flip, timm's RandAugment, per-pixel
     random erasing after normalisation. `3-augment` and the simple crop: DeiT III, official augment.py.
+    Differs: a decoded JPEG, which is a tensor, is resized by torch, which rounds differently from Pillow: by at most a
+    few of 255 levels (README.md has the measurement).
     Differs: for models of at most 32 pixels, the official code (datasets.py:91-94) takes a random crop of the image
     with a border of 4 black pixels, which only works for images of that size. Here the options apply at every size;
     `crop_mode` simple is similar (pinned by test_training_view_of_a_small_size_is_as_the_options_say).
 
     Args:
         image_size: (height, width) in pixels.
-        mean: per channel, of pixels in [0, 1].
+        mean: per channel, of pixels in [0, 1]; operations of RandAugment fill borders with it.
         std: per channel.
         crop_min_scale: smallest share of the image area that a random-resized crop takes, in (0, 1]; the largest is 1.
         horizontal_flip_prob: probability in [0, 1].
@@ -133,16 +149,57 @@ def training_view(
         re_count=1,
         separate=True,
     )
-    steps = list(crop_and_flip.transforms)
+    crop, *flip = crop_and_flip.transforms
+    steps: list[Callable[[Any], Any]] = [partial(random_resized_crop, crop)]
     if crop_mode == "simple":
-        steps[:1] = [middle_of, *simple_crop(image_size)]  # resizing a whole long image would take gigabytes
+        steps = [middle_of, *simple_crop(image_size)]  # resizing a whole long image would take gigabytes
+    steps += flip
     if random_augment == THREE_AUGMENT:
         steps.append(three_augment())
     steps += [_with_our_posterize(step) if isinstance(step, RandAugment) else step for step in colours.transforms]
-    return transforms.Compose([*steps, NormalizedPixels(mean, std), *pixels.transforms[2:]])
+    erase = pixels.transforms[2:]  # after `ToTensor` and `Normalize`
+    return TrainingView(steps, erase[0] if erase else None)
 
 
-def simple_crop(image_size: tuple[int, int]) -> list[Callable[[Image], Image]]:
+@dataclass(frozen=True)
+class TrainingView:
+    """A random transform of an image to pixels.
+
+    Attributes:
+        steps: applied one after the other; the first ones take a decoded JPEG and return an image of Pillow.
+        erase: timm's `RandomErasing`, or None.
+    """
+
+    steps: Sequence[Callable[[Any], Any]]
+    erase: RandomErasing | None
+
+    def __call__(self, image: Decoded) -> tuple[Tensor, Erasure | None]:
+        """Returns uint8 pixels (3, height, width), and the box to erase in them after normalisation, or None."""
+        augmented: Any = image
+        for step in self.steps:
+            augmented = step(augmented)
+        planes = bytearray(b"".join(augmented.tobytes("raw", band) for band in augmented.getbands()))
+        pixels = torch.frombuffer(planes, dtype=torch.uint8).view(3, augmented.height, augmented.width)
+        return pixels, None if self.erase is None else draw_erasure(self.erase, pixels.shape)
+
+
+def random_resized_crop(crop: RandomResizedCropAndInterpolation, image: Decoded) -> Image:
+    """timm's random-resized crop, and the same for a tensor, with torch's bicubic resize of uint8."""
+    if isinstance(image, Image):
+        return crop(image)
+    top, left, height, width = crop.get_params(image, crop.scale, crop.ratio)
+    part = image[None, :, top : top + height, left : left + width]
+    # with this layout torch is twice as fast, and Pillow needs no copy
+    part = part.contiguous(memory_format=torch.channels_last)
+    return as_pillow(F.interpolate(part, crop.size, mode="bicubic", antialias=True)[0])
+
+
+def as_pillow(image: Decoded) -> Image:
+    """A tensor (3, height, width) as an image of Pillow; other images stay as they are."""
+    return image if isinstance(image, Image) else PIL.Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def simple_crop(image_size: tuple[int, int]) -> list[Callable[[Any], Any]]:
     """A crop of nearly the whole image: resizes it (bicubic) until it just covers `image_size`, then crops at random.
 
     Source: DeiT III, arXiv:2204.07118 sec. 3 ("simple random crop"), official augment.py, `new_data_aug_generator`
@@ -150,10 +207,10 @@ def simple_crop(image_size: tuple[int, int]) -> list[Callable[[Image], Image]]:
     """
     height, width = image_size
     if height == width:
-        resize = transforms.Resize(height, interpolation=InterpolationMode.BICUBIC)
+        resize = [v2.Resize(height, interpolation=InterpolationMode.BICUBIC), as_pillow]
     else:  # torchvision's `Resize` takes one size for the short side, be it height or width
-        resize = ResizeKeepRatio(image_size, interpolation="bicubic")
-    return [resize, transforms.RandomCrop(image_size, padding=CROP_PADDING, padding_mode="reflect")]
+        resize = [as_pillow, ResizeKeepRatio(image_size, interpolation="bicubic")]
+    return [*resize, transforms.RandomCrop(image_size, padding=CROP_PADDING, padding_mode="reflect")]
 
 
 def three_augment() -> transforms.RandomChoice:
@@ -173,26 +230,6 @@ def three_augment() -> transforms.RandomChoice:
             partial(auto_augment.gaussian_blur_rand, factor=1.0),
         ]
     )
-
-
-class NormalizedPixels:
-    """Same result as torchvision's `ToTensor` and `Normalize`, bit for bit, in half the time.
-
-    Args:
-        mean: per channel, of pixels in [0, 1].
-        std: per channel.
-    """
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.mean, self.std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
-
-    def __call__(self, image: Image) -> Tensor:
-        """Normalised pixels (channels, height, width) of an RGB image."""
-        levels = np.empty((3, image.height, image.width), np.float32)
-        for channel, band in enumerate(image.getbands()):
-            plane = np.frombuffer(image.tobytes("raw", band), np.uint8)  # Pillow is faster than a strided copy
-            levels[channel] = plane.reshape(image.height, image.width)
-        return torch.from_numpy(levels).div_(255).sub_(self.mean).div_(self.std)
 
 
 def _with_our_posterize(policy: RandAugment) -> RandAugment:

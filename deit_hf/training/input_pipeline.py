@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 from ..data.dataset import EvaluationViews, ImageDataset, TrainingViews, ViewCollator
+from ..data.finishing import PixelFinisher
 from ..data.mixing import MAX_BLOCK_SIZE, Mixing, mix_targets
 from ..data.sampling import ViewSampler
 from ..data.sources.shards import ShardedRows
@@ -202,9 +203,16 @@ class InputPipeline:
     def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Returns `pixel_values` and `labels` of a training batch; labels are targets if mixed or smoothed."""
         return {
-            "pixel_values": batch["pixel_values"],
+            "pixel_values": self.pixel_values(batch),
             "labels": self.targets(batch) if self.args.mixes or self.args.label_smoothing else batch["labels"],
         }
+
+    def pixel_values(self, batch: Mapping[str, Any]) -> Tensor:
+        """Returns the normalised, erased and mixed pixels (B, channels, height, width) of a training batch."""
+        if "pixel_values" in batch:  # already finished
+            return batch["pixel_values"]
+        finish = PixelFinisher(**statistics_of(self.processor))
+        return finish(batch["pixels"], batch["erasures"], batch.get("mixes", ()))
 
     def targets(self, batch: Mapping[str, Any]) -> Tensor:
         """Returns the mixed and smoothed targets (B, C) of a batch; rows sum to 1."""

@@ -187,13 +187,15 @@ class DistillationTrainer(LoggingTrainer):
 
         Args:
             model: the student, possibly wrapped, for example in DDP.
-            inputs: `pixel_values` and `labels`. The labels are targets (B, C), mixed and smoothed, whose rows sum to
-                1; or class indices (B,) if the recipe neither mixes nor smooths. `model(**inputs)` takes both.
+            inputs: `pixel_values` and `labels`, or a batch of the training data loader. The labels are targets (B, C),
+                mixed and smoothed, whose rows sum to 1; or class indices (B,) if the recipe neither mixes nor smooths.
+                `model(**inputs)` takes both.
             return_outputs: whether to return (loss, outputs of the student) instead of the loss.
             num_items_in_batch: ignored: the objective is a mean over the batch.
         """
-        outputs = self._student_outputs(model, inputs["pixel_values"])
-        teacher_logits = self._teacher_logits(inputs["pixel_values"])  # of the mixed image, as official losses.py:47
+        pixel_values = self._views.pixel_values(inputs)
+        outputs = self._student_outputs(model, pixel_values)
+        teacher_logits = self._teacher_logits(pixel_values)  # of the mixed image, as official losses.py:47
         targets = self._views.targets(inputs)  # (B, C)
         terms = self._objective(outputs, targets, teacher_logits)
         self.loss_log.add_terms(terms, taught_logits(outputs), teacher_logits)

@@ -161,7 +161,7 @@ def make_view(**options):
 def views_of(images: ImageDataset, row: int = 0) -> list[torch.Tensor]:
     """One training view for each crop mode, and one evaluation view for each crop."""
     views = [TrainingViews(images, make_view(**o), seed=0) for o in ({}, {"crop_mode": "simple"})]
-    seen = [part[ViewKey(0, 0, row, 0)]["pixel_values"] for part in views]
+    seen = [part[ViewKey(0, 0, row, 0)]["pixels"] for part in views]
     for crop in ("center", "squash"):
         seen.append(EvaluationViews(images, evaluation_view(make_processor(16, eval_crop=crop)))[row]["pixel_values"])
     return seen
@@ -320,7 +320,7 @@ def test_view_that_takes_a_place_is_the_view_of_its_own_key_with_its_own_label()
     views = TrainingViews(images, make_view(), seed=0, skip_bad_images=True)
     own = TrainingViews(images, make_view(), seed=0)[ViewKey(3, 7, 6, 2)]
     taken = views[ViewKey(3, 7, 5, 2)]
-    assert torch.equal(taken["pixel_values"], own["pixel_values"])
+    assert torch.equal(taken["pixels"], own["pixels"])
     assert (taken["labels"], taken["key"]) == (0, own["key"])
 
 

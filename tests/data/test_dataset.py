@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from deit_hf.data.dataset import EvaluationViews, ImageDataset, TrainingViews, ViewCollator, seeded
 from deit_hf.data.decoding import decode_image, first_decodable
+from deit_hf.data.finishing import PixelFinisher
 from deit_hf.data.mixing import Mixing
 from deit_hf.data.sampling import ViewKey
 from deit_hf.data.transforms import evaluation_view, training_view
@@ -81,13 +82,13 @@ def grey_values(image: Image.Image) -> list[int]:
 
 
 def test_views_do_not_depend_on_their_order_or_on_what_was_drawn_before():
-    in_order = {key: make_views()[key]["pixel_values"] for key in KEYS}
+    in_order = {key: make_views()[key]["pixels"] for key in KEYS}
     views = make_views()
     for key in reversed(KEYS):
         random.random()
         np.random.rand()
         torch.rand(3)
-        assert torch.equal(views[key]["pixel_values"], in_order[key]), key
+        assert torch.equal(views[key]["pixels"], in_order[key]), key
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -96,7 +97,7 @@ def test_views_are_the_same_in_any_number_of_workers(num_workers: int):
     loaded = [view for batch in loader for view in batch]
     assert [view["key"] for view in loaded] == KEYS
     expected = make_views()
-    assert all(torch.equal(view["pixel_values"], expected[view["key"]]["pixel_values"]) for view in loaded)
+    assert all(torch.equal(view["pixels"], expected[view["key"]]["pixels"]) for view in loaded)
 
 
 @pytest.mark.parametrize("part", ["seed", "epoch", "sample", "repeat"])
@@ -105,13 +106,13 @@ def test_each_part_of_the_key_gives_another_view_of_the_same_picture(part: str):
     key = ViewKey(epoch=2, position=0, sample=1, repeat=1)
     same, other = make_views(), make_views(seed=1) if part == "seed" else make_views()
     other_key = key if part == "seed" else key._replace(**{part: 3})
-    assert not torch.equal(same[key]["pixel_values"], other[other_key]["pixel_values"])
+    assert not torch.equal(same[key]["pixels"], other[other_key]["pixels"])
 
 
 def test_position_in_the_epoch_does_not_change_a_view():
     key = ViewKey(epoch=2, position=0, sample=1, repeat=1)
     views = make_views()
-    assert torch.equal(views[key]["pixel_values"], views[key._replace(position=7)]["pixel_values"])
+    assert torch.equal(views[key]["pixels"], views[key._replace(position=7)]["pixels"])
 
 
 def global_states() -> list:
@@ -474,33 +475,40 @@ def make_mixing(mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0) -> Mixing:
 def training_batch(first: int = 4) -> list[dict]:
     """Four views at consecutive positions of epoch 3."""
     generator = torch.Generator().manual_seed(0)
-    pixel_values = torch.randn(4, 3, 8, 8, generator=generator)
+    pixels = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    of_all: dict = {"erasure": None, "bad_images": [], "seconds": 0.5}
     return [
-        {"pixel_values": pixel_values[i], "labels": np.int64(i % 3), "key": ViewKey(3, first + i, i, 0)}
+        {"pixels": pixels[i], "labels": np.int64(i % 3), "key": ViewKey(3, first + i, i, 0), **of_all}
         for i in range(4)
     ]
 
 
+def finished(batch: dict) -> torch.Tensor:
+    """The pixels of a batch, in [0, 1]."""
+    return PixelFinisher((0.0,) * 3, (1.0,) * 3)(batch["pixels"], batch["erasures"], batch.get("mixes", ()))
+
+
 def test_collator_mixes_by_epoch_and_position_and_leaves_labels_alone():
     batch = ViewCollator(make_mixing())(training_batch())
-    views = torch.stack([view["pixel_values"] for view in training_batch()])
-    pixel_values, mix_ratios = make_mixing()(views, 3, range(4, 8))
-    assert set(batch) == {"pixel_values", "labels", "mix_ratios"}
-    assert torch.equal(batch["pixel_values"], pixel_values)
+    views = torch.stack([view["pixels"] for view in training_batch()])
+    pixel_values, mix_ratios = make_mixing()(views / 255, 3, range(4, 8))
+    assert torch.equal(batch["pixels"], views)  # mixed on the device
+    assert torch.equal(finished(batch), pixel_values)
     assert torch.equal(batch["mix_ratios"], mix_ratios)
-    assert not torch.equal(batch["pixel_values"], views)
+    assert not torch.equal(pixel_values, views / 255)
+    assert (batch["epoch"], batch["positions"], batch["seconds"]) == (3, [4, 5, 6, 7], 2.0)
     assert batch["labels"].tolist() == [0, 1, 2, 0]
     assert batch["labels"].dtype == torch.int64
 
 
 def test_collator_without_mixing_only_stacks():
     batch = ViewCollator(None)(training_batch())
-    assert set(batch) == {"pixel_values", "labels"}
-    assert torch.equal(batch["pixel_values"], torch.stack([view["pixel_values"] for view in training_batch()]))
+    assert not {"mixes", "mix_ratios"} & set(batch)
+    assert torch.equal(finished(batch), torch.stack([view["pixels"] for view in training_batch()]) / 255)
 
 
 def test_evaluation_views_are_never_mixed():
-    views = [{name: view[name] for name in ("pixel_values", "labels")} for view in training_batch()]
+    views = [{"pixel_values": view["pixels"] / 255, "labels": view["labels"]} for view in training_batch()]
     batch = ViewCollator(make_mixing())(views)
     assert set(batch) == {"pixel_values", "labels"}
     assert torch.equal(batch["pixel_values"], torch.stack([view["pixel_values"] for view in views]))

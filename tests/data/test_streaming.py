@@ -187,9 +187,9 @@ def test_no_row_of_a_stream_is_its_own_partner(num_streams: int):
 # ---- views ----
 
 
-def key_view(image) -> torch.Tensor:
+def key_view(image) -> tuple[torch.Tensor, None]:
     """The grey level of the image and a random number."""
-    return torch.tensor([image.getpixel((0, 0))[0], torch.rand(()).item()], dtype=torch.float64)
+    return torch.tensor([image.getpixel((0, 0))[0], torch.rand(()).item()], dtype=torch.float64), None
 
 
 def loader_of(sampler: StreamSampler, num_workers: int, view: Callable = key_view, **options: bool) -> DataLoader:
@@ -209,7 +209,7 @@ def test_views_do_not_depend_on_workers():
     seen = []
     for num_workers in (0, 1, 2):
         rows = [row for batch in loader_of(sampler, num_workers) for row in batch]
-        seen.append([(*row["key"], row["labels"], *row["pixel_values"].tolist()) for row in rows])
+        seen.append([(*row["key"], row["labels"], *row["pixels"].tolist()) for row in rows])
     assert seen[0] == seen[1] == seen[2]
     for epoch, _, sample, _, label, level, _ in seen[0]:
         assert (epoch, level, label) == (0, 20 * (sample >> 32) + sample % 2**32, level % 5)
@@ -482,7 +482,7 @@ def test_run_that_was_killed_ends_with_the_same_file(tmp_path: Path, num_process
 
 
 def levels_of(rows: list[dict]) -> list[int]:
-    return [int(row["pixel_values"][0]) for row in rows]
+    return [int(row["pixels"][0]) for row in rows]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -13,12 +13,12 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import crop
+from torchvision.transforms.functional import crop, pil_to_tensor
 from transformers import AutoImageProcessor, DeiTImageProcessor, TimmWrapperImageProcessor
 
 from deit_hf.data.dataset import seeded
+from deit_hf.data.finishing import PixelFinisher, draw_erasure
 from deit_hf.data.transforms import (
-    NormalizedPixels,
     evaluation_view,
     posterize,
     simple_crop,
@@ -85,6 +85,12 @@ def make_view(size: tuple[int, int] = (32, 32), **options):
     return training_view(size, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, **{**PAPER, **options})
 
 
+def finished(view, image: Image.Image) -> Tensor:
+    """The normalised and erased pixels of a training view."""
+    pixels, erasure = view(image)
+    return PixelFinisher(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)(pixels[None], [erasure])[0]
+
+
 def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
@@ -92,7 +98,7 @@ def seed_all(seed: int) -> None:
 
 
 def test_training_view_of_a_small_size_is_as_the_options_say():
-    crop = make_view((32, 32), crop_min_scale=0.4).transforms[0]
+    crop = make_view((32, 32), crop_min_scale=0.4).steps[0].args[0]
     assert type(crop) is RandomResizedCropAndInterpolation
     assert (crop.size, crop.scale) == ((32, 32), (0.4, 1.0))
 
@@ -245,23 +251,22 @@ def test_processor_that_does_not_fix_the_size_is_refused():
 
 
 def test_training_view_is_the_papers_op_by_op():
-    crop_op, flip, augment, to_pixels, erase = make_view((224, 224)).transforms
+    view = make_view((224, 224))
+    (crop_step, flip, _), erase = view.steps, view.erase
+    crop_op = crop_step.args[0]
     assert isinstance(crop_op, RandomResizedCropAndInterpolation)
     assert (crop_op.size, crop_op.scale, crop_op.interpolation) == ((224, 224), (0.08, 1.0), InterpolationMode.BICUBIC)
     assert crop_op.ratio == pytest.approx((3 / 4, 4 / 3))
     assert isinstance(flip, transforms.RandomHorizontalFlip)
     assert flip.p == 0.5
-    assert isinstance(to_pixels, NormalizedPixels)
-    assert torch.equal(to_pixels.mean.flatten(), torch.tensor(IMAGENET_DEFAULT_MEAN))
-    assert torch.equal(to_pixels.std.flatten(), torch.tensor(IMAGENET_DEFAULT_STD))
-    # erasing comes after normalisation, with separate noise for each pixel
+    # separate noise for each pixel
     assert isinstance(erase, RandomErasing)
     assert (erase.probability, erase.per_pixel, erase.min_count, erase.max_count) == (0.25, True, 1, 1)
     assert (erase.min_area, erase.max_area) == pytest.approx((0.02, 1 / 3))
 
 
 def test_rand_augment_is_timms_with_two_increasing_ops_at_half_probability():
-    augment = make_view((224, 224)).transforms[2]
+    augment = make_view((224, 224)).steps[2]
     assert augment.num_layers == 2
     assert augment.choice_weights is None
     assert [op.name for op in augment.ops] == RAND_AUGMENT_OPS
@@ -275,7 +280,7 @@ def test_each_rand_augment_operation_is_timms_under_the_same_seed(name: str):
     # fails for another strength, sign, noise, fill colour or filter of any operation
     settings = {"translate_const": 100, "img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC}
     theirs = AugmentOp(name, prob=0.5, magnitude=9, hparams={**settings, "magnitude_std": 0.5})
-    ours = {op.name: op for op in make_view((224, 224)).transforms[2].ops}[name]
+    ours = {op.name: op for op in make_view((224, 224)).steps[2].ops}[name]
     image, changed = Image.fromarray(np.asarray(noise(24, 30)) // 2 + 60), 0
     for seed in range(40):
         seed_all(seed)
@@ -301,7 +306,7 @@ def test_rand_augment_chooses_as_timm_does_and_varies_the_magnitude():
         return calls
 
     settings = {"translate_const": 14, "img_mean": (124, 116, 104)}
-    ours = applied(make_view().transforms[2])
+    ours = applied(make_view().steps[2])
     assert ours == applied(rand_augment_transform("rand-m9-mstd0.5-inc1", settings))
     assert len(ours) / 3000 == pytest.approx(2 * 0.5, abs=0.04)
     counts = Counter(name for name, *_ in ours)
@@ -317,12 +322,15 @@ def test_rand_augment_chooses_as_timm_does_and_varies_the_magnitude():
 
 
 def test_erased_boxes_are_timms_and_have_the_papers_statistics():
-    ours, theirs = make_view().transforms[-1], RandomErasing(0.25, mode="pixel", max_count=1, device="cpu")
+    ours, theirs = make_view().erase, RandomErasing(0.25, mode="pixel", max_count=1, device="cpu")
     areas, log_ratios, values = [], [], []
     seed_all(0)
     for _ in range(2000):
         states = random.getstate(), torch.get_rng_state()
-        erased = ours(torch.zeros(3, 64, 64))
+        erased, erasure = torch.zeros(3, 64, 64), draw_erasure(ours, (3, 64, 64))
+        if erasure is not None:
+            top, left, noise_of_box = erasure
+            erased[:, top : top + noise_of_box.shape[1], left : left + noise_of_box.shape[2]] = noise_of_box
         random.setstate(states[0])
         torch.set_rng_state(states[1])
         assert torch.equal(theirs(torch.zeros(3, 64, 64)), erased)
@@ -351,7 +359,7 @@ def test_normalised_pixels_are_torchvisions_bit_for_bit():
     image = Image.fromarray(np.stack([levels, levels[::-1], levels[:, ::-1]], axis=-1))
     statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     expected = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*statistics)])(image)
-    assert torch.equal(NormalizedPixels(*statistics)(image), expected)
+    assert torch.equal(PixelFinisher(*statistics)(pil_to_tensor(image)[None], [None])[0], expected)
 
 
 def test_training_view_equals_timms_parts_under_the_same_seeds():
@@ -373,7 +381,7 @@ def test_training_view_equals_timms_parts_under_the_same_seeds():
         seed_all(seed)
         expected = parts(noise(60, 50))
         seed_all(seed)
-        assert torch.equal(view(noise(60, 50)), expected), seed
+        assert torch.equal(finished(view, noise(60, 50)), expected), seed
 
 
 def test_posterize_to_no_bits_is_black_whatever_pillow_says():
@@ -386,17 +394,17 @@ def test_strongest_magnitude_never_ends_a_training():
     view = make_view(random_augment="rand-m10-mstd0.5-inc1-n6")  # asks for 0 bits, which Pillow 13 refuses
     for seed in range(40):
         seed_all(seed)
-        assert view(noise(24, 24)).isfinite().all()
+        assert finished(view, noise(24, 24)).isfinite().all()
 
 
 def test_colour_jitter_only_works_without_random_augment():
     def kinds(**options) -> list[type]:
-        return [type(op) for op in make_view(**options).transforms]
+        return [type(op) for op in make_view(**options).steps]
 
     assert transforms.ColorJitter not in kinds()
     assert transforms.ColorJitter in kinds(random_augment="rand-m5-n1-p1-t3a")  # the exception in timm
     assert transforms.ColorJitter not in kinds(random_augment="none", color_jitter=0.0)
-    jitter = make_view(random_augment="none").transforms[2]
+    jitter = make_view(random_augment="none").steps[2]
     assert isinstance(jitter, transforms.ColorJitter)
     assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (*[(0.7, 1.3)] * 3, None)
 
@@ -408,12 +416,12 @@ def test_all_options_off_leave_the_resized_picture():
     views: list[Tensor] = []
     for seed in range(10):
         seed_all(seed)
-        views.append(make_view(**OFF)(noise(50, 50)))
+        views.append(finished(make_view(**OFF), noise(50, 50)))
     assert all(torch.equal(view, expected) for view in views)
 
 
 def test_smallest_crop_bounds_the_area_of_all_crops():
-    crop_op = make_view(crop_min_scale=0.5).transforms[0]
+    crop_op = make_view(crop_min_scale=0.5).steps[0].args[0]
     seed_all(0)
     areas = [np.prod(crop_op.get_params(noise(100, 100), crop_op.scale, crop_op.ratio)[2:]) for _ in range(200)]
     assert min(areas) == pytest.approx(5000, abs=300)
@@ -492,7 +500,7 @@ def test_view_of_deit_iii_equals_its_parts_under_the_same_seeds(crop_mode: str):
         with seeded(seed):
             expected = parts(noise(60, 50))
         with seeded(seed):
-            views.append(view(noise(60, 50)))
+            views.append(finished(view, noise(60, 50)))
         assert torch.equal(views[-1], expected), seed
     assert not torch.equal(views[0], views[1])
 
@@ -521,6 +529,8 @@ def test_simple_crop_takes_every_place_of_the_reflected_picture_as_often():
 )
 def test_simple_crop_covers_its_size_and_keeps_the_shape_of_things(size, shape, expected: tuple[int, int]):
     # fails if the image is squashed, or if the wrong side is resized to cover the crop
-    resize, crop_op = simple_crop(size)
-    assert resize(noise(*shape)).size == expected[::-1]
-    assert crop_op(resize(noise(*shape))).size == size[::-1]
+    *resize_steps, crop_op = simple_crop(size)
+    for image in (noise(*shape), pil_to_tensor(noise(*shape))):
+        resized = transforms.Compose(resize_steps)(image)
+        assert resized.size == expected[::-1]
+        assert crop_op(resized).size == size[::-1]

@@ -122,6 +122,15 @@ class Watched:
         return torch.stack([change.norm() for change in changes]).norm().item() / self.rates[0]
 
 
+def _seen(view: dict) -> Tensor:
+    """The pixels of a training view, before normalisation, with the noise of its erased box."""
+    pixels, erasure = view["pixels"].float(), view["erasure"]
+    if erasure is not None:
+        top, left, noise = erasure
+        pixels[:, top : top + noise.shape[1], left : left + noise.shape[2]] = noise
+    return pixels
+
+
 class Watch(TrainerCallback):
     """Fills in a `Watched` during a training, by hooks and callbacks."""
 
@@ -137,7 +146,7 @@ class Watch(TrainerCallback):
         if "key" in views[0]:
             keys = [(view["key"].epoch, view["key"].sample, view["key"].repeat) for view in views]
             self.seen.order.append(keys)
-            self.seen.views.update(zip(keys, (view["pixel_values"] for view in views), strict=True))
+            self.seen.views.update(zip(keys, (_seen(view) for view in views), strict=True))
             self.seen.mixing.append(batch["mix_ratios"].tolist() if "mix_ratios" in batch else None)
         return batch
 
