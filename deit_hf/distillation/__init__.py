@@ -1,4 +1,4 @@
-"""The distillation losses and the teacher.
+"""The distillation losses, the teacher, and the format of its stored answers.
 
-Reading order: losses, teacher.
+Reading order: losses, teacher, answer_format, teacher_cache, epoch_writer, view_checksums.
 """

@@ -16,6 +16,20 @@ ClassWeighting = Literal["none", "balanced"]
 LabelLoss = Literal["cross_entropy", "binary_cross_entropy"]
 
 
+class TopLogits(NamedTuple):
+    """A teacher's greatest logits, and the normaliser of all of them.
+
+    Attributes:
+        indices: (B, k), classes in descending order of their logits, each once.
+        logits: (B, k), of these classes.
+        log_normalizer: (B,), logsumexp over all classes of logits / τ, for the τ of the loss.
+    """
+
+    indices: Tensor
+    logits: Tensor
+    log_normalizer: Tensor
+
+
 class ObjectiveTerms(NamedTuple):
     """The objective and its two terms, each a scalar; `distillation` is None without a teacher."""
 
@@ -123,14 +137,64 @@ def soft_distillation_loss(
         ValueError: shapes differ (does the teacher have other classes?), temperature <= 0, or unknown reduction.
     """
     _check_shapes(student_logits, teacher_logits, "teacher_logits")
-    if temperature <= 0:
-        raise ValueError(f"`temperature` is {temperature}, but must be greater than 0")
-    if reduction not in ("batchmean", "numel"):
-        raise ValueError(f"`reduction` is {reduction!r}, but must be 'batchmean' or 'numel'")
+    _check_soft_options(temperature, reduction)
     student = (_full_precision(student_logits) / temperature).log_softmax(dim=-1)
     teacher = (_full_precision(teacher_logits).detach() / temperature).log_softmax(dim=-1)
     divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
     return divergence * temperature**2 / (len(student) if reduction == "batchmean" else student.numel())
+
+
+def truncated_soft_distillation_loss(
+    student_logits: Tensor, top: TopLogits, *, temperature: float, reduction: Reduction = "batchmean"
+) -> Tensor:
+    """τ² KL(teacher || student) over the teacher's k greatest classes and one bucket for all others, in nats.
+
+    Both distributions are softened over all classes, and then the probabilities outside of the k classes are added up.
+    So this is a KL divergence, and by the data-processing inequality never greater than `soft_distillation_loss`
+    (Cover and Thomas, Elements of Information Theory, sec. 2.8). With k = C the two are equal.
+    Leaving the bucket out can make the sum negative; renormalising the k probabilities changes its minimum.
+
+    Args:
+        student_logits: (B, C), from the distillation head; half precision is computed in float32.
+        top: of the teacher; gets no gradient.
+        temperature: τ > 0, also that of `top.log_normalizer`.
+        reduction: as for `soft_distillation_loss`.
+
+    Returns:
+        Scalar >= 0.
+
+    Raises:
+        ValueError: shapes differ (does the teacher have other classes?), temperature <= 0, or unknown reduction.
+    """
+    _check_top_logits(student_logits, top)
+    _check_soft_options(temperature, reduction)
+    student, indices = _full_precision(student_logits), top.indices.to(student_logits.device)
+    logits = top.logits.detach().to(student)  # (B, k)
+    if logits.shape == student.shape:
+        in_order = torch.empty_like(student).scatter(-1, indices, logits)
+        return soft_distillation_loss(student, in_order, temperature=temperature, reduction=reduction)
+    scaled = student / temperature
+    student_normalizer = scaled.logsumexp(dim=-1)  # (B,)
+    student_top = scaled.gather(-1, indices) - student_normalizer.unsqueeze(-1)  # (B, k), log probabilities
+    student_rest = scaled.scatter(-1, indices, -torch.inf).logsumexp(dim=-1) - student_normalizer  # (B,)
+    teacher_top = logits / temperature - top.log_normalizer.detach().to(student).unsqueeze(-1)  # (B, k)
+    rest = (1 - teacher_top.exp().sum(dim=-1)).clamp(min=0)  # (B,), a probability; rounding can make it negative
+    divergence = (teacher_top.exp() * (teacher_top - student_top)).sum()
+    divergence = divergence + (torch.xlogy(rest, rest) - rest * student_rest).sum()
+    return divergence * temperature**2 / (len(student) if reduction == "batchmean" else student.numel())
+
+
+def hard_logits(answers: Tensor, num_classes: int) -> Tensor:
+    """Logits whose argmax is the given class, for `hard_distillation_loss`: 1 for the class, 0 for the others.
+
+    Args:
+        answers: (B,), int64.
+        num_classes: C.
+
+    Returns:
+        (B, C), float32.
+    """
+    return F.one_hot(answers, num_classes).float()
 
 
 def hard_distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -158,7 +222,7 @@ def distillation_objective(
     cls_logits: Tensor,
     distillation_logits: Tensor | None,
     targets: Tensor,
-    teacher_logits: Tensor | None,
+    teacher_logits: Tensor | TopLogits | None,
     *,
     distillation_type: DistillationType,
     weight: float,
@@ -178,11 +242,11 @@ def distillation_objective(
         cls_logits: (B, C).
         distillation_logits: (B, C), or None for a model without distillation token.
         targets: (B, C), mixed and smoothed, rows sum to 1.
-        teacher_logits: (B, C), or None for `none`.
+        teacher_logits: (B, C), or the greatest ones of each image, or None for `none`.
         distillation_type: `none`, `soft` or `hard`.
         weight: w in [0, 1] (λ of the paper).
         temperature: τ > 0, for `soft`.
-        reduction: of `soft_distillation_loss`.
+        reduction: of `soft_distillation_loss` or `truncated_soft_distillation_loss`.
         label_loss: `cross_entropy`, or `binary_cross_entropy` with targets that are not smoothed.
         class_weights: (C,), for L_label of each head; the distillation term has no class weights.
 
@@ -200,10 +264,10 @@ def distillation_objective(
         raise ValueError(f"`distillation_type` is {distillation_type!r} but `teacher_logits` is None")
     student_logits = cls_logits if distillation_logits is None else distillation_logits
     if distillation_type == "soft":
-        distillation_loss = soft_distillation_loss(
-            student_logits, teacher_logits, temperature=temperature, reduction=reduction
-        )
+        distillation_loss = _soft_loss(student_logits, teacher_logits, temperature, reduction)
     elif distillation_type == "hard":
+        if isinstance(teacher_logits, TopLogits):
+            teacher_logits = _hard_logits_of(teacher_logits, student_logits)
         distillation_loss = hard_distillation_loss(student_logits, teacher_logits)
     else:
         raise ValueError(f"`distillation_type` is {distillation_type!r}, but must be 'none', 'soft' or 'hard'")
@@ -212,6 +276,37 @@ def distillation_objective(
 
 def _full_precision(logits: Tensor) -> Tensor:
     return logits.float() if logits.element_size() < 4 else logits
+
+
+def _soft_loss(
+    student_logits: Tensor, teacher: Tensor | TopLogits, temperature: float, reduction: Reduction
+) -> Tensor:
+    if isinstance(teacher, TopLogits):
+        return truncated_soft_distillation_loss(student_logits, teacher, temperature=temperature, reduction=reduction)
+    return soft_distillation_loss(student_logits, teacher, temperature=temperature, reduction=reduction)
+
+
+def _hard_logits_of(top: TopLogits, student_logits: Tensor) -> Tensor:
+    _check_top_logits(student_logits, top)
+    return hard_logits(top.indices[:, 0].to(student_logits.device), student_logits.shape[-1])
+
+
+def _check_soft_options(temperature: float, reduction: str) -> None:
+    if temperature <= 0:
+        raise ValueError(f"`temperature` is {temperature}, but must be greater than 0")
+    if reduction not in ("batchmean", "numel"):
+        raise ValueError(f"`reduction` is {reduction!r}, but must be 'batchmean' or 'numel'")
+
+
+def _check_top_logits(student_logits: Tensor, top: TopLogits) -> None:
+    batch, num_classes = student_logits.shape
+    shapes = tuple(top.indices.shape), tuple(top.logits.shape), tuple(top.log_normalizer.shape)
+    k = top.indices.shape[-1]
+    if shapes != ((batch, k), (batch, k), (batch,)) or not 1 <= k <= num_classes:
+        raise ValueError(
+            f"student logits are {(batch, num_classes)} but indices, logits and log_normalizer of `top` are "
+            f"{', '.join(map(str, shapes))}; they must be (batch, k), (batch, k) and (batch,) with k <= classes"
+        )
 
 
 def _check_shapes(student_logits: Tensor, other: Tensor, name: str) -> None:

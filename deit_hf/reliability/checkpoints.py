@@ -177,14 +177,14 @@ def move_into_place(aside: Path, checkpoint: Path) -> None:
     """Adds the manifest to a checkpoint in its temporary folder, syncs it to disk, and renames it."""
     files = write_manifest(aside)
     for path in [*files, aside / MANIFEST, *(each for each in aside.rglob("*") if each.is_dir()), aside]:
-        _sync(path)
+        sync(path)
     if checkpoint.exists():  # it is damaged, or the run was resumed from an earlier step
         os.replace(checkpoint, aside.with_name("replaced"))
     os.replace(aside, checkpoint)
-    _sync(checkpoint.parent)
+    sync(checkpoint.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Syncs a file to disk, or a directory where the system can: Windows neither opens nor needs to sync one."""
     try:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows syncs only writable files
