@@ -6,7 +6,7 @@ The input is a `datasets.Dataset` with an image column and a label column. sampl
 import contextlib
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import datasets
@@ -247,15 +247,20 @@ class ViewCollator:
         - `mixes`, `mix_ratios`: only if views are mixed: parts of the batch and how they are mixed, and the share of
           itself that each image keeps, (B,). Neighbours are partners (mixing.py).
         - `epoch`, `positions`: of the views in the epoch.
+        - `checksums`: of the pixels of each view, if wanted.
         - `bad_images`: only if bad images were replaced: a list of them (bad_images.py).
         - `seconds`: time that it took to make the views.
 
     Both have `labels`: (B,), or (B, K) if images may have several correct labels; absent for rows without labels.
     """
 
-    def __init__(self, mixing: Mixing | None):
-        """`mixing` is None if training views are not mixed."""
-        self.mixing = mixing
+    def __init__(self, mixing: Mixing | None, checksum: Callable[[Tensor, int], int] | None = None):
+        """
+        Args:
+            mixing: None if training views are not mixed.
+            checksum: of the pixels of a view and its position; None if views need no checksum.
+        """
+        self.mixing, self.checksum = mixing, checksum
 
     def __call__(self, views: list[dict[str, Any]]) -> dict[str, Any]:
         name = "pixels" if "pixels" in views[0] else "pixel_values"
@@ -271,6 +276,8 @@ class ViewCollator:
         if self.mixing is not None:
             draws = self.mixing.draws(epoch, positions, (pixels.shape[2], pixels.shape[3]))
             batch |= {"mixes": draws, "mix_ratios": kept_shares(draws)}
+        if self.checksum is not None:
+            batch["checksums"] = [self.checksum(*each) for each in zip(pixels, positions, strict=True)]
         bad_images = [bad for view in views for bad in view["bad_images"]]
         if bad_images:
             batch["bad_images"] = bad_images

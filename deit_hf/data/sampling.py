@@ -48,9 +48,11 @@ class ViewSampler(Sampler[ViewKey]):
         seed: seed of the run.
         epoch: number of the epoch, set by `set_epoch`.
         num_streams: number of equal parts of a step, each with its own order (streaming.py).
+        num_epochs: epoch e has the views of epoch e modulo this number; None if each epoch has its own views.
     """
 
     num_streams = 1
+    num_epochs: int | None = None
 
     def __init__(self, num_images: int, *, step_size: int, num_repeats: int, seed: int):
         self.num_images = num_images
@@ -60,7 +62,7 @@ class ViewSampler(Sampler[ViewKey]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch = epoch if self.num_epochs is None else epoch % self.num_epochs
 
     def __len__(self) -> int:
         """Number of views: whole steps only, like `drop_last`, and at least one step."""

@@ -140,7 +140,7 @@ def training_view(
         scale=(crop_min_scale, 1.0),
         hflip=horizontal_flip_prob,
         auto_augment=None if random_augment in ("none", THREE_AUGMENT) else random_augment,
-        color_jitter=color_jitter or None,
+        color_jitter=color_jitter if uses_color_jitter(random_augment) and color_jitter else None,
         interpolation="bicubic",
         mean=mean,
         std=std,
@@ -197,6 +197,11 @@ def random_resized_crop(crop: RandomResizedCropAndInterpolation, image: Decoded)
 def as_pillow(image: Decoded) -> Image:
     """A tensor (3, height, width) as an image of Pillow; other images stay as they are."""
     return image if isinstance(image, Image) else PIL.Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def uses_color_jitter(random_augment: str) -> bool:
+    """Whether colour jitter has an effect; as in timm, only without a policy, or with one of three operations."""
+    return random_augment in ("none", THREE_AUGMENT) or "3a" in random_augment
 
 
 def simple_crop(image_size: tuple[int, int]) -> list[Callable[[Any], Any]]:

@@ -194,7 +194,8 @@ def hard_logits(answers: Tensor, num_classes: int) -> Tensor:
     Returns:
         (B, C), float32.
     """
-    return F.one_hot(answers, num_classes).float()
+    # `F.one_hot` would synchronise some devices to check the range of the answers
+    return torch.zeros(len(answers), num_classes, device=answers.device).scatter_(1, answers[:, None], 1.0)
 
 
 def hard_distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

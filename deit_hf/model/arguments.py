@@ -51,7 +51,8 @@ class ModelArguments:
     teacher_model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Teacher: Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE].",
+            "help": "Teacher: Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE]; none removes that of a "
+            "recipe.",
             "aliases": ["--teacher"],
         },
     )
@@ -79,6 +80,8 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         check_kinds(self)
+        if self.teacher_model_name_or_path == "none":
+            self.teacher_model_name_or_path = None
         self._check_source()
         if self.image_size is not None:
             check("image_size", self.image_size, lambda v: v >= 2, "2 pixels or more")

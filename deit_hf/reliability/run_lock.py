@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def run_lock(output_dir: str | Path, state: PartialState) -> Iterator[None]:
+def run_lock(output_dir: str | Path, state: PartialState, *, option: str = "output_dir") -> Iterator[None]:
     """Holds the lock of the directory of a run; the first process of the run takes it for all processes.
 
     The operating system provides the lock (`flock`, on Windows `msvcrt.locking`), and releases it when the process
@@ -39,11 +39,12 @@ def run_lock(output_dir: str | Path, state: PartialState) -> Iterator[None]:
     Args:
         output_dir: created if it does not exist, and removed again if it is still empty at the end.
         state: the processes of the run. All call this function.
+        option: the option that names the directory, for messages.
 
     Raises:
         ValueError: another run holds the lock; raised in all processes, names the directory and the holder.
     """
-    held = decided_by_first(lambda: _take(Path(output_dir)), state, keep=True)
+    held = decided_by_first(lambda: _take(Path(output_dir), option), state, keep=True)
     try:
         yield
     finally:
@@ -73,7 +74,7 @@ def decided_by_first(decide: Callable[[], T], state: PartialState, *, keep: bool
     return result if state.is_main_process else outcome[0]
 
 
-def _take(output_dir: Path) -> tuple[FileLock, Path, list[Path]] | None:
+def _take(output_dir: Path, option: str) -> tuple[FileLock, Path, list[Path]] | None:
     """Takes the lock; None if this process already holds it, or if the file system has no locks.
 
     Returns:
@@ -89,13 +90,13 @@ def _take(output_dir: Path) -> tuple[FileLock, Path, list[Path]] | None:
         lock.acquire(timeout=WORKERS_LEAVE_AFTER if _is_gone(holder) else 0)
     except Timeout:
         raise ValueError(
-            f"`output_dir` {output_dir} is in use by another run: {_in_words(_holder(output_dir))}; wait until it "
+            f"`{option}` {output_dir} is in use by another run: {_in_words(_holder(output_dir))}; wait until it "
             "ends, or name another one"
         ) from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise type(error)(
-                f"`output_dir` {output_dir} cannot be written to: {error.strerror}; name another one"
+                f"`{option}` {output_dir} cannot be written to: {error.strerror}; name another one"
             ) from error
         logger.warning("the file system of %s has no locks, so a second run there would not be refused", output_dir)
         return None

@@ -9,17 +9,18 @@ from typing import Any, Literal
 import torch
 from transformers import SchedulerType, TrainingArguments
 
-from ..argument_checks import check, check_choice, check_kinds
+from ..argument_checks import check_kinds
 from ..data.bad_images import OnBadImage
 from ..data.transforms import PAPER_CROP_MIN_SCALE, CropMode, check_view_options
 from ..distillation.losses import ClassWeighting, DistillationType, LabelLoss, Reduction
-from ..evaluation.fusion import FUSIONS, Fusion
+from ..evaluation.fusion import Fusion
 from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
 from .changeable_options import check_allowed_changes
 from .derived_options import forget_derived, settle_learning_rate
 from .evaluation_times import forget_followed, left_out, settle_evaluation
 from .global_batch import check_pairs
 from .hub_token import deep_copy, shallow_copy, without_token
+from .option_ranges import check_ranges
 from .option_values import check_contradictions, check_option_values
 from .refused_arguments import check_supported
 from .schedule_options import PAPER_WARMUP_LEARNING_RATE, settle_schedule
@@ -73,6 +74,17 @@ class DistillationArguments(TrainingArguments):
     evaluate_teacher: bool = field(
         default=True,
         metadata={"help": "Evaluate the teacher on the evaluation split before the first step, for the run summary."},
+    )
+    teacher_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory, or dataset on the Hub, with the stored answers of a teacher, which replace it (see "
+            "deit-hf cache-teacher)."
+        },
+    )
+    teacher_cache_epochs: int | None = field(
+        default=None,
+        metadata={"help": "Repeat the views of this many epochs, so that only they need stored answers."},
     )
     mixup_alpha: float = field(default=0.8, metadata={"help": "Alpha of its Beta distribution; 0 turns mixup off."})
     cutmix_alpha: float = field(default=1.0, metadata={"help": "Alpha of its Beta distribution; 0 turns cutmix off."})
@@ -280,7 +292,7 @@ class DistillationArguments(TrainingArguments):
 
     def _check(self) -> None:
         check_kinds(self)
-        self._check_ranges()
+        check_ranges(self)
         check_supported(self)
         check_option_values(self)
         check_allowed_changes(self.allow_changes, type(self))
@@ -303,44 +315,6 @@ class DistillationArguments(TrainingArguments):
     def global_batch_size(self) -> int:
         """Views of one optimizer step, over all processes and accumulation steps."""
         return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
-
-    def _check_ranges(self) -> None:
-        check_choice("distillation_type", self.distillation_type, ("none", "soft", "hard"))
-        check_choice("distillation_reduction", self.distillation_reduction, ("batchmean", "numel"))
-        check_choice("learning_rate_stepping", self.learning_rate_stepping, ("step", "official"))
-        check_choice("student_mode", self.student_mode, ("train", "eval"))
-        check_choice("label_loss", self.label_loss, ("cross_entropy", "binary_cross_entropy"))
-        check_choice("class_weighting", self.class_weighting, ("none", "balanced"))
-        check_choice("crop_mode", self.crop_mode, ("random_resized", "simple"))
-        check_choice("on_bad_image", self.on_bad_image, ("error", "skip"))
-        check_choice("fusion", self.fusion, tuple(FUSIONS))
-        check("distillation_temperature", self.distillation_temperature, lambda v: v > 0, "greater than 0")
-        for name in ("distillation_weight", "mixup_switch_prob", "random_erase_prob", "horizontal_flip_prob"):
-            check(name, getattr(self, name), lambda v: 0 <= v <= 1, "in [0, 1]")
-        for name in ("mixup_alpha", "cutmix_alpha", "color_jitter", "warmup_learning_rate"):
-            check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
-        for name in ("weight_decay", "max_grad_norm", "num_train_epochs"):
-            check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-            check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
-        for name in ("adam_beta1", "adam_beta2"):
-            check(name, getattr(self, name), lambda v: 0 <= v < 1, "in [0, 1)")
-        for name in ("learning_rate", "base_learning_rate", "min_learning_rate", "warmup_epochs"):
-            if getattr(self, name) is not None:
-                check(name, getattr(self, name), lambda v: v >= 0, "0 or more")
-        check("layer_decay", self.layer_decay, lambda v: 0 < v <= 1, "in (0, 1] (1 turns it off)")
-        check("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
-        check(
-            "ema_decay", self.ema_decay, lambda v: 0 <= v < 1, "in [0, 1) (0 turns averaging off; official: 0.99996)"
-        )
-        check("crop_min_scale", self.crop_min_scale, lambda v: 0 < v <= 1, "in (0, 1]")
-        check("max_bad_steps", self.max_bad_steps, lambda v: v >= 0, "0 or more (0 stops at the first bad step)")
-        check("min_steps_per_epoch", self.min_steps_per_epoch, lambda v: v >= 0, "0 or more (0 turns it off)")
-        check("repeated_augmentation", self.repeated_augmentation, lambda v: v >= 1, "1 or more (1 turns it off)")
-        for name in ("num_streams", "shuffle_buffer_size"):
-            check(name, getattr(self, name), lambda v: v >= 1, "1 or more")
-        if self.num_train_samples is not None:
-            check("num_train_samples", self.num_train_samples, lambda v: v >= 1, "1 or more")
 
     def _set_precision(self) -> None:
         """Sets `fp16` and `bf16` to the effective precision; without a flag, Accelerate's configuration decides it."""

@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import TrainerState
 
-from ..distillation.teacher import Teacher
 from ..evaluation.fusion import FUSIONS
 from ..hub.model_facts import recipe_facts, training_in_words
 from .arguments import DistillationArguments
@@ -24,7 +23,7 @@ def run_facts(
     state: TrainerState,
     *,
     base_model: str | None,
-    teacher: Teacher | None,
+    teacher: str | None,
     effective_recipe: Mapping[str, str],
 ) -> dict[str, Any]:
     """Fields of `ModelFacts` about a training.
@@ -34,7 +33,7 @@ def run_facts(
         groups: instances of other option classes, by name; `model` is a `ModelArguments`.
         state: of the trainer, after at least one step.
         base_model: `name_or_path` of the model that the training started from; not used if `groups` has `model`.
-        teacher: the teacher of the training, or None.
+        teacher: name of the teacher of the training, or None.
         effective_recipe: the effective settings (run_summary.py).
     """
     recipe: dict[str, Any] = {}
@@ -46,14 +45,7 @@ def run_facts(
     return {
         **facts,
         **evaluation_facts(args),
-        "teacher": _teacher_name(teacher),
+        "teacher": teacher,
         "training": training_in_words(asdict(state), loads_best=args.load_best_model_at_end),
         "effective_recipe": effective_recipe,
     }
-
-
-def _teacher_name(teacher: Teacher | None) -> str | None:
-    """The name of the teacher, or its class if it has no name; None without a teacher."""
-    if teacher is None or teacher.name != "teacher":
-        return None if teacher is None else teacher.name
-    return f"a {type(teacher.module).__name__}"

@@ -39,6 +39,7 @@ HARMLESS |= {"min_steps_per_epoch", "torch_empty_cache_steps", "on_bad_image", "
 HARMLESS |= {"dataset_name", "dataset_config_name", "train_dir", "train_split", "max_train_samples", "num_labels"}
 HARMLESS |= {"train_val_split"}
 HARMLESS |= {"image_column_name", "label_column_name", "model_name_or_path", "teacher_model_name_or_path"}
+HARMLESS |= {"teacher_cache"}
 
 # Their product is compared.
 GLOBAL_BATCH = ("per_device_train_batch_size", "num_processes", "gradient_accumulation_steps")

@@ -16,6 +16,7 @@ from ..data.sampling import ViewSampler
 from ..data.sources.shards import ShardedRows
 from ..data.streaming import ImageStream, StreamSampler, StreamViews
 from ..data.transforms import VIEW_OPTIONS, evaluation_view, training_view
+from ..distillation.view_checksums import view_checksum
 from ..evaluation.metric_names import are_parts, check_best_metric
 from ..model.image_processing_deit import crop_size, statistics_of
 from ..model.labels import class_names, has_labels, match_labels, real_names, take_names
@@ -224,8 +225,9 @@ class InputPipeline:
 
     def collator(self) -> ViewCollator:
         """Returns the collator that makes a batch of views, and mixes it as in the options."""
+        checksum = None if self.args.teacher_cache is None else view_checksum
         if not self.args.mixes:
-            return ViewCollator(None)
+            return ViewCollator(None, checksum)
         mixing = Mixing(
             mixup_alpha=self.args.mixup_alpha,
             cutmix_alpha=self.args.cutmix_alpha,
@@ -233,7 +235,7 @@ class InputPipeline:
             block_size=min(MAX_BLOCK_SIZE, self.args.global_batch_size),
             seed=self.seed,
         )
-        return ViewCollator(mixing)
+        return ViewCollator(mixing, checksum)
 
     def sampler(self, views: TrainingViews, *, step_size: int) -> ViewSampler:
         """Returns a sampler of view keys in global order; Accelerate splits it between the processes.
@@ -244,17 +246,20 @@ class InputPipeline:
         """
         args = self.args
         order = {"num_repeats": args.repeated_augmentation, "seed": self.seed, "step_size": step_size}
-        if not isinstance(views, StreamViews):
-            return ViewSampler(len(views), **order)
-        return StreamSampler(
-            views.images,
-            num_streams=args.num_streams,
-            buffer_size=args.shuffle_buffer_size,
-            batch_size=args.train_batch_size,
-            process_index=args.process_index,
-            num_processes=args.world_size,
-            **order,
-        )
+        if isinstance(views, StreamViews):
+            sampler: ViewSampler = StreamSampler(
+                views.images,
+                num_streams=args.num_streams,
+                buffer_size=args.shuffle_buffer_size,
+                batch_size=args.train_batch_size,
+                process_index=args.process_index,
+                num_processes=args.world_size,
+                **order,
+            )
+        else:
+            sampler = ViewSampler(len(views), **order)
+        sampler.num_epochs = args.teacher_cache_epochs
+        return sampler
 
 
 class EpochOfViews(TrainerCallback):

@@ -7,7 +7,7 @@ from accelerate.utils import reduce
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ..distillation.losses import ObjectiveTerms
+from ..distillation.losses import ObjectiveTerms, TopLogits
 from ..reliability.step_outcome import StepOutcome
 
 
@@ -42,19 +42,23 @@ class LossLog(TrainerCallback):
         """Adds the loss of a batch, a scalar; call it once per batch."""
         self._step.add({"loss": loss.detach()}, 1)
 
-    def add_terms(self, terms: ObjectiveTerms, student_logits: Tensor, teacher_logits: Tensor | None) -> None:
+    def add_terms(
+        self, terms: ObjectiveTerms, student_logits: Tensor, teacher_logits: Tensor | TopLogits | None
+    ) -> None:
         """Adds the terms of a batch; not called by a subclass that computes another loss.
 
         Args:
             terms: scalars.
             student_logits: (B, C), from the head that learns from the teacher.
-            teacher_logits: (B, C), or None.
+            teacher_logits: (B, C), or the greatest ones, or None.
         """
         self.has_terms = True
         counted = {"loss_cls": terms.cls.detach()}
         if terms.distillation is not None and teacher_logits is not None:
             counted["loss_distillation"] = terms.distillation.detach()
-            agrees = student_logits.detach().argmax(dim=-1) == teacher_logits.argmax(dim=-1)
+            is_top = isinstance(teacher_logits, TopLogits)
+            answers = teacher_logits.indices[:, 0] if is_top else teacher_logits.argmax(dim=-1)
+            agrees = student_logits.detach().argmax(dim=-1) == answers
             counted["teacher_agreement"] = agrees.float().mean()
         self._terms.add(counted, 1)
 

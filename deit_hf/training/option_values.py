@@ -105,6 +105,11 @@ def check_contradictions(args: Any) -> None:
             f"`label_loss` is 'binary_cross_entropy', but `label_smoothing` is {args.label_smoothing}, with which "
             "every class would count as present in every image; set `label_smoothing` to 0"
         )
+    if args.teacher_cache is not None and args.distillation_type == "none":
+        raise ValueError(
+            f"`teacher_cache` is {args.teacher_cache!r}, but `distillation_type` is 'none', so no answer is used; set "
+            "it to 'hard' or 'soft', or leave `teacher_cache` out"
+        )
     _check_optimization(args)
 
 

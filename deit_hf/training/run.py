@@ -169,11 +169,11 @@ def _leave_finished(args: DistillationArguments, changes: Sequence[Difference]) 
 
 def _check_teacher_options(model_args: ModelArguments, args: DistillationArguments) -> None:
     """Refuses a missing or unused teacher early; the trainer would refuse it only after loading data and models."""
-    teacher = model_args.teacher_model_name_or_path
-    if (teacher is None) != (args.distillation_type == "none"):
+    teacher, learns = model_args.teacher_model_name_or_path, args.distillation_type != "none"
+    if (teacher is not None and not learns) or (teacher is None and learns and args.teacher_cache is None):
         raise ValueError(
             f"`teacher_model_name_or_path` is {teacher} and `distillation_type` {args.distillation_type!r}; name a "
-            "teacher and what to learn from it ('hard' or 'soft'), or neither"
+            "teacher (or its stored answers, `teacher_cache`) and what to learn from it ('hard' or 'soft'), or neither"
         )
 
 

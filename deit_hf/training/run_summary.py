@@ -15,6 +15,7 @@ from ..data.sampling import ViewSampler
 from ..distillation.teacher import Teacher
 from ..evaluation.accuracy_text import percent
 from ..model.image_processing_deit import LARGEST_UNCROPPED_SIZE, crop_in_words, crop_size
+from .answer_store import StoredAnswers
 from .arguments import DistillationArguments
 from .class_weights import warn_of_imbalance
 from .loss_log import LossLog
@@ -40,7 +41,7 @@ class Run:
         num_warmup_steps: optimizer steps of the warm-up; None for a schedule that was given to the trainer.
         precision: `no`, `fp16` or `bf16`.
         class_weights: class weights of the label loss, in words; empty if there are none.
-        teacher: the teacher, or None.
+        teacher: the teacher, or its stored answers, or None.
         teacher_top1: its top-1 accuracy on the evaluation split, in [0, 1]; None if it was not measured.
         teacher_split: name of that evaluation split, in words.
         given_optimizer: whether the optimizer or its class was given to the trainer.
@@ -59,7 +60,7 @@ class Run:
     num_warmup_steps: int | None
     precision: str
     class_weights: str = ""
-    teacher: Teacher | None = None
+    teacher: Teacher | StoredAnswers | None = None
     teacher_top1: float | None = None
     teacher_split: str = "the evaluation split"
     given_optimizer: bool = False
@@ -139,6 +140,8 @@ def _objective(run: Run) -> str:
 def _teacher(run: Run) -> str:
     if run.teacher is None:
         return "none"
+    if isinstance(run.teacher, StoredAnswers):
+        return run.teacher.in_words
     size = "the student's" if run.teacher.image_size is None else "x".join(map(str, run.teacher.image_size))
     top1 = "not measured by this run" if run.teacher_top1 is None else f"{percent(run.teacher_top1)}"
     return f"{run.teacher.name} at {size} pixels; top-1 on {run.teacher_split} {top1}"
@@ -208,7 +211,9 @@ def _views(run: Run) -> str:
     flip = f"flip {args.horizontal_flip_prob:g}" if args.horizontal_flip_prob else "no flip"
     augment = "no RandAugment" if args.random_augment == "none" else args.random_augment
     erasing = f"erasing {args.random_erase_prob:g}" if args.random_erase_prob else "no erasing"
-    return f"{crop}, {flip}, {augment}, {erasing}"
+    repeated = run.sampler.num_epochs
+    of_epochs = "" if repeated is None else f"; those of {repeated} epochs, repeated (`teacher_cache_epochs`)"
+    return f"{crop}, {flip}, {augment}, {erasing}{of_epochs}"
 
 
 def _mixing(args: DistillationArguments) -> str:

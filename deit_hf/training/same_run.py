@@ -40,14 +40,14 @@ class Training:
         args: its options.
         config: the student's configuration.
         views: views of the training data, or None.
-        teacher: the teacher, or None.
+        teacher: the teacher, or the `teacher_fingerprint` of the one whose answers are stored, or None.
         given_optimizer: class names of a given optimizer and schedule; None if neither was given.
     """
 
     args: DistillationArguments
     config: PreTrainedConfig
     views: TrainingViews | None
-    teacher: Teacher | None
+    teacher: Teacher | Mapping[str, Any] | None
     given_optimizer: str | None
 
 
@@ -158,7 +158,7 @@ def collect_identity(training: Training, groups: Mapping[str, Any]) -> dict[str,
     facts: dict[str, Any] = {"classes": _class_names(training.config)}
     if training.views is not None:
         facts["data"] = data_fingerprint(training.views)
-    facts["teacher"] = None if teacher is None else teacher_fingerprint(teacher)
+    facts["teacher"] = teacher_fingerprint(teacher) if isinstance(teacher, Teacher) else teacher
     if "model" in groups:
         facts["student"] = student_start(groups["model"])
     facts["optimizer"] = training.given_optimizer

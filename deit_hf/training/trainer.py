@@ -1,41 +1,37 @@
 """The training of arXiv:2012.12877 as a `Trainer` of transformers: connects student, teacher, views and objective."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
 from transformers.utils import ModelOutput
 
 from ..data.bad_images import BadImageList
-from ..distillation.losses import ObjectiveTerms, distillation_objective
-from ..distillation.teacher import Teacher, fitting_teacher
+from ..distillation.losses import ObjectiveTerms, TopLogits, distillation_objective
+from ..distillation.teacher import Teacher
 from ..evaluation.metrics import HeadAccuracy
 from ..evaluation.own_metrics import ComputeMetrics, PreprocessLogits
-from ..evaluation.teacher_accuracy import teacher_accuracy
-from ..model.image_processing_deit import crop_size, statistics_of
+from ..model.image_processing_deit import crop_size
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
-from ..reliability.out_of_memory import evaluation_advice, explained_out_of_memory
 from .arguments import DistillationArguments
 from .card_facts import evaluation_facts, run_facts
 from .class_weights import ClassWeights, weights_in_words
 from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews
-from .logging_trainer import LoggingTrainer
 from .recipe_file import write_recipe
 from .run_summary import LogRunSummary, Run
 from .same_run import SameRun, Training
+from .teacher_trainer import TeacherTrainer
 from .trainer_arguments import check_trainer_arguments
 from .view_trainer import EvaluationRows, TrainingRows
 
 
-class DistillationTrainer(LoggingTrainer):
+class DistillationTrainer(TeacherTrainer):
     """Trains an image classifier, with or without a teacher, on a dataset or stream of labelled images.
 
     A model with a distillation head learns from the teacher on that head. Any other model learns from both labels
@@ -74,7 +70,8 @@ class DistillationTrainer(LoggingTrainer):
         Args:
             model: the student: a DeiT of this package or any other image classifier of transformers.
             args: the recipe. Options that are changed on `trainer.args` take effect at the next `train()`.
-            teacher: required if `distillation_type` is soft or hard, refused if it is none.
+            teacher: required if `distillation_type` is soft or hard, refused if it is none. With `teacher_cache` it
+                can be left out; it is only compared with the one that gave the stored answers.
             train_dataset: images with labels. A stream (streaming.py) must be neither shuffled nor split by node.
             eval_dataset: images with labels, not a stream, or a dict of several such datasets. An image may have a
                 list of correct labels.
@@ -99,26 +96,14 @@ class DistillationTrainer(LoggingTrainer):
             model, args, model_init, optimizers, optimizer_cls_and_kwargs, compute_loss_func, data_collator
         )
         assert args is not None
-        self.teacher = teacher
         columns: Any = {"image_column_name": image_column_name, "label_column_name": label_column_name}
         own: Any = {"compute_metrics": compute_metrics, "callbacks": callbacks, "optimizers": optimizers}
         own["preprocess_logits_for_metrics"] = preprocess_logits_for_metrics
         own["optimizer_cls_and_kwargs"] = optimizer_cls_and_kwargs
         data: Any = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-        super().__init__(
-            model, args, model_init=model_init, processing_class=processing_class, **data, **columns, **own
-        )
+        given: Any = {"model_init": model_init, "processing_class": processing_class, "teacher": teacher}
+        super().__init__(model, args, **given, **data, **columns, **own)
         self._set_up()
-
-    def check_student(self, config: PreTrainedConfig, processor: BaseImageProcessor) -> None:
-        """Refuses a teacher that is missing, not needed, or does not fit the student's pixels and labels."""
-        self.teacher = fitting_teacher(
-            self.teacher,
-            distillation_type=self.args.distillation_type,
-            student_config=config,
-            student_mean=statistics_of(processor)["mean"],
-            student_std=statistics_of(processor)["std"],
-        )
 
     def _set_up(self) -> None:
         """Adds callbacks and checks options; needs the model, options and data that `Trainer.__init__` has stored."""
@@ -144,8 +129,7 @@ class DistillationTrainer(LoggingTrainer):
         if self.train_dataset is not None and args.base_learning_rate is not None and args.process_index == 0:
             sizes = {"global_batch_size": args.global_batch_size}
             warn_of_global_batch(self.model.config, **sizes, num_accumulation_steps=args.gradient_accumulation_steps)
-        if self.teacher is not None:
-            self.teacher.to(args.device)
+        self.take_teacher()
 
     def _set_epoch(self, epoch: int) -> None:
         assert self.view_sampler is not None
@@ -166,6 +150,7 @@ class DistillationTrainer(LoggingTrainer):
         changed = super().take_options(of_trial=of_trial)
         if changed:
             self.check_student(self.model.config, self.processing_class)
+            self.take_teacher()
             self._check_options()
         if of_trial:
             self.same_run.forget()
@@ -195,7 +180,7 @@ class DistillationTrainer(LoggingTrainer):
         """
         pixel_values = self._views.pixel_values(inputs)
         outputs = self._student_outputs(model, pixel_values)
-        teacher_logits = self._teacher_logits(pixel_values)  # of the mixed image, as official losses.py:47
+        teacher_logits = self.teacher_logits(pixel_values)  # of the mixed image, as official losses.py:47
         targets = self._views.targets(inputs)  # (B, C)
         terms = self._objective(outputs, targets, teacher_logits)
         self.loss_log.add_terms(terms, taught_logits(outputs), teacher_logits)
@@ -206,13 +191,9 @@ class DistillationTrainer(LoggingTrainer):
             model.eval()  # `Trainer` has just set training mode
         return model(pixel_values=pixel_values)
 
-    def _teacher_logits(self, pixel_values: Tensor) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        with self.accelerator.autocast():
-            return self.teacher(pixel_values)
-
-    def _objective(self, outputs: ModelOutput, targets: Tensor, teacher_logits: Tensor | None) -> ObjectiveTerms:
+    def _objective(
+        self, outputs: ModelOutput, targets: Tensor, teacher_logits: Tensor | TopLogits | None
+    ) -> ObjectiveTerms:
         args = self.args
         return distillation_objective(
             outputs.get("cls_logits", outputs["logits"]),
@@ -236,6 +217,7 @@ class DistillationTrainer(LoggingTrainer):
     ) -> Tensor:
         """Like `Trainer.training_step`, and also passes the loss to the check for infinite values and to the log."""
         self.bad_images.add(inputs.get("bad_images", ()))
+        self.see_views(inputs)
         loss = super().training_step(model, self._views.model_inputs(inputs), num_items_in_batch)
         self.faults.see(loss, model, step=self.state.global_step + 1, ends_step=self.accelerator.sync_gradients)
         self.loss_log.add_loss(loss * self.args.gradient_accumulation_steps)
@@ -249,33 +231,13 @@ class DistillationTrainer(LoggingTrainer):
             logs["train_bad_images"] = self.bad_images.count()
         super().log(logs, start_time)
 
-    # ---- the teacher ----
-
-    def evaluate_teacher(self) -> dict[str, float]:
-        """Returns `top1`, `top5` and `loss` of the teacher on `eval_dataset`, or on the first of several.
-
-        The teacher gets the student's evaluation views, normalised and resized for it as in training. The numbers
-        can therefore differ a little from those with the teacher's own preprocessing.
-
-        Raises:
-            ValueError: the trainer has no teacher or no `eval_dataset`.
-        """
-        for name in ("teacher", "eval_dataset"):
-            if getattr(self, name) is None:
-                raise ValueError(f"the trainer has no `{name}`, which `evaluate_teacher` needs; create it with one")
-        assert self.teacher is not None
-        dataset = next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
-        batches = (send_to_device(batch, self.args.device) for batch in self.get_eval_dataloader(dataset))
-        advice = partial(evaluation_advice, self.args.per_device_eval_batch_size)
-        with self.accelerator.autocast(), explained_out_of_memory(advice):
-            return teacher_accuracy(self.teacher, batches, self.accelerator.gather_for_metrics)
-
     # ---- summary, checkpoints and files of a run ----
 
     def _describe_training(self) -> Training:
         """Returns what `SameRun` records of this training."""
         optimizer = self.given_optimizer_name
-        return Training(self.args, self.model.config, self.train_dataset, self.teacher, given_optimizer=optimizer)
+        teacher = self.teacher if self.answers is None else self.answers.store.fingerprint["teacher"]
+        return Training(self.args, self.model.config, self.train_dataset, teacher, given_optimizer=optimizer)
 
     def _describe_run(self, num_steps: int) -> Run:
         """Returns what `LogRunSummary` logs of a training of `num_steps` optimizer steps."""
@@ -295,7 +257,7 @@ class DistillationTrainer(LoggingTrainer):
             num_warmup_steps=None if self.has_given_schedule else self.num_warmup_steps(num_steps),
             precision=self.accelerator.mixed_precision,
             class_weights=weights_in_words(self.class_weights()),
-            teacher=self.teacher,
+            teacher=self.teacher if self.answers is None else self.answers,
             teacher_top1=self.evaluate_teacher()["top1"] if measures else None,
             teacher_split=f"evaluation set `{next(iter(sets))}`" if isinstance(sets, dict) else "the evaluation split",
             given_optimizer=self.has_given_optimizer,
@@ -331,7 +293,7 @@ class DistillationTrainer(LoggingTrainer):
             self.same_run.groups,
             self.state,
             base_model=self.model.name_or_path or None,
-            teacher=self.teacher if self._summary.teacher_was_asked else None,
+            teacher=self.teacher_name if self._summary.teacher_was_asked else None,
             effective_recipe=self.effective_recipe,
         )
 

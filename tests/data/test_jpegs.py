@@ -1,4 +1,4 @@
-"""Training views of JPEGs: decoded by torchvision, resized by torch; pixels, errors and random numbers are Pillow's."""
+"""Training views of JPEGs, which torchvision decodes and torch resizes: pixels, errors and random numbers."""
 
 import io
 from pathlib import Path

@@ -1,0 +1,183 @@
+"""The stored answers of a teacher in a training: which store fits, and the answers to each batch.
+
+answer_filling.py fills a store. Its files are described in distillation/teacher_cache.py.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from ..data.dataset import TrainingViews
+from ..data.fingerprint import data_fingerprint
+from ..data.mixing import MAX_BLOCK_SIZE
+from ..data.sampling import ViewSampler
+from ..data.streaming import StreamViews
+from ..data.transforms import VIEW_OPTIONS, uses_color_jitter
+from ..distillation.answer_format import BLOCK
+from ..distillation.losses import TopLogits, hard_logits
+from ..distillation.teacher import Teacher
+from ..distillation.teacher_cache import AnswerStore
+from ..distillation.view_checksums import ViewCheck
+from ..evaluation.accuracy_text import percent
+from ..hub.store_files import fetch_store
+from ..model.image_processing_deit import crop_size, statistics_of
+from ..reliability.run_lock import decided_by_first
+from .arguments import DistillationArguments
+from .same_run import teacher_fingerprint
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of a training.
+
+    Attributes:
+        args: the recipe.
+        config: the student's configuration, with its classes.
+        processor: image processor of the student.
+        views: training views by key.
+        sampler: their order.
+    """
+
+    args: DistillationArguments
+    config: PreTrainedConfig
+    processor: Any
+    views: TrainingViews
+    sampler: ViewSampler
+
+    @property
+    def num_epochs(self) -> int:
+        """Number of epochs with different views."""
+        args, steps = self.args, len(self.sampler) // self.sampler.step_size
+        num_epochs = math.ceil(args.max_steps / steps if args.max_steps > 0 else args.num_train_epochs)
+        return num_epochs if args.teacher_cache_epochs is None else min(num_epochs, args.teacher_cache_epochs)
+
+
+def fingerprint_of(views: Views, teacher: Teacher | None, precision: str) -> dict[str, Any]:
+    """What the answers of a teacher depend on, and nothing else, as JSON values.
+
+    The student, learning rates, the seed of the initialisation, and how a step is split into processes and batches do
+    not count, so that one store serves several trainings.
+
+    Args:
+        views: of the training.
+        teacher: None leaves out what belongs to it.
+        precision: `no`, `fp16` or `bf16`: of the teacher's autocast.
+    """
+    args = views.args
+    found: dict[str, Any] = {"distillation_type": args.distillation_type}
+    if args.distillation_type == "soft":
+        found["distillation_temperature"] = float(args.distillation_temperature)
+    found |= {name: getattr(args, name) for name in VIEW_OPTIONS}
+    if not uses_color_jitter(args.random_augment):
+        found["color_jitter"] = 0.0
+    found |= {"mixing": _mixing(args), "repeated_augmentation": args.repeated_augmentation}
+    found |= {"on_bad_image": args.on_bad_image, "step_size": views.sampler.step_size}
+    found |= {"views_per_epoch": len(views.sampler), "data_seed": views.sampler.seed}
+    if isinstance(views.views, StreamViews):
+        found |= {name: getattr(args, name) for name in ("num_streams", "shuffle_buffer_size")}
+    found |= {"image_size": list(crop_size(views.processor)), "data": data_fingerprint(views.views)}
+    found |= {f"student_{name}": list(values) for name, values in statistics_of(views.processor).items()}
+    found["classes"] = [str(views.config.id2label[index]) for index in sorted(views.config.id2label)]
+    if teacher is not None:
+        found |= {"teacher": teacher_fingerprint(teacher), "teacher_precision": precision}
+    return found
+
+
+def _mixing(args: DistillationArguments) -> dict[str, float] | None:
+    if not args.mixes:
+        return None
+    found: dict[str, float] = {name: getattr(args, name) for name in ("mixup_alpha", "cutmix_alpha")}
+    if all(found.values()):
+        found["mixup_switch_prob"] = args.mixup_switch_prob
+    return {**found, "block": min(MAX_BLOCK_SIZE, args.global_batch_size)}
+
+
+class StoredAnswers:
+    """Takes the place of a teacher in a training, and checks that its views are the stored ones.
+
+    Attributes:
+        store: the answers.
+        source: the directory or repository that the user named.
+        was_asked: whether `logits` has been called.
+    """
+
+    def __init__(self, views: Views, teacher: Teacher | None, precision: str):
+        """Opens the store `teacher_cache`; downloads it if that is the name of a dataset on the Hub.
+
+        Args:
+            views: of the training.
+            teacher: only compared with the one that gave the answers; None trusts the store.
+            precision: of the teacher's autocast.
+
+        Raises:
+            FileNotFoundError: there is no such store, or it lacks an epoch.
+            ValueError: its answers are to other views or of another teacher; names each difference.
+        """
+        assert views.args.teacher_cache is not None
+        args, self.source = views.args, views.args.teacher_cache
+        epochs = range(views.num_epochs)
+        directory = decided_by_first(
+            lambda: fetch_store(self.source, token=args.hub_token, epochs=epochs), args.distributed_state
+        )
+        assert directory is not None
+        self.store = AnswerStore.read(directory)
+        self.store.check(fingerprint_of(views, teacher, precision))
+        for epoch in epochs:
+            self.store.rows(epoch, [])  # raises if the epoch is missing or its file is truncated
+        self.was_asked = False
+        self._check = ViewCheck(self.store)
+        self._num_processes = args.world_size
+        # otherwise a block is divided between processes, and no process could compare it alone
+        self._has_whole_blocks = args.world_size == 1 or args.train_batch_size % BLOCK == 0
+
+    @property
+    def name(self) -> str:
+        """Name of the teacher that gave the answers."""
+        return str(self.store.facts["teacher"])
+
+    @property
+    def in_words(self) -> str:
+        """The teacher and its accuracy, for the run summary."""
+        facts = self.store.facts
+        size = "the student's" if facts["teacher_image_size"] is None else "x".join(map(str, facts["teacher_image_size"]))
+        top1 = "not measured" if facts["teacher_top1"] is None else percent(facts["teacher_top1"])
+        return f"{self.name} at {size} pixels, answers stored in {self.source}; top-1 on the evaluation split {top1}"
+
+    def check_views(self, epoch: int, positions: Sequence[int], checksums: Sequence[int]) -> None:
+        """Compares the views of a batch with the stored ones; all processes call it together.
+
+        Args:
+            epoch: of the views.
+            positions: (B,), in the epoch.
+            checksums: (B,), of the pixels.
+
+        Raises:
+            ValueError: they differ; names epoch, positions and versions of the libraries.
+        """
+        if not self._has_whole_blocks:
+            both = gather_object([*zip(positions, checksums, strict=True)])
+            positions, checksums = ([pair[i] for pair in both] for i in (0, 1))
+        self._check.add(epoch, positions, checksums)
+
+    def logits(self, epoch: int, positions: Sequence[int], device: torch.device) -> Tensor | TopLogits:
+        """The answers to a batch: for hard distillation logits (B, C) with the same argmax as the teacher's.
+
+        Args:
+            epoch: of the views.
+            positions: (B,), in the epoch.
+            device: of the answers.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        self.was_asked = True
+        rows = self.store.rows(epoch, positions)
+        if isinstance(rows, TopLogits):
+            return TopLogits(*(each.to(device) for each in rows))
+        return hard_logits(rows.to(device), self.store.format.num_classes)
