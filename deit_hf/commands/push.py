@@ -1,7 +1,8 @@
 """Pushes a run's directory to the Hub: deit-hf push DIR --hub_model_id user/name
 
 Uploads the files that a run writes, and lists which files it uploads and which not: no checkpoints, pickles or other
-files. Exit code 2: wrong input. 3: the Hub could not be reached, refused, or did not answer; try again.
+files. A store of teacher answers (a directory with a store.json) becomes a dataset repository. Exit code 2: wrong
+input. 3: the Hub could not be reached, refused, or did not answer; try again.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from .parser import CommandParser
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pushes the directory, and prints the URL of the commit."""
     parser = CommandParser(prog="deit-hf push", description=__doc__)
-    parser.add_argument("directory", metavar="DIR", help="output_dir of a finished run")
+    parser.add_argument("directory", metavar="DIR", help="output_dir of a finished run, or a store of teacher answers")
     parser.add_argument("--hub_model_id", required=True, help="user/name, or name for a repository of your own")
     parser.add_argument("--private", action="store_true", help="create the repository as private; refuse a public one")
     parser.add_argument("--revision", help="branch, created if missing (default: main)")

@@ -72,12 +72,9 @@ class AnswerStore:
             TypeError: a value is not of JSON.
         """
         store = cls(Path(directory), answer_format, _plain(fingerprint), _plain(facts))
-        content = {"version": VERSION, "format": dataclasses.asdict(answer_format)}
-        content |= {"fingerprint": store.fingerprint, "facts": store.facts}
         with explained_write_error(STORE, directory):
             store.directory.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({**content, "sha256": _sha256(content)}, indent=1, ensure_ascii=False) + "\n"
-            write_synced(store.directory / STORE, text.encode())
+            write_synced(store.directory / STORE, store.to_json().encode())
         return store
 
     @classmethod
@@ -114,6 +111,12 @@ class AnswerStore:
             )
         parts = content["fingerprint"], content["facts"]
         return cls(Path(directory), AnswerFormat(**content["format"]), *parts)
+
+    def to_json(self) -> str:
+        """The text of store.json."""
+        content = {"version": VERSION, "format": dataclasses.asdict(self.format)}
+        content |= {"fingerprint": self.fingerprint, "facts": self.facts}
+        return json.dumps({**content, "sha256": _sha256(content)}, indent=1, ensure_ascii=False) + "\n"
 
     @property
     def fingerprint_hash(self) -> str:
@@ -215,7 +218,7 @@ class AnswerStore:
                 path = self.directory / epoch_name(self._opened or 0)
                 raise ValueError(
                     f"`{path}` is damaged in the block of positions {places.start} to {places.stop - 1} (its checksum "
-                    f"differs); {self._way_out()}"
+                    f"differs); {_way_out(path)}"
                 )
             self._verified.add(block)
 
@@ -228,7 +231,7 @@ class AnswerStore:
         try:
             file = open_epoch(path, self, epoch)
         except ValueError as error:
-            raise ValueError(f"`{path}` {error}; {self._way_out()}") from error
+            raise ValueError(f"`{path}` {error}; {_way_out(path)}") from error
         self._opened, self._file, self._verified = epoch, file, set()
 
     def _missing(self, epoch: int) -> str:
@@ -241,9 +244,6 @@ class AnswerStore:
             f"epochs, from 0: {listed or 'none'}); run deit-hf cache-teacher with more epochs, or the same again if "
             "it was stopped"
         )
-
-    def _way_out(self) -> str:
-        return "delete that file, and run deit-hf cache-teacher again (or download it again)"
 
 
 def open_epoch(path: Path, store: AnswerStore, epoch: int) -> Any:
@@ -269,6 +269,12 @@ def open_epoch(path: Path, store: AnswerStore, epoch: int) -> Any:
             has = f"{names[name].get_dtype()} {tuple(names[name].get_shape())}"
             raise ValueError(f"is not of this store: {name} is {has}, not {kind} {shape}")
     return file
+
+
+def _way_out(path: Path) -> str:
+    if path.is_symlink():  # in the cache of the Hub, which keeps the content under another name
+        return f"delete `{path.resolve()}`, and start again to download it again"
+    return "delete that file, and run deit-hf cache-teacher again"
 
 
 def _values(metadata: dict[str, str] | None) -> dict[str, Any]:

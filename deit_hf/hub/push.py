@@ -1,6 +1,7 @@
-"""Pushes the files of a finished run to the Hub, without pickles.
+"""Pushes the files of a finished run, or a store of teacher answers, to the Hub, without pickles.
 
-It needs only the directory of the run, no trainer and no model. model_card.py writes the model card.
+It needs only the directory, no trainer and no model. model_card.py writes the card of a model, store_card.py that of a
+store.
 """
 
 import logging
@@ -21,6 +22,7 @@ from .upload import SILENT_SECONDS, one_line, upload
 
 logger = logging.getLogger(__name__)
 
+MESSAGE_NAMES = {"model": "model trained", "dataset": "answers stored"}
 MAX_NAMES = 20  # file names per log line
 BASE_SECONDS, BYTES_PER_SECOND = 600.0, 1e6  # default time limit: BASE_SECONDS + size / BYTES_PER_SECOND
 
@@ -42,13 +44,14 @@ def push_directory(
     include: Sequence[str] = (),
     time_limit: float | None = None,
 ) -> str:
-    """Uploads a run in one commit; creates a missing repository or branch.
+    """Uploads a run or a store of teacher answers in one commit; creates a missing repository or branch.
 
-    Uploads only the files that a run writes (run_files.py) and `include`; logs the names of these and other files.
-    Uploads recipe.yaml, trainer_state.json and README.md without absolute paths; the local files do not change.
+    A directory with a store.json is a store, and becomes a dataset repository (store_files.py). Of a run, uploads only
+    the files that a run writes (run_files.py) and `include`; logs the names of these and other files. Uploads
+    recipe.yaml, trainer_state.json and README.md without absolute paths; the local files do not change.
 
     Args:
-        directory: with config.json, preprocessor_config.json and weights as safetensors.
+        directory: of a run, with config.json, preprocessor_config.json and weights as safetensors, or of a store.
         repo_id: `user/name`, or `name` for the user of the token.
         private: whether a new repository is private; `True` also refuses to push to an existing public one.
         revision: branch, main by default.
@@ -67,11 +70,11 @@ def push_directory(
     """
     directory = Path(directory)
     check_repository_name(repo_id)
-    files = {name: str(directory / name) for name in files_to_push(directory, include)}
-    texts = public_texts(directory, repo_id)
+    repo_type, names, texts = _contents(directory, repo_id, include)
+    files = {name: str(directory / name) for name in names}
     time_limit = default_time_limit(files.values()) if time_limit is None else time_limit
     check("time_limit", time_limit, lambda v: v > 0, "more than 0 seconds")
-    _log_names(f"files to push to {repo_id}", list(files))
+    _log_names(f"files to push to {repo_id}", list(files | texts))
     _log_names("files not pushed (add some with `include`)", files_to_leave(directory, list(files)))
     token = token or get_token()
     _check_no_token(files, token)
@@ -79,11 +82,10 @@ def push_directory(
         if token is None:
             raise PermissionError("no Hub token was found; log in with `hf auth login`, or set HF_TOKEN")
         with tempfile.TemporaryDirectory() as folder:
-            for name in texts.keys() & files.keys():
-                files[name] = str(Path(folder) / name)
-                Path(files[name]).write_text(texts[name], encoding="utf-8")
-            options = {"private": private, "revision": revision, "commit_message": commit_message, "token": token}
-            job = {"repo_id": repo_id, "files": files, **options}
+            files |= _written(texts, Path(folder))
+            options = {"private": private, "revision": revision, "token": token}
+            options["commit_message"] = commit_message or f"Upload {MESSAGE_NAMES[repo_type]} with deit_hf"
+            job = {"repo_id": repo_id, "repo_type": repo_type, "files": files, **options}
             return upload({**job, "silent_seconds": min(SILENT_SECONDS, time_limit)}, time_limit)
     except Exception as error:  # huggingface_hub raises many unrelated types, and none may end a training
         retry = _retry_command(directory, repo_id, private, revision, commit_message, include)
@@ -91,6 +93,21 @@ def push_directory(
         raise HubPushError(
             f"`{directory}` was not pushed to `{repo_id}`: {reason}; try again with: {retry}"
         ) from error
+
+
+def _contents(directory: Path, repo_id: str, include: Sequence[str]) -> tuple[str, list[str], dict[str, str]]:
+    """The type of the repository, the names of local files, and the texts of files that replace or complete them."""
+    if (directory / "store.json").is_file():
+        from .store_files import texts_of_store, verified_files  # imports torch, which a push of a run does not need
+
+        if include:
+            raise ValueError(
+                f"`include` is {list(include)}, but a store of teacher answers has no further files to push"
+            )
+        return "dataset", verified_files(directory), texts_of_store(directory, repo_id)
+    names = files_to_push(directory, include)
+    texts = public_texts(directory, repo_id)
+    return "model", names, {name: text for name, text in texts.items() if name in names}
 
 
 def check_repository_name(repo_id: str) -> None:
@@ -119,6 +136,12 @@ def push_or_warn(directory: str | Path, repo_id: str, **options: Any) -> str | N
 def default_time_limit(paths: Iterable[str]) -> float:
     """Returns the time limit in seconds for a push of these files."""
     return BASE_SECONDS + sum(Path(path).stat().st_size for path in paths) / BYTES_PER_SECOND
+
+
+def _written(texts: Mapping[str, str], folder: Path) -> dict[str, str]:
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return {name: str(folder / name) for name in texts}
 
 
 def _check_no_token(files: Mapping[str, str], token: str | None) -> None:

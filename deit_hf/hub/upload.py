@@ -58,31 +58,50 @@ def commit(
     repo_id: str,
     files: dict[str, str],
     *,
+    repo_type: str,
     token: str,
     private: bool | None,
     revision: str | None,
-    commit_message: str | None,
+    commit_message: str,
 ) -> str:
     """Commits `files` (name in the repository -> local path); creates a missing repository or branch.
 
     Returns:
         The URL of the commit.
+
+    Raises:
+        FileExistsError: a dataset repository has safetensors files that are not in `files`.
+        PermissionError: the repository is public, but `private` is asked for.
     """
     api = HfApi(token=token, library_name="deit_hf")
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
     if revision is not None and not revision.startswith("refs/"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    info = api.model_info(repo_id, revision=revision)
+        api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
+    info = (api.dataset_info if repo_type == "dataset" else api.model_info)(repo_id, revision=revision)
     if private and info.private is False:  # None if the server does not report it
         raise PermissionError(f"`{repo_id}` is public; make it private in its settings, or push without `private`")
+    if repo_type == "dataset":
+        _check_same_epochs(repo_id, {each.rfilename for each in info.siblings or ()}, files)
     made = api.create_commit(
         repo_id,
         [CommitOperationAdd(name, path) for name, path in files.items()],
-        commit_message=commit_message or "Upload model trained with deit_hf",
+        commit_message=commit_message,
+        repo_type=repo_type,
         revision=revision,
         parent_commit=info.sha,  # a concurrent commit is not silently overwritten
     )
     return made.commit_url
+
+
+def _check_same_epochs(repo_id: str, present: set[str], files: dict[str, str]) -> None:
+    """Refuses to mix the epochs of two stores of teacher answers, or to leave old ones in the repository."""
+    others = sorted(name for name in present - files.keys() if name.endswith(".safetensors"))
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise FileExistsError(
+            f"`{repo_id}` has {others[0]}{more}, which this directory lacks; delete them in the repository if they "
+            "are not wanted, or push to another one"
+        )
 
 
 def one_line(error: BaseException) -> str:

@@ -68,10 +68,11 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A model repository."""
+    """A repository. The id of a dataset starts with `datasets/`; others are models."""
 
     id: str
     private: bool
+    gated: bool = False
     commits: list[Commit] = field(default_factory=list)
     branches: dict[str, str] = field(default_factory=dict)
 
@@ -257,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise HubError(fault.status, "planned failure")
 
     def _answer(self) -> None:
-        path = urlsplit(self.path).path
+        path = urlsplit(self.path).path.replace("/api/datasets/", "/api/models/datasets/")
         for method, pattern, route in ROUTES:
             match = re.fullmatch(pattern, path)
             if match and self.command in method.split("|"):
@@ -347,13 +348,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Returns a repository that the user may read; answers as if a private one of others were missing."""
         user, _ = self._user()
         repository = self.hub.repositories.get(repo_id)
-        if repository is None or (repository.private and user != repo_id.split("/")[0]):
+        if repository is None or (repository.private and user != _owner(repo_id)):
             raise HubError(401 if user is None else 404, "Repository not found", "RepoNotFound")
         return repository
 
     def _writable(self, repo_id: str) -> Repository:
         repository = self._readable(repo_id)
-        self._check_namespace(repo_id.split("/")[0])
+        self._check_namespace(_owner(repo_id))
         return repository
 
     def _check_namespace(self, namespace: str) -> str:
@@ -376,11 +377,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _create_repository(self) -> dict[str, Any]:
         request = json.loads(self.body)
         repo_id = f"{self._check_namespace(request.get('organization') or self._user()[0])}/{request['name']}"
+        repo_id = f"datasets/{repo_id}" if request.get("type") == "dataset" else repo_id
         url = f"{self.hub.url}/{repo_id}"
         private = request.get("visibility") == "private" or bool(request.get("private"))
         with self.hub.lock:
             if repo_id in self.hub.repositories:
-                raise HubError(409, "You already created this model repo", url=url)
+                raise HubError(409, "You already created this repo", url=url)
             self.hub.add_repository(repo_id, private)
         return {"url": url}
 
@@ -460,7 +462,13 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._readable(repo)
         commit = repository.find(revision or "main")
         siblings = [{"rfilename": path} for path in commit.files]
-        return {"id": repo, "sha": commit.oid, "private": repository.private, "tags": [], "siblings": siblings}
+        return {
+            "id": repo.removeprefix("datasets/"),
+            "sha": commit.oid,
+            "private": repository.private,
+            "tags": [],
+            "siblings": siblings,
+        }
 
     def _tree(self, repo: str, revision: str, path: str) -> list[dict[str, Any]]:
         """Lists the files below a folder, always recursively and without folders."""
@@ -476,7 +484,10 @@ class _Handler(BaseHTTPRequestHandler):
         return [files[path].entry(path) for path in paths if path in files]
 
     def _resolve(self, repo: str, revision: str, path: str) -> None:
-        commit = self._readable(repo).find(revision)
+        repository = self._readable(repo)
+        if repository.gated and self._user()[0] != _owner(repo):
+            raise HubError(403, f"Access to {repo} is restricted", "GatedRepo")
+        commit = repository.find(revision)
         headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
         if path not in commit.files:
             not_found = {**headers, "X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
@@ -502,7 +513,11 @@ class _Handler(BaseHTTPRequestHandler):
         return {}
 
 
-_REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
+def _owner(repo_id: str) -> str:
+    return repo_id.split("/")[-2]
+
+
+_REPO = r"(?P<repo>(?:datasets/)?[\w.-]+/[\w.-]+)"
 _REVISION = r"(?P<revision>[^/]+)"
 
 ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
