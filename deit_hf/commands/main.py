@@ -13,6 +13,7 @@ COMMANDS = {
     "check": "report what a dataset contains, and warn about probable mistakes",
     "distill": "from a dataset and a teacher to a small model, in one command",
     "train": "train a model from a recipe and options",
+    "cache-teacher": "store the teacher's answers to the views of a training, to train without the teacher",
     "evaluate": "measure the accuracy of a saved model",
     "predict": "classify images with a saved model",
     "compare": "show a table of finished runs",
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif name == "--version":
         sys.stdout.write(f"deit-hf {import_module(__package__.partition('.')[0]).__version__}\n")
     elif name in COMMANDS:
-        import_module(f".{name}", __package__).main(rest)
+        import_module(f".{name.replace('-', '_')}", __package__).main(rest)
     else:
         kind, known = ("option", ("--help", "--version")) if name.startswith("-") else ("command", COMMANDS)
         hint = nearest_option(name, known).replace("--help", "deit-hf --help")

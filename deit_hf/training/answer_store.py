@@ -145,7 +145,9 @@ class StoredAnswers:
     def in_words(self) -> str:
         """The teacher and its accuracy, for the run summary."""
         facts = self.store.facts
-        size = "the student's" if facts["teacher_image_size"] is None else "x".join(map(str, facts["teacher_image_size"]))
+        size = (
+            "the student's" if facts["teacher_image_size"] is None else "x".join(map(str, facts["teacher_image_size"]))
+        )
         top1 = "not measured" if facts["teacher_top1"] is None else percent(facts["teacher_top1"])
         return f"{self.name} at {size} pixels, answers stored in {self.source}; top-1 on the evaluation split {top1}"
 

@@ -56,8 +56,10 @@ class LossLog(TrainerCallback):
         counted = {"loss_cls": terms.cls.detach()}
         if terms.distillation is not None and teacher_logits is not None:
             counted["loss_distillation"] = terms.distillation.detach()
-            is_top = isinstance(teacher_logits, TopLogits)
-            answers = teacher_logits.indices[:, 0] if is_top else teacher_logits.argmax(dim=-1)
+            if isinstance(teacher_logits, TopLogits):
+                answers = teacher_logits.indices[:, 0]
+            else:
+                answers = teacher_logits.argmax(dim=-1)
             agrees = student_logits.detach().argmax(dim=-1) == answers
             counted["teacher_agreement"] = agrees.float().mean()
         self._terms.add(counted, 1)

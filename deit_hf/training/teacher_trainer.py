@@ -26,7 +26,8 @@ class TeacherTrainer(LoggingTrainer):
 
     def __init__(self, *args: Any, teacher: Teacher | None, **options: Any):
         """Takes the arguments of `DistillationTrainer`."""
-        self.teacher, self.answers = teacher, None
+        self.teacher = teacher
+        self.answers: StoredAnswers | None = None
         self._place: tuple[int, list[int]] | None = None  # epoch and positions of the batch
         super().__init__(*args, **options)
 
@@ -49,7 +50,7 @@ class TeacherTrainer(LoggingTrainer):
             FileNotFoundError: there is no such store, or it lacks an epoch.
             ValueError: the store does not fit; names each difference.
         """
-        self.answers: StoredAnswers | None = None
+        self.answers = None
         if self.args.teacher_cache is not None and self.train_dataset is not None:
             self.answers = StoredAnswers(self.described_views(), self.teacher, self.accelerator.mixed_precision)
             self.teacher = None
@@ -60,6 +61,10 @@ class TeacherTrainer(LoggingTrainer):
         """Returns what the training views of the current options depend on."""
         sampler = self.make_view_sampler()
         return Views(self.args, self.model.config, self.processing_class, self.train_dataset, sampler)
+
+    def pixel_values(self, batch: dict[str, Any]) -> Tensor:
+        """Returns the normalised, erased and mixed pixels (B, channels, height, width) of a training batch."""
+        return self._views.pixel_values(batch)
 
     @property
     def teacher_name(self) -> str | None:
