@@ -6,6 +6,7 @@ Order of writes: rows, sync, bitmap of finished blocks. So a bit is on the disk 
 import json
 import logging
 import os
+import shutil
 import zlib
 from typing import BinaryIO
 
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 from ..reliability.checkpoints import sync
 from ..reliability.disk_faults import explained_write_error
 from .answer_format import ANSWER_CHECKSUMS, VIEW_CHECKSUMS, Rows, answer_checksum
-from .teacher_cache import AnswerStore, epoch_name, open_epoch, write_synced
+from .teacher_cache import STORE, AnswerStore, epoch_name, open_epoch, write_synced
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ class EpochWriter:
         zeros = {name: np.zeros(shape, dtype) for name, (dtype, shape) in self.store.format.columns.items()}
         try:
             save_file(zeros, self._unfinished, metadata=self.store.metadata(self.epoch))
+            shutil.copymode(self.store.directory / STORE, self._unfinished)  # safetensors lets only its owner read it
         except BaseException:
             self._unfinished.unlink(missing_ok=True)  # the room that it takes on a full disk
             raise

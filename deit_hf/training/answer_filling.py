@@ -4,12 +4,12 @@ Several processes take different epochs. Views are mixed and passed to the teach
 of this recipe, so that on the same kind of device the answers are the same bits.
 """
 
-import contextlib
 import copy
-import logging
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..argument_checks import check
 from ..data.dataset import ViewCollator
@@ -34,14 +34,14 @@ from ..reliability.stop_signals import LeaveOnSignal, leaves_signals_to_the_main
 from .answer_batches import BlockParts, MissingBatches, whole_order
 from .answer_store import Views, fingerprint_of
 from .arguments import DistillationArguments
-from .progress import duration, say
+from .preflight import size_in_words
+from .progress import IN_NOTEBOOK, duration, say
 from .run import check_run_options, make_trainer
 from .trainer import DistillationTrainer
 
-logger = logging.getLogger(__name__)
-
 SECONDS_OF_TRIAL = 10.0  # at most, to measure the speed before the filling starts
 SECONDS_BETWEEN_FLUSHES = 20.0
+SECONDS_BETWEEN_LINES = 60.0
 NUM_COMPARED = 256  # answers that are compared with stored ones
 
 
@@ -76,9 +76,7 @@ def store_answers(
         trainer, _ = make_trainer(model_args, data_args, online, None)
         assert trainer.teacher is not None
         filling = _Filling(trainer, trainer.teacher, trainer.described_views())
-        store = decided_by_first(lambda: filling.open_store(directory, top_k), args.distributed_state)
-        assert store is not None
-        filling.fill(store)
+        filling.fill(filling.open_store(directory, top_k))
         args.distributed_state.wait_for_everyone()
         if args.process_index == 0:
             say(f"The answers are in {directory}; train with them: --teacher_cache {directory}")
@@ -124,7 +122,15 @@ class _Filling:
     views: Views
 
     def open_store(self, directory: Path, top_k: int | None) -> AnswerStore:
-        """Opens the store of these answers, or creates it; in the first process only."""
+        """Opens the store of these answers, or creates it."""
+        state = self.views.args.distributed_state
+        exists = decided_by_first((directory / STORE).exists, state)
+        facts = {} if exists else self._facts()  # measured by all processes together
+        store = decided_by_first(lambda: self._open_store(directory, top_k, facts), state)
+        assert store is not None
+        return store
+
+    def _open_store(self, directory: Path, top_k: int | None, facts: dict[str, Any]) -> AnswerStore:
         args, num_views = self.views.args, len(self.views.sampler)
         kind: Any = args.distillation_type
         soft: dict[str, Any] = {"top_k": top_k, "temperature": float(args.distillation_temperature)}
@@ -139,7 +145,7 @@ class _Filling:
                     "`top_k` out, or name a new directory"
                 )
             return store
-        return AnswerStore.create(directory, answer_format, fingerprint, self._facts())
+        return AnswerStore.create(directory, answer_format, fingerprint, facts)
 
     def _facts(self) -> dict[str, Any]:
         trainer, measures = self.trainer, self.trainer.eval_dataset is not None and self.views.args.evaluate_teacher
@@ -172,14 +178,12 @@ class _Filling:
         if args.process_index == 0:
             self._announce(store, missing, writer)
         total = len(own) * store.format.num_views - _num_done(writer)
-        with tqdm(
-            total=total, unit=" views", disable=args.process_index > 0, dynamic_ncols=True, smoothing=0.05
-        ) as bar:
+        with closing(_Progress(total, draws=args.process_index == 0 and not args.disable_tqdm)) as progress:
             for epoch in own:
-                bar.set_description_str(f"epoch {epoch + 1}/{len(epochs)}")
-                self._fill_epoch(writer if epoch == own[0] else EpochWriter(store, epoch), bar)
+                progress.begin(f"epoch {epoch + 1}/{len(epochs)}")
+                self._fill_epoch(writer if epoch == own[0] else EpochWriter(store, epoch), progress)
 
-    def _fill_epoch(self, writer: EpochWriter, bar: tqdm) -> None:
+    def _fill_epoch(self, writer: EpochWriter, progress: "_Progress") -> None:
         """Stores the missing blocks of an epoch."""
         format_ = writer.store.format
         sums, parts = BlockSums(format_.num_views), BlockParts(format_)
@@ -191,13 +195,13 @@ class _Filling:
                     block_rows = parts.pop(block)
                     if block in missing:
                         writer.write(block, block_rows, checksum)
-                        bar.update(len(format_.positions(block)))
+                        progress.update(len(format_.positions(block)))
                 if time.monotonic() - flushed > SECONDS_BETWEEN_FLUSHES:
                     writer.flush()
                     flushed = time.monotonic()
             writer.finish()
         except BaseException:
-            with contextlib.suppress(OSError):  # the disk is full, which is the error already
+            with suppress(OSError):  # the disk is full, which is the error already
                 writer.flush()
             writer.close()
             raise
@@ -252,7 +256,7 @@ class _Filling:
             f"{num_views:,} views to answer in {len(missing)} epochs of {store.format.num_views:,} "
             f"({store.format.kind} answers)\n"
             f"the teacher answers {teacher_speed:.4g} views/s{each}{slow}\n"
-            f"about {duration(seconds)} and {size / 1e6:,.1f} MB\n"
+            f"about {duration(seconds)}, and {size_in_words(size)} on the disk\n"
             f"a training asks the teacher for about {duration(of_run)}: the store saves time from {_runs(pays)} on"
         )
 
@@ -293,6 +297,32 @@ class _Filling:
         say(
             f"answered {count} views again ({now}; stored with {then}): {equal} of {count} answers are the stored ones"
         )
+
+
+class _Progress:
+    """A bar on a terminal, otherwise a line a minute."""
+
+    def __init__(self, total: int, *, draws: bool):
+        is_terminal = sys.stderr.isatty() or IN_NOTEBOOK
+        self.bar = tqdm(total=total, unit=" views", disable=not (draws and is_terminal), dynamic_ncols=True)
+        self.total, self.done, self.says = total, 0, draws and not is_terminal
+        self.start = self.said = time.monotonic()
+
+    def begin(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.bar.set_description_str(epoch)
+
+    def update(self, num_views: int) -> None:
+        self.done += num_views
+        self.bar.update(num_views)
+        now = time.monotonic()
+        if self.says and now - self.said > SECONDS_BETWEEN_LINES:
+            speed, self.said = self.done / (now - self.start), now
+            left = duration((self.total - self.done) / speed)
+            say(f"{self.epoch}  {self.done:,} of {self.total:,} views  {speed:.4g} views/s  about {left} left")
+
+    def close(self) -> None:
+        self.bar.close()
 
 
 def _num_done(writer: EpochWriter) -> int:

@@ -69,17 +69,17 @@ class Preflight:
         """Returns the needs as lines for the console."""
         evaluations = f", {self.num_evaluations} evaluations of {duration(self.seconds_per_evaluation)}"
         steps = f"{self.num_steps} steps of {self.seconds_per_step:.3g} s{evaluations if self.num_evaluations else ''}"
-        memory = "unknown" if self.peak_memory_bytes is None else _size(self.peak_memory_bytes)
+        memory = "unknown" if self.peak_memory_bytes is None else size_in_words(self.peak_memory_bytes)
         held = f"{self.num_checkpoints} checkpoints and the final model" if self.num_checkpoints else "the final model"
         found = [
             f"time    about {duration(self.seconds)}: {steps}",
             f"memory  {memory} at most in the measured steps, in each process",
-            f"disk    {_size(self.disk_bytes)}: {held}; {_size(self.free_bytes)} are free",
+            f"disk    {size_in_words(self.disk_bytes)}: {held}; {size_in_words(self.free_bytes)} are free",
         ]
         if self.disk_bytes > self.free_bytes:
             found.append(
-                f"the disk is too small: the run needs {_size(self.disk_bytes)}, but only {_size(self.free_bytes)} "
-                "are free; make space, name another `output_dir`, or lower `save_total_limit`"
+                f"the disk is too small: the run needs {size_in_words(self.disk_bytes)}, but only "
+                f"{size_in_words(self.free_bytes)} are free; make space, name another `output_dir`, or lower `save_total_limit`"
             )
         return found
 
@@ -265,6 +265,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _size(num_bytes: int) -> str:
+def size_in_words(num_bytes: int) -> str:
+    """A size in GB, MB or kB, with three digits."""
     unit = next(unit for unit in ("GB", "MB", "kB") if num_bytes >= {"GB": 1e9, "MB": 1e6, "kB": 0}[unit])
     return f"{num_bytes / {'GB': 1e9, 'MB': 1e6, 'kB': 1e3}[unit]:.3g} {unit}"
