@@ -79,7 +79,8 @@ class Preflight:
         if self.disk_bytes > self.free_bytes:
             found.append(
                 f"the disk is too small: the run needs {size_in_words(self.disk_bytes)}, but only "
-                f"{size_in_words(self.free_bytes)} are free; make space, name another `output_dir`, or lower `save_total_limit`"
+                f"{size_in_words(self.free_bytes)} are free; make space, name another `output_dir`, or lower "
+                "`save_total_limit`"
             )
         return found
 
