@@ -98,7 +98,9 @@ class ViewCheck:
             self._stored = self._store.view_checksums(epoch)
         for block, checksum in self._sums.add(positions, checksums).items():
             if checksum != self._stored[block]:
-                raise self._differs(epoch, self._store.format.positions(block))
+                places = self._store.format.positions(block)
+                self._store.rows(epoch, places)  # raises its own error if the stored checksum is damaged
+                raise self._differs(epoch, places)
             self.compared += 1
 
     def _differs(self, epoch: int, places: range) -> ValueError:

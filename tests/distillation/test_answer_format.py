@@ -62,6 +62,13 @@ def test_hard_answer_is_that_of_the_loss_also_between_equal_logits():
     assert torch.equal(hard_distillation_loss(student, stored), hard_distillation_loss(student, logits))
 
 
+def test_equal_logits_are_in_the_order_of_the_classes():
+    logits = torch.randint(0, 3, (200, 300), generator=torch.Generator().manual_seed(3)).float()
+    indices = answer_rows(logits, AnswerFormat("soft", 300, num_views=200, temperature=1.0))["indices"]
+    assert all((np.diff(row.astype(int)) > 0).all() for row in indices)  # the ten first ones with the greatest logit
+    assert np.array_equal(indices[:, 0], logits.max(dim=-1).indices.numpy())
+
+
 @pytest.mark.parametrize(
     ("values", "kind", "message"),
     [

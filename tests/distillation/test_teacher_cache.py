@@ -109,6 +109,15 @@ def test_damage_is_found_when_its_block_is_read_and_names_it(tmp_path: Path):
             store.rows(0, range(60, 66))
 
 
+def test_blocks_of_another_epoch_are_verified_too(tmp_path: Path):
+    store = filled_store(tmp_path, epochs=2)
+    flip(tmp_path / epoch_name(1), (tmp_path / epoch_name(1)).stat().st_size - 1)  # its last answer
+    read_all(store, 0)
+    with pytest.raises(ValueError, match="epoch-0001.safetensors` is damaged in the block of positions 128 to 149"):
+        read_all(store, 1)
+    read_all(store, 0)
+
+
 @pytest.mark.parametrize("name", ["view_checksums", "answer_checksums"])
 def test_exchanged_blocks_are_found(tmp_path: Path, name: str):
     store = filled_store(tmp_path)

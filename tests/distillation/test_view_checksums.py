@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from deit_hf.distillation.answer_format import AnswerFormat, answer_rows
 from deit_hf.distillation.epoch_writer import EpochWriter
@@ -59,6 +60,13 @@ def test_run_that_resumes_within_a_block_compares_the_others(store: AnswerStore)
     assert check.compared == 3
 
 
+def test_repeated_position_counts_once(store: AnswerStore):
+    check = ViewCheck(store)
+    for positions in ([*range(30), 4, 5], range(20, 64)):
+        check.add(0, positions, [CHECKSUMS[position] for position in positions])
+    assert check.compared == 1
+
+
 @pytest.mark.parametrize("position", [0, 70, 149])
 def test_a_changed_pixel_is_found(store: AnswerStore, position: int):
     changed = VIEWS.clone()
@@ -69,6 +77,15 @@ def test_a_changed_pixel_is_found(store: AnswerStore, position: int):
     with pytest.raises(ValueError, match=message) as error:
         ViewCheck(store).add(0, range(150), checksums)
     assert "\n" not in str(error.value)
+
+
+def test_damaged_checksum_of_views_is_damage_of_the_store(store: AnswerStore):
+    path = store.directory / "epoch-0000.safetensors"
+    content = load_file(path)
+    content["view_checksums"][1] ^= 1
+    save_file(content, path, metadata=store.metadata(0))
+    with pytest.raises(ValueError, match="damaged in the block of positions 64 to 127"):
+        ViewCheck(store).add(0, range(150), CHECKSUMS)
 
 
 def test_two_exchanged_views_are_found(store: AnswerStore):
