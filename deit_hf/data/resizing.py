@@ -3,7 +3,10 @@
 import contextlib
 import io
 import os
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import PIL.Image
@@ -91,3 +94,19 @@ def portable(path: str | None) -> str | None:
     if path is None or not (os.path.isabs(path) or path.startswith(URL_STARTS)):
         return path
     return "/".join(Path(path).parts[-2:])
+
+
+def typical_short_side(sources: Iterable[Any]) -> float | None:
+    """Median of the short sides of undecoded images in pixels, by their headers; None if none can be opened.
+
+    Images on the web are not fetched.
+    """
+    sides = []
+    for source in sources:
+        content = original_bytes(source)
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # Pillow's decoders raise many types
+            warnings.simplefilter("ignore")
+            if content is not None:
+                with PIL.Image.open(io.BytesIO(content)) as image:
+                    sides.append(min(image.size))
+    return median(sides) if sides else None
