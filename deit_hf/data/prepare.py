@@ -6,11 +6,15 @@ and crops its images in every epoch; smaller ones take less time, and less disk.
 
 import contextlib
 import math
+import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -254,7 +258,7 @@ def _in_order(
         batch_size=ROWS_PER_TASK,
         collate_fn=list,
         num_workers=min(num_workers, math.ceil(len(images) / ROWS_PER_TASK)),
-        worker_init_fn=worker_init_fn,
+        worker_init_fn=partial(_init_worker, worker_init_fn),
         generator=torch.Generator().manual_seed(0),  # or it would draw from the global random state
     )
     first = 0
@@ -269,3 +273,17 @@ def _in_order(
             f"a process that resizes images died ({str(error).partition('.')[0]}); if it ran out of memory, lower "
             "`num_workers`, and start the same command again"
         ) from error
+
+
+def _init_worker(init: Callable[[int], None] | None, worker: int) -> None:
+    """Makes a process end with its parent, even if that is killed while a finished image waits in their pipe."""
+
+    def end_with(parent: BaseProcess) -> None:
+        parent.join()
+        os._exit(1)
+
+    if init is not None:
+        init(worker)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=end_with, args=(parent,), daemon=True).start()

@@ -1,11 +1,17 @@
 """`deit-hf prepare` writes data that the other commands take, and refuses wrong input in one line."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import datasets
 import numpy as np
 import PIL.Image
 import pytest
+from support.patience import PATIENCE
 
 from deit_hf.commands.check import main as check
 from deit_hf.commands.prepare import main
@@ -40,6 +46,38 @@ def test_prepared_photos_are_checked_like_the_originals(photos: Path, named: str
     first, second, *_ = capsys.readouterr().out.splitlines()
     for line in (first, second):
         assert "6 images in 2 classes (cat 3, dog 3); 6 inspected: 85 pixels wide, 64 high, RGB 6" in line
+
+
+def has_processes(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_stopped_command_leaves_no_directory_and_no_process_and_works_again(photos: Path, number: signal.Signals):
+    """Finished images of more than 64 kB in the pipe kept the workers of a killed process alive."""
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    for i in range(80):
+        PIL.Image.fromarray(pixels).save(photos / "train" / "cat" / f"large{i}.jpg", quality=95)
+    command = [sys.executable, "-m", "deit_hf", "prepare", "photos", "small", "--num_workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True)
+    assert process.stdout is not None
+    assert "images: about" in process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == (75 if number == signal.SIGTERM else -number)
+    assert not (photos.parent / "small").exists()
+    assert (photos.parent / ".small.unfinished").exists() is (number == signal.SIGKILL)
+    end = time.monotonic() + 20
+    while has_processes(process.pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not has_processes(process.pid)
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert {path.name for path in photos.parent.iterdir()} - {"cache"} == {"photos", "small"}
 
 
 @pytest.mark.parametrize(
