@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from .option_groups import CHECK, DISTILL, EVALUATE, TRAIN, Option
+from .option_groups import CHECK, DISTILL, EVALUATE, PREPARE, TRAIN, Option
 
 
 class Help(NamedTuple):
@@ -68,6 +68,18 @@ HELP = {
             "deit-hf check photos/",
             "deit-hf check --train_dir photos/train --validation_dir photos/val",
             "deit-hf check digits",
+        ),
+    ),
+    "prepare": Help(
+        (
+            "deit-hf prepare SOURCE DIR [--option value ...]",
+            "SOURCE: folder of class folders or parquet files, Hub id, or digits; DIR: a new directory",
+        ),
+        PREPARE,
+        (
+            "deit-hf prepare photos/ photos-384/",
+            "deit-hf prepare photos/ photos-256/ --short_side 256 --on_bad_image keep",
+            "deit-hf prepare --train_dir photos/train --validation_dir photos/val -o photos-384/",
         ),
     ),
 }

@@ -11,6 +11,7 @@ from ..argument_checks import nearest_option, without_tokens
 
 COMMANDS = {
     "check": "report what a dataset contains, and warn about probable mistakes",
+    "prepare": "resize the images of a dataset once, so that a training does not wait for them",
     "distill": "from a dataset and a teacher to a small model, in one command",
     "train": "train a model from a recipe and options",
     "cache-teacher": "store the teacher's answers to the views of a training, to train without the teacher",

@@ -254,6 +254,20 @@ CHECK = {
     "data": (DATASET, TRAIN_DIR, VALIDATION_DIR, TRAIN_SPLIT, EVAL_SPLIT, IMAGES, LABELS, LABEL_FILE),
     "selection": (MAX_TRAIN, MAX_EVAL, STREAMING, CONFIG_NAME),
 }
+PREPARE = {
+    "images": (
+        Option("short_side", "PIXELS", 384, "larger images are resized to this short side"),
+        Option("quality", "N", 92, "JPEG quality of resized images, in [1, 100]"),
+        Option("on_bad_image", "NAME", "error", "error, or keep: store it as it is, with its row number"),
+    ),
+    "files": (
+        Option("output_dir", "DIR", None, "new directory; same as DIR", flag="-o, --output_dir"),
+        Option("shard_size", "MB", 500, "size of a parquet file, about"),
+        Option("num_workers", "N", None, "processes that resize", "the cores"),
+    ),
+    "data": (DATASET, TRAIN_DIR, VALIDATION_DIR, TRAIN_SPLIT, EVAL_SPLIT, HELD_OUT, IMAGES, LABELS, CONFIG_NAME),
+    "selection": (MAX_TRAIN, MAX_EVAL),
+}
 
 # Options of this package that only `--help-all` of a training shows.
 HELP_ALL_ONLY = {"config_overrides", "eval_crop", "dataset_config_name", "train_split", "label_file", "num_labels"}

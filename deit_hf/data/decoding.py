@@ -234,3 +234,17 @@ def _to_8_bit(image: Image) -> Image:
     if image.mode == "F" or (image.mode == "I" and np.any(np.asarray(image) >> 8)):  # 0..255 have no higher bits
         raise ValueError("its grey values are floats or outside of [0, 255]; store 8-bit or 16-bit integers")
     return image
+
+
+def read_url(url: str, where: str) -> bytes:
+    """Downloads an image without decoding it.
+
+    Raises:
+        BadImageError: the image cannot be fetched.
+    """
+    try:
+        return _fetched(url)
+    except _NotFetchedError as error:
+        raise BadImageError(
+            f"{where} ({url}) could not be fetched: {error}; check the address and the connection"
+        ) from error

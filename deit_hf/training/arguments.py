@@ -16,7 +16,7 @@ from ..distillation.losses import ClassWeighting, DistillationType, LabelLoss, R
 from ..evaluation.fusion import Fusion
 from ..reliability.launch_checks import check_accelerator_config, check_launch, check_ranks
 from .changeable_options import check_allowed_changes
-from .derived_options import forget_derived, settle_learning_rate
+from .derived_options import copy_asynchronously, forget_derived, settle_learning_rate
 from .evaluation_times import forget_followed, left_out, settle_evaluation
 from .global_batch import check_pairs
 from .hub_token import deep_copy, shallow_copy, without_token
@@ -268,6 +268,7 @@ class DistillationArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True  # without a device, several processes only find each other if this is set
         check_ranks()
+        copy_asynchronously(self)
         names = left_out(self)
         super().__post_init__()
         self._followed = {name: getattr(self, name) for name in names}

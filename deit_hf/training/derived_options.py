@@ -3,8 +3,10 @@
 A derived value is marked, so that it is derived again when options are copied or changed.
 """
 
+import json
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from .global_batch import scaled_learning_rate
@@ -77,3 +79,20 @@ def settle_learning_rate(args: Any) -> None:
             f"{scaled} for a global batch of {args.global_batch_size}; set only one of them"
         )
     args.learning_rate = derived(scaled)
+
+
+def copy_asynchronously(args: Any) -> None:
+    """Sets `non_blocking` in `accelerator_config`, unless it was given, so that the host waits for no copy of a batch.
+
+    It has an effect only on a device that copies from pinned memory: not on CPUs, and not on MPS. In a file, the
+    options stay as they are.
+
+    Args:
+        args: `DistillationArguments` as they were given; changed in place.
+    """
+    config, device = args.accelerator_config, torch.accelerator.current_accelerator()
+    has_effect = args.dataloader_pin_memory and device is not None and device.type not in ("cpu", "mps")
+    if isinstance(config, str) and config.lstrip().startswith("{"):
+        config = json.loads(config)
+    if has_effect and not args.use_cpu and isinstance(config, dict | None):
+        args.accelerator_config = {"non_blocking": True, **(config or {})}

@@ -5,36 +5,77 @@ from typing import Any
 
 from transformers.trainer_utils import TrainOutput
 
+from ..data.fingerprint import spread_places
+from ..data.resizing import typical_short_side
+from ..data.streaming import StreamViews
+from ..distillation.teacher import Teacher
+from .data_wait import DataWait
+from .input_report import InputReport
 from .loss_log import LossLog
 from .optimizing_trainer import OptimizingTrainer
 from .progress import Progress, replace_progress
+
+NUM_SIZES = 8  # images whose size is read
 
 
 class LoggingTrainer(OptimizingTrainer):
     """An `OptimizingTrainer` with a log of the loss terms and a console of its own.
 
     Attributes:
+        teacher: set by a subclass; None without one.
         loss_log: means of the loss terms; a subclass adds them and the callback.
+        data_wait: measures how long the device waits for data.
+        input_report: says so after the first steps, and what to do.
         progress: draws and prints, unless `verbose` is set, or transformers draws in a notebook.
     """
+
+    teacher: Teacher | None = None
 
     def __init__(self, *args: Any, **options: Any):
         """Takes the arguments of `DistillationTrainer`, except those of the objective."""
         self._last_evaluation: tuple[int, dict[str, float]] | None = None  # step and metrics of all sets
         super().__init__(*args, **options)
         self.loss_log = LossLog(self.step_outcome)
-        self.progress = Progress(self._eval_parts, self.loss_log.recent_means)
+        self.data_wait = DataWait(self.step_outcome, self.args.device)
+        self.input_report = InputReport(
+            self.data_wait, teacher=lambda: self.teacher, short_side=self._short_side_of_images
+        )
+        for callback in (self.data_wait, self.input_report):
+            self.add_callback(callback)
+        self.progress = Progress(self._eval_parts, self._recent_means)
         if not self.args.verbose:
             replace_progress(self.callback_handler.callbacks, self.progress)
 
     def _eval_parts(self) -> list[str]:
         return list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
 
+    def _recent_means(self) -> dict[str, float]:
+        return {**self.loss_log.recent_means(), **self.data_wait.recent()}
+
+    def _short_side_of_images(self) -> float | None:
+        """Returns the typical short side of the training images in pixels; None for a stream."""
+        if self.train_dataset is None or isinstance(self.train_dataset, StreamViews):
+            return None
+        images = self.train_dataset.images
+        return typical_short_side(images.source(place) for place in spread_places(len(images), NUM_SIZES))
+
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
         """Like `Trainer.train`; removes the bars from the console however the training ends."""
         self._last_evaluation = None
         with closing(self.progress):
             return super().train(resume_from_checkpoint, **options)
+
+    def get_batch_samples(self, *args: Any, **options: Any) -> tuple[list, Any]:
+        """Like `Trainer.get_batch_samples`, and measures the time in which the device waits for the batches."""
+        with self.data_wait.fetching() as batches:
+            found, num_items = super().get_batch_samples(*args, **options)
+            batches += found
+        return found, num_items
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Like `Trainer.log`, with the share of the time in which the device waited for data."""
+        self.data_wait.complete(logs)
+        super().log(logs, start_time)
 
     # ---- evaluation ----
 

@@ -48,6 +48,7 @@ class Preflight:
         disk_bytes: checkpoints that exist at the same time, and the final model.
         free_bytes: free space where `output_dir` is.
         num_checkpoints: checkpoints that exist at the same time.
+        input: speed of the input and of the model in words; empty if unknown.
     """
 
     num_steps: int
@@ -59,6 +60,7 @@ class Preflight:
     disk_bytes: int
     free_bytes: int
     num_checkpoints: int
+    input: str = ""
 
     @property
     def seconds(self) -> float:
@@ -76,6 +78,8 @@ class Preflight:
             f"memory  {memory} at most in the measured steps, in each process",
             f"disk    {size_in_words(self.disk_bytes)}: {held}; {size_in_words(self.free_bytes)} are free",
         ]
+        if self.input:
+            found.insert(1, f"input   {self.input}")
         if self.disk_bytes > self.free_bytes:
             found.append(
                 f"the disk is too small: the run needs {size_in_words(self.disk_bytes)}, but only "
@@ -186,7 +190,9 @@ def _measured(trainer: DistillationTrainer, args: DistillationArguments) -> Pref
     on_gpu = args.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(args.device)
+    trainer.input_report.logs = False
     trainer.train()
+    times = trainer.data_wait.after_first.over_processes(args.device)
     seconds_per_evaluation = 0.0 if trainer.eval_dataset is None else _seconds_per_evaluation(trainer)
     model, optimizer = _num_bytes(trainer.model.state_dict()), _num_bytes(trainer.optimizer.state_dict())
     final = model * (2 if trainer.ema is not None else 1)
@@ -201,6 +207,7 @@ def _measured(trainer: DistillationTrainer, args: DistillationArguments) -> Pref
         disk_bytes=final + num_checkpoints * (final + (0 if args.save_only_model else optimizer)),
         free_bytes=shutil.disk_usage(_existing(Path(args.output_dir))).free,
         num_checkpoints=num_checkpoints,
+        input=trainer.input_report.in_words(times, trainer.args) if times.steps else "",
     )
 
 

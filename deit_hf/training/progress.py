@@ -239,6 +239,8 @@ def _terms_in_words(terms: Mapping[str, Any], *, accuracy: str = "") -> list[str
     words.append(accuracy)
     if "learning_rate" in terms:
         words.append(f"lr {_scientific(terms['learning_rate'])}")
+    if "data_wait" in terms:
+        words.append(f"data wait {100 * terms['data_wait']:.0f} %")
     return words
 
 
@@ -283,6 +285,8 @@ def results_in_words(metrics: Mapping[str, Any], state: Any, output_dir: str) ->
     facts = [f"{state.global_step} steps"]
     if "train_samples_per_second" in metrics:
         facts += [f"{duration(metrics['train_runtime'])}, {metrics['train_samples_per_second']:.3g} images/s"]
+    if "train_data_wait" in metrics:
+        facts.append(f"waited for data {100 * metrics['train_data_wait']:.0f} % of the time")
     skipped = {"steps skipped": "train_bad_steps", "images that cannot be decoded": "train_bad_images"}
     facts += [f"{words}: {metrics[name]}" for words, name in skipped.items() if metrics.get(name)]
     losses = [f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in metrics if name.endswith("_loss")]

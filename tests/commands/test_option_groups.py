@@ -11,6 +11,7 @@ from deit_hf.commands import option_groups
 from deit_hf.commands.help import HELP, help_text, print_help
 from deit_hf.commands.option_groups import HELP_ALL_ONLY, TRAIN, WIDTH, Option
 from deit_hf.data.holdout import FRACTION
+from deit_hf.data.prepare import PrepareOptions
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.evaluation.arguments import EvaluationArguments
 from deit_hf.jobs.arguments import DEFAULT_STUDENT, JobArguments
@@ -32,12 +33,14 @@ CLASSES = {
     "train": (ModelArguments, DataArguments, DistillationArguments),
     "evaluate": (EvaluationArguments, DataArguments),
     "check": (DataArguments,),
+    "prepare": (PrepareOptions, DataArguments),
 }
 POSITIONALS = {
     "distill": {"DATA": "dataset_name"},
     "train": {},
     "evaluate": {"MODEL": "model_name_or_path", "DATA": "dataset_name"},
     "check": {"DATA": "dataset_name"},
+    "prepare": {"SOURCE": "dataset_name", "DIR": "output_dir"},
 }
 OPTIONS = [(command, option) for command in CLASSES for options in HELP[command].groups.values() for option in options]
 

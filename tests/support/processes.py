@@ -57,7 +57,10 @@ def train(
     run(folder, num_processes, script, f"{name}.yaml")
     state = json.loads((folder / name / "trainer_state.json").read_text())
     assert f"{batch_size} on each of {num_processes} processes" in (folder / name / "recipe.yaml").read_text()
-    return [{key: value for key, value in entry.items() if "per_second" not in key} for entry in state["log_history"]]
+    return [
+        {key: value for key, value in entry.items() if not key.endswith(("per_second", "data_wait"))}
+        for entry in state["log_history"]
+    ]
 
 
 def column(log: list[dict], name: str) -> list[float]:

@@ -3,13 +3,14 @@
 import copy
 import dataclasses
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support.trainers import make_args
 
 from deit_hf import DistillationTrainer
-from deit_hf.training.derived_options import is_derived
+from deit_hf.training.derived_options import copy_asynchronously, is_derived
 
 
 def test_copy_of_options_derives_anew(tmp_path):
@@ -70,3 +71,27 @@ def test_changed_batch_takes_the_learning_rate_along(tmp_path):
     args.per_device_train_batch_size = 64
     args.settle()
     assert args.learning_rate == pytest.approx(5e-4 * 64 / 512)
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "pins", "expected"),
+    [
+        ("cuda", None, True, {"non_blocking": True}),
+        ("cuda", {"even_batches": True}, True, {"non_blocking": True, "even_batches": True}),
+        ("cuda", '{"even_batches": true}', True, {"non_blocking": True, "even_batches": True}),
+        ("cuda", {"non_blocking": False}, True, {"non_blocking": False}),
+        ("cuda", "accelerate.json", True, "accelerate.json"),
+        ("cuda", None, False, None),
+        ("mps", None, True, None),
+        (None, None, True, None),
+    ],
+)
+def test_batches_are_copied_asynchronously_where_that_has_an_effect(device, given, pins, expected, monkeypatch):
+    found = None if device is None else torch.device(device)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: found)
+    args = SimpleNamespace(accelerator_config=given, dataloader_pin_memory=pins, use_cpu=False)
+    copy_asynchronously(args)
+    assert args.accelerator_config == expected
+    args = SimpleNamespace(accelerator_config=None, dataloader_pin_memory=pins, use_cpu=True)
+    copy_asynchronously(args)
+    assert args.accelerator_config is None
