@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from .option_groups import CHECK, DISTILL, EVALUATE, PREPARE, TRAIN, Option
+from .option_groups import CHECK, DISTILL, EVALUATE, PREPARE, STORE, TRAIN, Option
 
 
 class Help(NamedTuple):
@@ -44,6 +44,18 @@ HELP = {
             "deit-hf train quickstart-plain",
             "deit-hf train small-data --dataset_name photos/ --teacher outputs/flowers/teacher -o outputs/photos",
             "torchrun --nproc_per_node 4 -m deit_hf train distill-hard-tiny --bf16 true",
+        ),
+    ),
+    "cache-teacher": Help(
+        (
+            "deit-hf cache-teacher RECIPE [--option value ...] --teacher_cache DIR   (options of deit-hf train)",
+            "DIR: a new folder, or a store to continue; then deit-hf train RECIPE ... --teacher_cache DIR",
+        ),
+        STORE,
+        (
+            "deit-hf cache-teacher distill-hard-tiny --teacher_cache answers",
+            "deit-hf cache-teacher distill-hard-tiny --teacher_cache answers --teacher_cache_epochs 50",
+            "torchrun --nproc_per_node 4 -m deit_hf cache-teacher distill-soft-base --teacher_cache answers",
         ),
     ),
     "evaluate": Help(

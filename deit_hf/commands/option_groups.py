@@ -66,6 +66,7 @@ TEACHER = (
         flag="--teacher",
     ),
     Option("evaluate_teacher", "BOOL", True, "measure the teacher before the first step"),
+    Option("teacher_cache", "DIR", None, "stored answers instead of the teacher: see deit-hf cache-teacher"),
 )
 DATASET = Option("dataset_name", "DATA", None, "Hub id, folder of class folders or parquet files, or digits")
 TRAIN_DIR = Option("train_dir", "DIR", None, "class folders to train on, instead of DATA")
@@ -185,6 +186,21 @@ EVALUATE = {
     "results": RESULTS,
     "machine": BATCHES,
 }
+STORE = {
+    "store": (
+        Option("teacher_cache", "DIR", None, "folder of the store"),
+        Option("top_k", "K", None, "logits to store of a view: soft, above 128 classes", "10"),
+        Option("teacher_cache_epochs", "N", None, "epochs with views of their own, which later ones repeat", "all"),
+    ),
+    "teacher": tuple(option for option in TEACHER if option.name not in ("teacher_cache",)),
+    "data": DATA,
+    "what changes views or answers": (
+        Option("distillation_type", "TYPE", "none", "hard stores one class of a view, soft its greatest logits"),
+        Option("distillation_temperature", "τ", 3.0, "of soft distillation, greater than 0"),
+        *AUGMENTATION,
+    ),
+    "machine": MACHINE,
+}
 # Of a job, whose options have other defaults than those of a training.
 DISTILL = {
     "job": (
@@ -274,7 +290,7 @@ HELP_ALL_ONLY = {"config_overrides", "eval_crop", "dataset_config_name", "train_
 HELP_ALL_ONLY |= {"max_eval_samples", "distillation_reduction", "mixup_switch_prob", "crop_mode"}
 HELP_ALL_ONLY |= {"min_steps_per_epoch", "base_learning_rate", "learning_rate_stepping", "warmup_learning_rate"}
 HELP_ALL_ONLY |= {"layer_decay", "timm_optimizer", "student_mode", "on_bad_image", "ema_warmup", "num_train_samples"}
-HELP_ALL_ONLY |= {"num_streams", "shuffle_buffer_size", "max_bad_steps", "allow_changes"}
+HELP_ALL_ONLY |= {"teacher_cache_epochs", "num_streams", "shuffle_buffer_size", "max_bad_steps", "allow_changes"}
 # These have one value that works, or are set for the user.
 HELP_ALL_ONLY |= {"remove_unused_columns", "batch_eval_metrics", "restore_callback_states_from_checkpoint"}
 HELP_ALL_ONLY |= {"logging_nan_inf_filter", "ddp_find_unused_parameters", "hub_strategy"}

@@ -157,7 +157,7 @@ class _Filling:
         }
 
     def _machine(self) -> dict[str, Any]:
-        """What the bits of an answer can depend on, besides the fingerprint."""
+        """What the bits of an answer can depend on, in addition to the fingerprint."""
         args = self.views.args
         return {"device": args.device.type, "batch_size": args.train_batch_size, "versions": library_versions()}
 

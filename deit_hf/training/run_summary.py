@@ -212,7 +212,7 @@ def _views(run: Run) -> str:
     augment = "no RandAugment" if args.random_augment == "none" else args.random_augment
     erasing = f"erasing {args.random_erase_prob:g}" if args.random_erase_prob else "no erasing"
     repeated = run.sampler.num_epochs
-    of_epochs = "" if repeated is None else f"; those of {repeated} epochs, repeated (`teacher_cache_epochs`)"
+    of_epochs = "" if repeated is None else f"; those of {repeated} epoch{'s' if repeated > 1 else ''}, repeated"
     return f"{crop}, {flip}, {augment}, {erasing}{of_epochs}"
 
 

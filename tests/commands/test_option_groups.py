@@ -8,6 +8,7 @@ import pytest
 
 from deit_hf import DistillationArguments
 from deit_hf.commands import option_groups
+from deit_hf.commands.cache_teacher import StoreArguments
 from deit_hf.commands.help import HELP, help_text, print_help
 from deit_hf.commands.option_groups import HELP_ALL_ONLY, TRAIN, WIDTH, Option
 from deit_hf.data.holdout import FRACTION
@@ -31,6 +32,7 @@ from deit_hf.training.recipe_file import given_options, parse_recipe
 CLASSES = {
     "distill": (JobArguments, ModelArguments, DataArguments, DistillationArguments),
     "train": (ModelArguments, DataArguments, DistillationArguments),
+    "cache-teacher": (StoreArguments, ModelArguments, DataArguments, DistillationArguments),
     "evaluate": (EvaluationArguments, DataArguments),
     "check": (DataArguments,),
     "prepare": (PrepareOptions, DataArguments),
@@ -38,6 +40,7 @@ CLASSES = {
 POSITIONALS = {
     "distill": {"DATA": "dataset_name"},
     "train": {},
+    "cache-teacher": {},
     "evaluate": {"MODEL": "model_name_or_path", "DATA": "dataset_name"},
     "check": {"DATA": "dataset_name"},
     "prepare": {"SOURCE": "dataset_name", "DIR": "output_dir"},

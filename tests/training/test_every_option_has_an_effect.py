@@ -327,6 +327,8 @@ ELSEWHERE = {
     "logging_nan_inf_filter": "test_option_of_transformers_without_use_for_pictures_is_refused_by_name",
     "hub_strategy": "test_option_of_transformers_without_use_for_pictures_is_refused_by_name",
     "restore_callback_states_from_checkpoint": "test_early_stopping_is_where_it_would_have_been",
+    "teacher_cache": "test_one_store_gives_many_trainings_the_bits_of_the_teacher",
+    "teacher_cache_epochs": "test_views_of_a_few_epochs_are_repeated",
     "ddp_find_unused_parameters": "test_ddp_wraps_the_student_alone_and_searches_for_no_unused_parameter",
     "verbose": "test_verbose_training_prints_as_transformers_does",
     "overwrite_output_dir": "test_overwriting_deletes_the_checkpoints_and_nothing_else",
