@@ -91,6 +91,7 @@ class Teacher(nn.Module):
         self.student_mean, self.student_std = student_mean, student_std
         self._matched_to: dict[int, str] | None = None
         self.was_asked = False
+        self.layout, self._same_pixels = torch.contiguous_format, (mean, std) == (student_mean, student_std)
         # teacher pixels = (student pixels * student_std + student_mean - mean) / std, as one scale and one shift
         scale = torch.tensor(student_std) / torch.tensor(std)
         shift = (torch.tensor(student_mean) - torch.tensor(mean)) / torch.tensor(std)
@@ -115,13 +116,19 @@ class Teacher(nn.Module):
             (B, C) in float32, without gradient. C is the student's number of classes after `match_labels`.
         """
         self.was_asked = True
-        pixel_values = pixel_values.float() * self.pixel_scale.float() + self.pixel_shift.float()
+        if not self._same_pixels:  # in float32, like the buffers
+            pixel_values = torch.addcmul(self.pixel_shift.float(), pixel_values, self.pixel_scale.float())
         if self.image_size is not None and tuple(pixel_values.shape[-2:]) != self.image_size:
             pixel_values = F.interpolate(
                 pixel_values, self.image_size, mode="bicubic", align_corners=False, antialias=True
             )
-        logits = _logits(self.module(pixel_values.to(_dtype(self.module)))).float()  # (B, C of the teacher)
+        pixel_values = pixel_values.to(_dtype(self.module), memory_format=self.layout)
+        logits = _logits(self.module(pixel_values)).float()  # (B, C of the teacher)
         return logits if self.label_indices is None else logits[:, self.label_indices]
+
+    def use_layout(self, layout: torch.memory_format) -> None:
+        """Stores weights and pixels in this memory layout."""
+        self.layout, self.module = layout, self.module.to(memory_format=layout)
 
     def _count_classes(self) -> int:
         channels, (height, width) = self.pixel_scale.shape[1], self.image_size or (224, 224)

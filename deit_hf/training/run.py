@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import set_seed
+import torch
+from transformers import BaseImageProcessor, PreTrainedConfig, set_seed
 
 from ..analysis.curves import plot_training_curves
 from ..data.check import check_data, log_data_report
@@ -16,11 +17,12 @@ from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts, load_image_parts
 from ..data.sources.shards import ShardedRows
 from ..distillation.teacher import Teacher
+from ..distillation.teacher_speed import choose_layout, compile_teacher
 from ..hub.push import push_or_warn
 from ..hub.run_files import read_json
 from ..model.arguments import ModelArguments
 from ..model.build import build_student
-from ..model.image_processing_deit import crop_in_words, statistics_of
+from ..model.image_processing_deit import crop_in_words, crop_size, statistics_of
 from ..model.labels import label_config
 from ..reliability.checkpoints import begin_run, end_run, find_checkpoint, is_finished, remembered_places
 from ..reliability.disk_faults import explained_write_error
@@ -116,14 +118,7 @@ def make_trainer(
     dataset = train_rows.rows if isinstance(train_rows, ShardedRows) else train_rows
     labels = label_config(dataset, data_args.label_column_name, data_args.num_labels)
     student, processor = build_student(model_args, labels)
-    teacher = None
-    if model_args.teacher_model_name_or_path is not None:
-        teacher = Teacher.from_pretrained(
-            model_args.teacher_model_name_or_path,
-            student_config=student.config,
-            student_mean=statistics_of(processor)["mean"],
-            student_std=statistics_of(processor)["std"],
-        )
+    teacher = _make_teacher(model_args, args, student.config, processor)
     trainer = DistillationTrainer(
         student,
         args,
@@ -135,6 +130,29 @@ def make_trainer(
     )
     trainer.same_run.groups = {"model": model_args, "data": data_args}
     return trainer, parts.test
+
+
+def _make_teacher(
+    model_args: ModelArguments, args: DistillationArguments, config: PreTrainedConfig, processor: BaseImageProcessor
+) -> Teacher | None:
+    if model_args.teacher_model_name_or_path is None:
+        return None
+    teacher = Teacher.from_pretrained(
+        model_args.teacher_model_name_or_path,
+        student_config=config,
+        dtype=None if model_args.teacher_dtype is None else getattr(torch, model_args.teacher_dtype),
+        device=args.device,
+        student_mean=statistics_of(processor)["mean"],
+        student_std=statistics_of(processor)["std"],
+    )
+    if args.teacher_cache is not None:
+        return teacher  # it is only compared with the one that gave the stored answers
+    if model_args.teacher_compile:
+        compile_teacher(teacher)
+    if model_args.teacher_channels_last:
+        shape = (args.train_batch_size, len(teacher.student_mean), *crop_size(processor))
+        choose_layout(teacher, torch.zeros(shape, device=args.device))
+    return teacher
 
 
 def trains_on(changes: Sequence[Difference], checkpoint: str | None, args: DistillationArguments) -> bool:

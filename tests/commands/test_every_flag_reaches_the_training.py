@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from deit_hf import (
     DeiTConfig,
@@ -26,6 +27,7 @@ from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.streaming import ImageStream
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.model.image_processing_deit import make_processor
+from deit_hf.training import run as run_module
 from deit_hf.training.run import train
 
 SIZES = {"patch_size": 8, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1}
@@ -106,6 +108,10 @@ def images_and_labels(views: Any) -> tuple[list[int], list[int]]:
 
 def build(folder: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Properties, by name, of the trainer that the command builds from the options."""
+    compiled: list[Any] = []
+    timed: list[Any] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    monkeypatch.setattr(run_module, "choose_layout", lambda *given: timed.append(given))
 
     def stop(self: DistillationTrainer, **_: object) -> None:
         raise BuiltError(self)
@@ -129,6 +135,9 @@ def build(folder: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
         "size": config.image_size,
         "crop": [processor.get(name) for name in ("do_center_crop", "size", "crop_size")],
         "teacher": trainer.teacher and trainer.teacher.name,
+        "teacher dtype": trainer.teacher and trainer.teacher.module.dtype,
+        "teacher is compiled": bool(compiled),
+        "teacher is timed": bool(timed),
         "kind of rows": type(trainer.train_dataset).__name__,
     }
     found["images"], found["labels"] = images_and_labels(trainer.train_dataset)
@@ -144,6 +153,7 @@ BASE = {"variant": VARIANTS[0], "image_size": 16, "config_overrides": SIZES, "da
 LOADED = {"variant": None, "config_overrides": None, "image_size": None, "model_name_or_path": "one"}
 PLAIN = {**LOADED, "model_name_or_path": "plain"}
 FOLDERS = {"dataset_name": None, "train_dir": "folders/a", "validation_dir": "folders/b"}
+TEACHER = {"teacher_model_name_or_path": "one"}
 ONE_PART = {"dataset_name": "folders/a"}
 MODELS = {"model_name_or_path", "teacher_model_name_or_path"}
 PATHS = {*MODELS, "dataset_name", "train_dir", "validation_dir", "label_file"}
@@ -155,7 +165,10 @@ CASES: dict[str, tuple[tuple, set[str], dict]] = {
     "drop_path_rate": ((0.0, 0.2), {"drop path"}, {}),
     "config_overrides": ((SIZES, {**SIZES, "num_hidden_layers": 2}), {"depth", "weights"}, {}),
     "use_distillation_token": ((False, True), {"student", "tokens", "weights"}, PLAIN),
-    "teacher_model_name_or_path": ((None, "one"), {"teacher"}, {}),
+    "teacher_model_name_or_path": ((None, "one"), {"teacher", "teacher dtype"}, {}),
+    "teacher_dtype": ((None, "bfloat16"), {"teacher dtype"}, TEACHER),
+    "teacher_compile": ((False, True), {"teacher is compiled"}, TEACHER),
+    "teacher_channels_last": ((False, True), {"teacher is timed"}, TEACHER),
     "eval_crop": (("center", "squash"), {"crop"}, {}),
     "crop_ratio": ((1.0, 0.5), {"crop"}, {}),
     "dataset_name": (("rows", "other_rows"), {"images", "evaluation images"}, {"eval_split": "train"}),
