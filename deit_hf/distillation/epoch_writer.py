@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import zlib
+from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 import numpy as np
@@ -19,6 +20,8 @@ from .answer_format import ANSWER_CHECKSUMS, VIEW_CHECKSUMS, Rows, answer_checks
 from .teacher_cache import STORE, AnswerStore, epoch_name, open_epoch, write_synced
 
 logger = logging.getLogger(__name__)
+
+LESS_SPACE = "store fewer epochs (`teacher_cache_epochs`)"
 
 
 class EpochWriter:
@@ -38,7 +41,7 @@ class EpochWriter:
         self._unfinished = self.path.with_suffix(".unfinished.safetensors")
         self._bitmap = self.path.with_suffix(".blocks")
         done = self._finished_blocks()
-        with explained_write_error(f"epoch {epoch} of the teacher's answers", store.directory):
+        with self._explained():
             self._done = self._begin() if done is None else done
             self._file: BinaryIO = open(self._unfinished, "r+b")  # noqa: SIM115  # until `close`
             self._offsets = _offsets(self._file)
@@ -68,7 +71,7 @@ class EpochWriter:
         columns = {name: (places.start, rows[name]) for name in self.store.format.answers}
         for name, value in ((VIEW_CHECKSUMS, view_checksum), (ANSWER_CHECKSUMS, checksum)):
             columns[name] = (block, np.array([value], dtype=np.uint32))
-        with explained_write_error(f"epoch {self.epoch} of the teacher's answers", self.store.directory):
+        with self._explained():
             for name, (start, values) in columns.items():
                 self._file.seek(self._offsets[name] + start * values.nbytes // len(values))
                 self._file.write(np.ascontiguousarray(values).tobytes())
@@ -80,7 +83,7 @@ class EpochWriter:
         Raises:
             OSError: they cannot be written; names the reason and what to do.
         """
-        with explained_write_error(f"epoch {self.epoch} of the teacher's answers", self.store.directory):
+        with self._explained():
             self._file.flush()
             os.fsync(self._file.fileno())
             bits = np.packbits(self._done).tobytes()
@@ -97,7 +100,7 @@ class EpochWriter:
             raise ValueError(f"epoch {self.epoch} lacks {len(missing)} blocks, the first is {missing[0]}; write them")
         self.flush()
         self._file.close()
-        with explained_write_error(f"epoch {self.epoch} of the teacher's answers", self.store.directory):
+        with self._explained():
             os.replace(self._unfinished, self.path)
             sync(self.path.parent)
             self._bitmap.unlink(missing_ok=True)
@@ -105,6 +108,10 @@ class EpochWriter:
     def close(self) -> None:
         """Ends an unfinished epoch after `flush`, or without what was written since."""
         self._file.close()
+
+    def _explained(self) -> AbstractContextManager[None]:
+        what = f"epoch {self.epoch} of the teacher's answers"
+        return explained_write_error(what, self.store.directory, less_space=LESS_SPACE)
 
     def _finished_blocks(self) -> np.ndarray | None:
         """The finished blocks of an unfinished file, by the bitmap and their checksums; None to begin from zeros."""

@@ -72,7 +72,7 @@ class AnswerStore:
             TypeError: a value is not of JSON.
         """
         store = cls(Path(directory), answer_format, _plain(fingerprint), _plain(facts))
-        with explained_write_error(STORE, directory):
+        with explained_write_error(STORE, directory, less_space="name another directory"):
             store.directory.mkdir(parents=True, exist_ok=True)
             write_synced(store.directory / STORE, store.to_json().encode())
         return store

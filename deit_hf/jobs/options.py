@@ -38,6 +38,11 @@ def check_options(options: Mapping[str, Any]) -> DistillationArguments:
         )
     if options.get("streaming"):
         raise ValueError("a distillation job holds all rows; use `deit-hf train` to train from a stream")
+    if options.get("teacher_cache"):
+        raise ValueError(
+            f"`teacher_cache` is {options['teacher_cache']!r}, but a distillation job asks its teacher; use `deit-hf "
+            "train` to train with stored answers"
+        )
     if options.get("distillation_type") == "none":
         raise ValueError(
             "`distillation_type` is 'none', but this job distils; use 'hard' or 'soft', or `deit-hf train` to train "
