@@ -164,9 +164,11 @@ def arguments(workers: int = 0, processes: int = 1, device: str = "cuda") -> Sim
     return SimpleNamespace(dataloader_num_workers=workers, world_size=processes, device=torch.device(device))
 
 
-def report(times: StepTimes, args: SimpleNamespace, short_side: float | None = 375, cores: int = 16) -> str:
+def report(
+    times: StepTimes, args: SimpleNamespace, short_side: float | None = 375, view: int = 224, cores: int = 16
+) -> str:
     made = InputReport(
-        DataWait(StepOutcome(), torch.device("cpu")), teacher=lambda: None, short_side=lambda: short_side
+        DataWait(StepOutcome(), torch.device("cpu")), teacher=lambda: None, sizes=lambda: (short_side, view)
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(input_report.os, "cpu_count", lambda: cores)
@@ -215,6 +217,8 @@ def test_advice_fits_the_cores_and_the_images():
         "use deit-hf prepare, because the images are large (short side about 1200 pixels; 384 are enough); "
         "there are 2 cores"
     )
+    for_large_views = report(times, arguments(workers=2), 1200.0, view=384, cores=2)
+    assert "use deit-hf prepare --short_side 659, because" in for_large_views
     assert "--dataloader_num_workers 1 (now 0)" in report(times, arguments(device="cpu"), cores=2)
 
 
@@ -247,7 +251,7 @@ def test_time_in_the_teacher_is_measured_until_the_report(tmp_path: Path, make_s
 @pytest.mark.parametrize(("waiting", "num_lines"), [(8.0, 1), (0.1, 0)])
 def test_resumed_training_speaks_only_if_it_waits(waiting: float, num_lines: int, caplog):
     wait = DataWait(StepOutcome(), torch.device("cpu"))
-    made = InputReport(wait, teacher=lambda: None, short_side=lambda: None)
+    made = InputReport(wait, teacher=lambda: None, sizes=lambda: (None, 224))
     state = SimpleNamespace(global_step=500, is_world_process_zero=True)
     made.on_train_begin(None, state, None)
     wait.after_first = StepTimes(steps=3, seconds=12, waiting=waiting, views=100)
