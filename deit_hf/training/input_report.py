@@ -140,7 +140,7 @@ def _advice(rates: InputRates, args: Any, short_side: float | None, view: int) -
     """What makes the input faster, with numbers."""
     workers, processes = args.dataloader_num_workers, int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))
     cores = max(1, (os.cpu_count() or 1) // processes)
-    most = cores if args.device.type != "cpu" else max(1, cores - 1)  # the model needs one, too
+    most = cores if args.device.type != "cpu" else cores - 1  # the model needs one, too
     wanted = math.ceil(rates.model / (rates.input / max(workers, 1)))
     found = []
     of_process = " in each process" if args.world_size > 1 else ""
@@ -153,9 +153,10 @@ def _advice(rates: InputRates, args: Any, short_side: float | None, view: int) -
             f"deit-hf prepare{option}, because the images are large (short side about {short_side:.0f} pixels; "
             f"{enough} are enough)"
         )
+    there_are = "there is 1 core" if cores == 1 else f"there are {cores} cores"
     if not found:
-        return f"all {cores} cores{of_process} make views: use more or faster cores, or less augmentation"
-    return f"use {' and '.join(found)}; there are {cores} cores{of_process}"
+        return f"{there_are}{of_process}, and all are busy: use more or faster cores, or less augmentation"
+    return f"use {' and '.join(found)}; {there_are}{of_process}"
 
 
 def _rounded(rate: float) -> str:
