@@ -89,7 +89,7 @@ class Gain:
                 f"warning: {len(self.faults):,} images cannot be decoded, the first: {self.faults[0]}. A training "
                 "stops at them, unless its --on_bad_image is skip"
             )
-        if self.num_resized and self.rows.keys() == {"train"}:
+        if self.num_resized and "train" in self.rows and "validation" not in self.rows:
             lines.append(
                 "there is no validation part; --train_val_split chooses by content, so it holds out other images of "
                 "the prepared data than of the original: pass it to prepare to hold out the same"

@@ -60,7 +60,7 @@ class _Step:
     end: Any = None
     teacher: list[Any] = field(default_factory=list)  # pairs of marks
     views: int = 0
-    making: float = 0.0
+    making: Any = 0.0
 
 
 class DataWait(TrainerCallback):
@@ -98,7 +98,7 @@ class DataWait(TrainerCallback):
         self._step.ready = self._mark()
         for batch in batches:
             self._step.views += len(batch["labels"])
-            self._step.making += float(batch.get("seconds", 0.0))
+            self._step.making += batch.get("seconds", 0.0)  # read later: a number on a device would wait for it
 
     def watch(self, module: nn.Module) -> None:
         """Also measures the calls of a module in each step, as `teacher`, until `unwatch`."""
@@ -161,7 +161,7 @@ class DataWait(TrainerCallback):
             waiting=self._between(step.start, step.ready),
             teacher=sum(self._between(*pair) for pair in pairs),
             views=step.views,
-            making=step.making,
+            making=float(step.making),
         )
         self._since_report += times
         if self._training.steps:

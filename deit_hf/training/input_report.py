@@ -17,8 +17,8 @@ CHECKED_AFTER = (1, 2, 4, 8, 16, 20)  # measured steps; only there do processes 
 LONGEST_MEASUREMENT = 10.0  # seconds
 MUCH = 0.1  # share of waiting above which there is advice
 MUCH_TEACHER = 0.3  # share of the teacher in a step, the same
-PREPARED_SIDE = 384  # pixels, short side of the images of deit-hf prepare
-MUCH_LARGER = 1.5  # times PREPARED_SIDE
+PREPARED_SIDE, PREPARED_FOR = 384, 224  # pixels: short side of the images of deit-hf prepare, for views of this side
+MUCH_LARGER = 1.5  # times that short side
 
 
 class InputReport(TrainerCallback):
@@ -35,15 +35,15 @@ class InputReport(TrainerCallback):
         data_wait: DataWait,
         *,
         teacher: Callable[[], nn.Module | None],
-        short_side: Callable[[], float | None],
+        sizes: Callable[[], tuple[float | None, int]],
     ):
         """
         Args:
             data_wait: measures the steps.
             teacher: returns the teacher of the training; None without one.
-            short_side: returns the short side of a typical training image in pixels; None if unknown.
+            sizes: returns the short side of a typical training image in pixels, or None, and the side of a view.
         """
-        self.data_wait, self.teacher, self.short_side, self.logs = data_wait, teacher, short_side, True
+        self.data_wait, self.teacher, self.sizes, self.logs = data_wait, teacher, sizes, True
         self._is_measuring, self._began_at = False, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -90,7 +90,7 @@ class InputReport(TrainerCallback):
             maker = "without data workers, the training makes"
             if number:
                 maker = "the data worker makes" if number == 1 else f"the {number} data workers make"
-            advice = _advice(rates, args, self.short_side())
+            advice = _advice(rates, args, *self.sizes())
             return f"{maker} about {_rounded(rates.input)} views/s, {model}: {waits}; {advice}"
         teacher = times.teacher / times.seconds
         if teacher <= MUCH_TEACHER:
@@ -136,24 +136,27 @@ def input_rates(times: StepTimes, args: Any) -> InputRates:
     return InputRates(made, model, max(times.share, 1 - made / model) if times.making else times.share)
 
 
-def _advice(rates: InputRates, args: Any, short_side: float | None) -> str:
+def _advice(rates: InputRates, args: Any, short_side: float | None, view: int) -> str:
     """What makes the input faster, with numbers."""
     workers, processes = args.dataloader_num_workers, int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))
     cores = max(1, (os.cpu_count() or 1) // processes)
-    most = cores if args.device.type != "cpu" else max(1, cores - 1)  # the model needs one, too
+    most = cores if args.device.type != "cpu" else cores - 1  # the model needs one, too
     wanted = math.ceil(rates.model / (rates.input / max(workers, 1)))
     found = []
     of_process = " in each process" if args.world_size > 1 else ""
     if workers < most:
         found.append(f"--dataloader_num_workers {max(workers + 1, min(wanted, most))} (now {workers}{of_process})")
-    if short_side is not None and short_side > MUCH_LARGER * PREPARED_SIDE:
+    enough = max(PREPARED_SIDE, math.ceil(PREPARED_SIDE / PREPARED_FOR * view))
+    if short_side is not None and short_side > MUCH_LARGER * enough:
+        option = "" if enough == PREPARED_SIDE else f" --short_side {enough}"
         found.append(
-            f"deit-hf prepare, because the images are large (short side about {short_side:.0f} pixels; "
-            f"{PREPARED_SIDE} are enough)"
+            f"deit-hf prepare{option}, because the images are large (short side about {short_side:.0f} pixels; "
+            f"{enough} are enough)"
         )
+    there_are = "there is 1 core" if cores == 1 else f"there are {cores} cores"
     if not found:
-        return f"all {cores} cores{of_process} make views: use more or faster cores, or less augmentation"
-    return f"use {' and '.join(found)}; there are {cores} cores{of_process}"
+        return f"{there_are}{of_process}, and all are busy: use more or faster cores, or less augmentation"
+    return f"use {' and '.join(found)}; {there_are}{of_process}"
 
 
 def _rounded(rate: float) -> str:

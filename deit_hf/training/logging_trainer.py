@@ -9,6 +9,7 @@ from ..data.fingerprint import spread_places
 from ..data.resizing import typical_short_side
 from ..data.streaming import StreamViews
 from ..distillation.teacher import Teacher
+from ..model.image_processing_deit import crop_size
 from .data_wait import DataWait
 from .input_report import InputReport
 from .loss_log import LossLog
@@ -37,9 +38,7 @@ class LoggingTrainer(OptimizingTrainer):
         super().__init__(*args, **options)
         self.loss_log = LossLog(self.step_outcome)
         self.data_wait = DataWait(self.step_outcome, self.args.device)
-        self.input_report = InputReport(
-            self.data_wait, teacher=lambda: self.teacher, short_side=self._short_side_of_images
-        )
+        self.input_report = InputReport(self.data_wait, teacher=lambda: self.teacher, sizes=self._sizes)
         for callback in (self.data_wait, self.input_report):
             self.add_callback(callback)
         self.progress = Progress(self._eval_parts, self._recent_means)
@@ -52,12 +51,13 @@ class LoggingTrainer(OptimizingTrainer):
     def _recent_means(self) -> dict[str, float]:
         return {**self.loss_log.recent_means(), **self.data_wait.recent()}
 
-    def _short_side_of_images(self) -> float | None:
-        """Returns the typical short side of the training images in pixels; None for a stream."""
+    def _sizes(self) -> tuple[float | None, int]:
+        """Returns the typical short side of the training images, or None for a stream, and the side of a view."""
+        view = max(crop_size(self.processing_class))
         if self.train_dataset is None or isinstance(self.train_dataset, StreamViews):
-            return None
+            return None, view
         images = self.train_dataset.images
-        return typical_short_side(images.source(place) for place in spread_places(len(images), NUM_SIZES))
+        return typical_short_side(images.source(place) for place in spread_places(len(images), NUM_SIZES)), view
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
         """Like `Trainer.train`; removes the bars from the console however the training ends."""

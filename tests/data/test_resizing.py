@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from deit_hf.data.decoding import decode_image
-from deit_hf.data.resizing import StoredImage, portable, stored_image
+from deit_hf.data.resizing import StoredImage, portable, stored_image, typical_short_side
 
 
 def encoded(size: tuple[int, int], format_: str = "JPEG", *, mode: str = "RGB", **options) -> bytes:
@@ -102,3 +102,11 @@ def test_paths_hold_no_folders_of_this_machine():
     assert portable("/home/me/photos/cat/1.jpg") == "cat/1.jpg"
     assert portable("https://example.org/x/cat/1.jpg") == "cat/1.jpg"
     assert [portable(path) for path in ("train/cat/1.jpg", None)] == ["train/cat/1.jpg", None]
+
+
+def test_typical_short_side_is_read_from_headers_and_ignores_what_cannot_be_opened(tmp_path: Path):
+    (tmp_path / "a.jpg").write_bytes(encoded((50, 90)))
+    sources = [{"bytes": encoded((70, 60)), "path": None}, {"bytes": None, "path": str(tmp_path / "a.jpg")}]
+    sources += [{"bytes": encoded((40, 80)), "path": None}, {"bytes": b"bad", "path": None}]
+    assert typical_short_side([*sources, "https://example.org/x.jpg"]) == 50
+    assert typical_short_side(sources[3:]) is None

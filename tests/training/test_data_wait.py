@@ -164,9 +164,11 @@ def arguments(workers: int = 0, processes: int = 1, device: str = "cuda") -> Sim
     return SimpleNamespace(dataloader_num_workers=workers, world_size=processes, device=torch.device(device))
 
 
-def report(times: StepTimes, args: SimpleNamespace, short_side: float | None = 375, cores: int = 16) -> str:
+def report(
+    times: StepTimes, args: SimpleNamespace, short_side: float | None = 375, view: int = 224, cores: int = 16
+) -> str:
     made = InputReport(
-        DataWait(StepOutcome(), torch.device("cpu")), teacher=lambda: None, short_side=lambda: short_side
+        DataWait(StepOutcome(), torch.device("cpu")), teacher=lambda: None, sizes=lambda: (short_side, view)
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(input_report.os, "cpu_count", lambda: cores)
@@ -209,13 +211,16 @@ def test_several_processes_are_summed():
 def test_advice_fits_the_cores_and_the_images():
     times = StepTimes(steps=20, seconds=10, waiting=8, views=2000, making=8)
     full = report(times, arguments(workers=2), cores=2)
-    assert "all 2 cores make views: use more or faster cores, or less augmentation" in full
+    assert full.endswith("there are 2 cores, and all are busy: use more or faster cores, or less augmentation")
     large = report(times, arguments(workers=2), 1200.0, cores=2)
     assert large.endswith(
         "use deit-hf prepare, because the images are large (short side about 1200 pixels; 384 are enough); "
         "there are 2 cores"
     )
+    for_large_views = report(times, arguments(workers=2), 1200.0, view=384, cores=2)
+    assert "use deit-hf prepare --short_side 659, because" in for_large_views
     assert "--dataloader_num_workers 1 (now 0)" in report(times, arguments(device="cpu"), cores=2)
+    assert "there is 1 core in each process, and all are busy" in report(times, arguments(0, 2, "cpu"), cores=2)
 
 
 def test_teacher_that_takes_much_of_a_step_is_named_if_the_input_is_fast():
@@ -247,7 +252,7 @@ def test_time_in_the_teacher_is_measured_until_the_report(tmp_path: Path, make_s
 @pytest.mark.parametrize(("waiting", "num_lines"), [(8.0, 1), (0.1, 0)])
 def test_resumed_training_speaks_only_if_it_waits(waiting: float, num_lines: int, caplog):
     wait = DataWait(StepOutcome(), torch.device("cpu"))
-    made = InputReport(wait, teacher=lambda: None, short_side=lambda: None)
+    made = InputReport(wait, teacher=lambda: None, sizes=lambda: (None, 224))
     state = SimpleNamespace(global_step=500, is_world_process_zero=True)
     made.on_train_begin(None, state, None)
     wait.after_first = StepTimes(steps=3, seconds=12, waiting=waiting, views=100)
