@@ -21,13 +21,13 @@ from typing import Any, Literal
 import datasets
 import pyarrow as pa
 import torch
+from timm.data import RandomResizedCropAndInterpolation
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from tqdm import tqdm
 
 from ..argument_checks import check, check_choice, check_kinds
 from .dataset import seeded
-from .decoding import BadImageError, decode_image
+from .decoding import BadImageError, decode_for_view
 from .fingerprint import spread_places
 from .prepare_report import TIMED_SIZE, Estimate, Gain, in_bytes
 from .resizing import StoredImage, original_bytes, stored_image
@@ -35,6 +35,7 @@ from .shard_files import ShardWriter, check_new_directory, explained_disk_error,
 from .sources.arguments import DataArguments
 from .sources.class_folders import part_of
 from .sources.load import ImageParts
+from .transforms import random_resized_crop
 
 OnBadImage = Literal["error", "keep"]
 
@@ -191,7 +192,7 @@ def _check_space(estimate: Estimate, directory: Path) -> None:
 
 def _speeds(pairs: list[tuple[bytes | None, bytes | None]]) -> tuple[float, float]:
     """Views per second of CPU time from images before and after; both alternate, so that load slows both down."""
-    crop = RandomResizedCrop(TIMED_SIZE, interpolation=InterpolationMode.BICUBIC)
+    crop = RandomResizedCropAndInterpolation(TIMED_SIZE, interpolation="bicubic")
     seconds, num_views, start = [0.0, 0.0], 0, time.perf_counter()
     while time.perf_counter() - start < TIMED_SECONDS:
         for place, pair in enumerate(pairs):
@@ -199,7 +200,7 @@ def _speeds(pairs: list[tuple[bytes | None, bytes | None]]) -> tuple[float, floa
                 times = []
                 for content in pair:
                     begin = time.process_time()
-                    crop(decode_image({"bytes": content, "path": None}, ""))
+                    random_resized_crop(crop, decode_for_view({"bytes": content, "path": None}, ""))
                     times.append(time.process_time() - begin)
                 seconds = [total + time_ for total, time_ in zip(seconds, times, strict=True)]
                 num_views += 1

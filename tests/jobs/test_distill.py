@@ -371,6 +371,7 @@ def test_the_command_prints_the_table_and_commands_that_work(photos: str, teache
         (["photos", "--teacher", "cats", "--distillation_type", "none"], "this job distils; use 'hard' or 'soft'"),
         (["photos", "--teacher", "cats", "--learning_rat", "1"], "did you mean `learning_rate`"),
         (["photos", "--teacher", "cats", "--streaming", "true"], "holds all rows"),
+        (["photos", "--teacher", "cats", "--teacher_cache", "answers"], "a distillation job asks its teacher"),
         (["photos", "--teacher", "cats", "--teacher_epochs", "-1"], "`teacher_epochs` is -1.0, but must be 0 or more"),
     ],
 )
