@@ -239,7 +239,7 @@ class _Filling:
     def _announce(self, store: AnswerStore, missing: Sequence[int], writer: EpochWriter) -> None:
         """Measures the speed, and prints what the filling will take and when it pays."""
         args, num_views = self.views.args, len(missing) * store.format.num_views - _num_done(writer)
-        speed, teacher_speed = self._speeds(writer)
+        speed, teacher_speed = self._speeds(writer.epoch)
         seconds = num_views / speed / args.world_size
         all_epochs = math.ceil(_num_epochs(self.views))
         of_run = all_epochs * store.format.num_views / teacher_speed / args.world_size  # of the teacher, in each run
@@ -260,27 +260,23 @@ class _Filling:
             f"a training asks the teacher for about {duration(of_run)}: the store saves time from {_runs(pays)} on"
         )
 
-    def _speeds(self, writer: EpochWriter) -> tuple[float, float]:
-        """Returns views per second of the whole filling, and of the teacher alone."""
-        blocks = set(writer.missing_blocks())
-        begin = time.perf_counter()
-        counted, in_teacher, first = 0, 0.0, 0.0
-        for number, batch in enumerate(self._loader(writer.epoch, blocks)):
+    def _speeds(self, epoch: int) -> tuple[float, float]:
+        """Returns views per second of the whole filling, and of the teacher alone, over the first batches."""
+        ends, in_teacher, counted = [], [], []  # of each batch: when it ended, seconds in the teacher, views
+        for batch in self._loader(epoch, set(range(math.ceil(len(self.views.sampler) / BLOCK)))):
             start = time.perf_counter()
             with torch.no_grad(), self.trainer.accelerator.autocast():
                 pixel_values = self.trainer.pixel_values(send_to_device(batch, self.views.args.device))
                 self.teacher(pixel_values).cpu()  # waits for the device
-            now = time.perf_counter()
-            if number == 0:  # workers and device have started
-                first, begin = now - start, now
-                first_size = len(batch["positions"])
-            else:
-                counted, in_teacher = counted + len(batch["positions"]), in_teacher + now - start
-            if now - begin > SECONDS_OF_TRIAL:
+            ends.append(time.perf_counter())
+            in_teacher.append(ends[-1] - start)
+            counted.append(len(batch["positions"]))
+            if ends[-1] - ends[0] > SECONDS_OF_TRIAL:
                 break
-        if not counted:
-            return first_size / first, first_size / first
-        return counted / (now - begin), counted / in_teacher
+        if len(ends) == 1:
+            return counted[0] / in_teacher[0], counted[0] / in_teacher[0]
+        num_views = sum(counted[1:])  # workers and device start with the first batch
+        return num_views / (ends[-1] - ends[0]), num_views / sum(in_teacher[1:])
 
     def _compare(self, store: AnswerStore, epoch: int) -> None:
         """Answers some views again, and prints the share of answers that are the stored ones."""
