@@ -4,7 +4,6 @@ Both run in one data worker and alternate image by image, with the same random n
 down equally, so the ratio is the result.
 """
 
-import dataclasses
 import io
 import time
 from dataclasses import dataclass
@@ -13,20 +12,17 @@ from typing import Any
 import datasets
 import numpy as np
 import PIL.Image
-import timm.data
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, auto_augment
-from timm.data.auto_augment import RandAugment
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..argument_checks import check
 from ..data.dataset import ImageDataset, TrainingViews
 from ..data.sampling import ViewKey, ViewSampler
-from ..data.transforms import View, posterize, training_view
-from ..training.arguments import DistillationArguments
+from ..data.transforms import View, training_view
+from .peers import PAPER, timm_view
 
-PAPER: dict[str, Any] = {option.name: option.default for option in dataclasses.fields(DistillationArguments)}
 GENERATED_SIZE = (375, 500)  # (height, width) in pixels, a common size in ImageNet
 JPEG_QUALITY = 90
 
@@ -116,7 +112,7 @@ class _Rounds(Dataset):
         labels = rows.select_columns([image_column_name]).add_column("label", [0] * len(rows))
         images = ImageDataset(labels, image_column_name=image_column_name, label_column_name="label", num_classes=1)
         self.views = TrainingViews(images, _paper_view(image_size), seed=0)
-        self.timm_view = _timm_view(image_size)
+        self.timm_view = timm_view(image_size)
         self.num_rounds = num_rounds
 
     def __len__(self) -> int:
@@ -160,22 +156,3 @@ def _paper_view(image_size: int) -> View:
         std=IMAGENET_DEFAULT_STD,
         **{name: PAPER[name] for name in names},
     )
-
-
-def _timm_view(image_size: int) -> View:
-    """Calls timm's `create_transform` like the official code (official datasets.py:82-91)."""
-    view = timm.data.create_transform(
-        (3, image_size, image_size),
-        is_training=True,
-        auto_augment=PAPER["random_augment"],
-        color_jitter=PAPER["color_jitter"],
-        interpolation="bicubic",
-        re_prob=PAPER["random_erase_prob"],
-        re_mode="pixel",
-        re_count=1,
-    )
-    for step in view.transforms:
-        for operation in step.ops if isinstance(step, RandAugment) else ():
-            if operation.aug_fn is auto_augment.posterize:
-                operation.aug_fn = posterize  # timm's own fails with Pillow 13
-    return view
