@@ -1,7 +1,7 @@
 """Speed and memory of the distilled DeiT compared with timm and transformers: inference and a step of training.
 
-All have the same weights and take turns step by step in one process, on the accelerator if there is one. A training step
-is the mean of the cross-entropies of both heads, its gradient, and a step of AdamW.
+All have the same weights and take turns step by step in one process, on the accelerator if there is one. A training
+step is the mean of the cross-entropies of both heads, its gradient, and a step of AdamW.
 """
 
 import itertools

@@ -1,38 +1,25 @@
-"""Images per second of a whole training, compared with timm and transformers on the same files.
+"""Images per second of a training, compared with timm and transformers on the same files.
 
 Without a teacher, plain DeiTs learn from labels. With a teacher, distilled DeiTs learn from its decisions (hard
 distillation), computed in each step or stored before. The trainings alternate, an epoch or more at a time.
 """
 
-import importlib.util
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-import transformers
 from safetensors.torch import save_file
 
 from ..argument_checks import check, check_choice
 from ..data.sources.arguments import DataArguments
-from ..data.sources.load import ImageParts, load_image_datasets
-from ..distillation.teacher import Teacher
-from ..model.arguments import ModelArguments
-from ..model.configuration_deit import DeiTConfig
-from ..model.modeling_deit import DeiTForImageClassification
+from ..data.sources.load import load_image_datasets
 from ..model.timm_models import create_timm_model, names_weights
-from ..training.arguments import DistillationArguments
-from ..training.run import make_trainer
-from ..training.trainer import DistillationTrainer
 from .comparison import (
     DTYPES,
-    OURS,
     Comparison,
     Contender,
     check_compiler,
@@ -40,14 +27,11 @@ from .comparison import (
     in_turn,
     ratios_of,
     rows_of,
-    synchronize,
     threads,
 )
+from .contenders import PLAIN, Run, Setup, contenders_of
 from .input import generate_jpegs
-from .peers import TimmImages, TimmTraining, timm_view, transformers_model
 
-PLAIN, ONLINE, STORED = "no teacher", "teacher in each step", "stored answers"
-STORES_ANSWERS = importlib.util.find_spec("deit_hf.training.answer_store") is not None
 NUM_GENERATED_CLASSES = 10
 NOTES = (
     "all use the paper's augmentation, without repeats (timm has them only in distributed training)",
@@ -58,70 +42,6 @@ WITHOUT_TEACHER = (
     "no rows with a teacher: name one with `--teacher SOURCE`, or measure the cost of an architecture with `--teacher "
     "timm:regnety_160 --random_teacher`"
 )
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all trainings have in common.
-
-    Attributes:
-        size: of the student: `tiny`, `small` or `base`.
-        rows: of the data, with encoded images.
-        data_args: where the rows are from.
-        files: bytes or paths of the images.
-        labels: of the images.
-        num_classes: of the data.
-        folder: for files of the trainings.
-        teacher: its source; None for trainings without one.
-    """
-
-    size: str
-    rows: datasets.Dataset
-    data_args: DataArguments
-    files: list[bytes | str]
-    labels: list[int]
-    num_classes: int
-    folder: str
-    image_size: int
-    batch_size: int
-    num_epochs: int
-    num_workers: int
-    dtype: str
-    compiled: bool
-    teacher: str | None = None
-
-    @property
-    def variant(self) -> str:
-        """The plain variant, or the distilled one with a teacher."""
-        return f"deit_{self.size}{'' if self.teacher is None else '_distilled'}_patch16_224"
-
-    @property
-    def num_images(self) -> int:
-        """Images of a run; incomplete batches are left out."""
-        return len(self.files) // self.batch_size * self.batch_size * self.num_epochs
-
-    def trainer_options(self, name: str) -> dict[str, Any]:
-        """Options of transformers' `TrainingArguments`."""
-        return {
-            "output_dir": f"{self.folder}/{name}",
-            "num_train_epochs": self.num_epochs,
-            "per_device_train_batch_size": self.batch_size,
-            "dataloader_num_workers": self.num_workers,
-            "weight_decay": 0.05,
-            "bf16": self.dtype == "bfloat16",
-            "torch_compile": self.compiled,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-        }
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training of `num_epochs`: seconds, and the seconds in which it waited for a batch."""
-
-    seconds: float
-    waiting: float
 
 
 def measure_trainings(
@@ -197,7 +117,7 @@ def measure_trainings(
             "num_images", len(setup.files), lambda v: v >= batch_size, f"{batch_size} or more, which is `batch_size`"
         )
         source = _random_weights(teacher, setup) if random_teacher and teacher else teacher
-        runs = in_turn(_contenders(setup, source), num_rounds)
+        runs = in_turn(contenders_of(setup, source), num_rounds)
         notes = [*NOTES, WITHOUT_TEACHER if teacher is None else _teacher_note(teacher, random_teacher)]
         settings = {"size": size, "num_images": len(setup.files), "batch_size": batch_size, **options}
         settings |= {"compiled": compiled, "num_rounds": num_rounds, "threads": torch.get_num_threads()}
@@ -256,117 +176,6 @@ def _random_weights(teacher: str, setup: Setup) -> str:
 
 def _teacher_note(teacher: str, random_teacher: bool) -> str:
     return f"teacher: {teacher}{', with random weights: only its cost counts' if random_teacher else ''}"
-
-
-def _contenders(setup: Setup, teacher: str | None) -> dict[Contender, Callable[[], Run]]:
-    """Returns a function for each row of the table that trains once; its models and workers are made once."""
-    contenders: dict[Contender, Callable[[], Run]] = {
-        (PLAIN, OURS): _timed_trainer(_own_trainer(setup, *_own_options(setup, "plain"))),
-        (PLAIN, "timm"): _timm(setup, None),
-        (PLAIN, "transformers"): _transformers(setup),
-    }
-    if teacher is not None:
-        taught = replace(setup, teacher=teacher)
-        trainer = _own_trainer(taught, *_own_options(taught, "online"))
-        contenders[ONLINE, OURS] = _timed_trainer(trainer)
-        contenders[ONLINE, "timm"] = _timm(taught, trainer.teacher)
-        if STORES_ANSWERS:
-            contenders[STORED, OURS] = _stored(taught)
-    return contenders
-
-
-def _own_options(setup: Setup, name: str, **options: Any) -> tuple[ModelArguments, DistillationArguments]:
-    args = DistillationArguments(
-        **setup.trainer_options(name),
-        distillation_type="none" if setup.teacher is None else "hard",
-        repeated_augmentation=1,
-        warmup_epochs=0,
-        **options,
-    )
-    student: Any = {"variant": setup.variant, "image_size": setup.image_size}
-    return ModelArguments(**student, teacher_model_name_or_path=setup.teacher), args
-
-
-def _own_trainer(setup: Setup, model_args: ModelArguments, args: DistillationArguments) -> DistillationTrainer:
-    return make_trainer(model_args, setup.data_args, args, ImageParts(train=setup.rows))[0]
-
-
-def _stored(setup: Setup) -> Callable[[], Run]:
-    """Stores the teacher's answers for all epochs of a run, and returns the training that reads them."""
-    from ..training.answer_store import store_answers  # type: ignore[import-not-found]
-
-    model_args, args = _own_options(setup, "stored", teacher_cache=f"{setup.folder}/answers")
-    store_answers(model_args, setup.data_args, args)
-    return _timed_trainer(_own_trainer(setup, replace(model_args, teacher_model_name_or_path=None), args))
-
-
-def _transformers(setup: Setup) -> Callable[[], Run]:
-    """`Trainer` with transformers' plain DeiT and cross-entropy."""
-    config = DeiTConfig.from_variant(setup.variant, image_size=setup.image_size, num_labels=setup.num_classes)
-    images = TimmImages(setup.files, setup.labels)
-    images.transform = timm_view(setup.image_size)
-    trainer = transformers.Trainer(
-        transformers_model(DeiTForImageClassification(config)),
-        transformers.TrainingArguments(
-            **setup.trainer_options("transformers"), dataloader_drop_last=True, remove_unused_columns=False
-        ),
-        train_dataset=images,
-        data_collator=_collated,
-    )
-    return _timed_trainer(trainer)
-
-
-def _collated(items: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
-    views, labels = zip(*items, strict=True)
-    return {"pixel_values": torch.stack(views), "labels": torch.tensor(labels)}
-
-
-def _timm(setup: Setup, teacher: Teacher | None) -> Callable[[], Run]:
-    training = TimmTraining(
-        setup.variant,
-        TimmImages(setup.files, setup.labels),
-        num_classes=setup.num_classes,
-        teacher=teacher,
-        image_size=setup.image_size,
-        batch_size=setup.batch_size,
-        num_workers=setup.num_workers,
-        dtype=DTYPES[setup.dtype],
-        device=device_of_benchmarks(),
-        compiled=setup.compiled,
-    )
-    return _timed(partial(training.run, setup.num_epochs), training.waiting)
-
-
-def _timed_trainer(trainer: transformers.Trainer) -> Callable[[], Run]:
-    waiting: list[float] = []
-    trainer.get_batch_samples = _recorded(trainer.get_batch_samples, waiting)
-    return _timed(trainer.train, waiting)
-
-
-def _recorded(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-    """Returns the function, which then adds the duration of each call to a list."""
-
-    def timed(*args: Any, **options: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return function(*args, **options)
-        finally:
-            seconds.append(time.perf_counter() - start)
-
-    return timed
-
-
-def _timed(run: Callable[[], Any], waiting: list[float]) -> Callable[[], Run]:
-    """Returns a function that runs and measures; the run adds the seconds that it waits to a list."""
-
-    def timed() -> Run:
-        waiting.clear()
-        start = time.perf_counter()
-        run()
-        synchronize(device_of_benchmarks())
-        return Run(time.perf_counter() - start, sum(waiting))
-
-    return timed
 
 
 def _rows(runs: Mapping[Contender, list[Run]], num_images: int) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ faster. The JPEGs are generated unless a dataset is named.
 """
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from ..training.console import set_up_logging
 
         set_up_logging(verbose=False)
+        logging.getLogger("deit_hf").setLevel(logging.WARNING)  # each training would log its recipe
         output = options.pop("output")
         _check_output(output)
         comparison = _measure_model(options) if part == "model" else _measure_training(options)
