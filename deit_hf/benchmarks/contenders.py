@@ -10,6 +10,7 @@ import datasets
 import torch
 import transformers
 
+from ..argument_checks import check, check_choice
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts
 from ..distillation.teacher import Teacher
@@ -19,7 +20,7 @@ from ..model.modeling_deit import DeiTForImageClassification
 from ..training.arguments import DistillationArguments
 from ..training.run import make_trainer
 from ..training.trainer import DistillationTrainer
-from .comparison import DTYPES, OURS, Contender, device_of_benchmarks, synchronize
+from .comparison import DTYPES, OURS, Contender, check_compiler, device_of_benchmarks, synchronize
 from .peers import PAPER, TimmImages, TimmTraining, timm_view, transformers_model
 
 PLAIN, ONLINE, STORED = "no teacher", "teacher in each step", "stored answers"
@@ -32,29 +33,47 @@ class Setup:
 
     Attributes:
         size: of the student: `tiny`, `small` or `base`.
+        batch_size: images per step.
         rows: of the data, with encoded images.
         data_args: where the rows are from.
         files: bytes or paths of the images.
         labels: of the images.
         num_classes: of the data.
         folder: for files of the trainings.
+        image_size: side of a view in pixels, a multiple of 16.
+        num_epochs: epochs of one run.
+        num_workers: data workers.
+        dtype: `float32`, or `bfloat16` for mixed precision.
+        compiled: whether all models are compiled with `torch.compile`.
         teacher: its source; None for trainings without one.
+
+    Raises:
+        ValueError: a value is out of range, or there is no compiler.
     """
 
     size: str
+    batch_size: int
     rows: datasets.Dataset
     data_args: DataArguments
     files: list[bytes | str]
     labels: list[int]
     num_classes: int
     folder: str
-    image_size: int
-    batch_size: int
-    num_epochs: int
-    num_workers: int
-    dtype: str
-    compiled: bool
+    image_size: int = 224
+    num_epochs: int = 1
+    num_workers: int = 2
+    dtype: str = "float32"
+    compiled: bool = False
     teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("size", self.size, ("tiny", "small", "base"))
+        check_choice("dtype", self.dtype, tuple(DTYPES))
+        check("image_size", self.image_size, lambda v: v >= 16 and v % 16 == 0, "a multiple of 16 pixels")
+        check("num_epochs", self.num_epochs, lambda v: v >= 1, "1 or more")
+        check("num_workers", self.num_workers, lambda v: v >= 0, "0 or more")
+        if self.compiled:
+            check_compiler(device_of_benchmarks())
 
     @property
     def variant(self) -> str:

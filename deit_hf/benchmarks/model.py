@@ -226,7 +226,7 @@ def _peak_mib(student: Student, steps: Steps, name: str) -> float | None:
     student.optimizer.zero_grad()
     device = steps.pixels.device
     if device.type == "cpu":
-        extra = _peak_bytes_on_cpu(lambda: steps.step(student, name))
+        extra = peak_bytes_on_cpu(lambda: steps.step(student, name))
     elif device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -237,7 +237,7 @@ def _peak_mib(student: Student, steps: Steps, name: str) -> float | None:
     return (student.state_bytes() + extra) / 2**20
 
 
-def _peak_bytes_on_cpu(run: Callable[[], None]) -> int:
+def peak_bytes_on_cpu(run: Callable[[], None]) -> int:
     """Returns the most bytes that a function holds at a time; the trace of torch's profiler has each allocation."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler reports that it runs, and that there is no GPU
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:

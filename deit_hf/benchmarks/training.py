@@ -14,15 +14,13 @@ import datasets
 import torch
 from safetensors.torch import save_file
 
-from ..argument_checks import check, check_choice
+from ..argument_checks import check
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import load_image_datasets
 from ..model.timm_models import create_timm_model, names_weights
 from .comparison import (
-    DTYPES,
     Comparison,
     Contender,
-    check_compiler,
     device_of_benchmarks,
     in_turn,
     ratios_of,
@@ -45,45 +43,29 @@ WITHOUT_TEACHER = (
 
 
 def measure_trainings(
+    data: DataArguments | None = None,
     *,
-    dataset_name: str | None = None,
-    train_dir: str | None = None,
-    train_split: str = "train",
-    image_column_name: str = "image",
-    label_column_name: str = "label",
     num_images: int = 64,
     size: str = "tiny",
     teacher: str | None = None,
     random_teacher: bool = False,
-    num_epochs: int = 1,
-    num_workers: int = 2,
     batch_size: int | None = None,
     num_rounds: int = 3,
-    image_size: int = 224,
-    dtype: str = "float32",
-    compiled: bool = False,
     num_threads: int | None = None,
+    **options: Any,
 ) -> Comparison:
     """Measures trainings of deit_hf, timm and transformers on the same files.
 
     Args:
-        dataset_name: Hub id or local directory. Without it and `train_dir`, JPEGs are generated.
-        train_dir: folder with one sub-folder per class.
-        train_split: of the dataset.
-        image_column_name: column that holds the images.
-        label_column_name: column that holds the labels.
-        num_images: images of an epoch, at least `batch_size`.
-        size: of the student.
+        data: where the images are from; None generates JPEGs.
+        num_images: images that are generated.
+        size: of the student: `tiny`, `small` or `base`.
         teacher: source of the teacher, as in a training; None leaves out the rows with a teacher.
         random_teacher: whether the teacher is `timm:NAME` with random weights.
-        num_epochs: epochs of one run.
-        num_workers: data workers.
         batch_size: images per step, an even number. Default: 8 on CPUs, 256 on an accelerator.
         num_rounds: measured runs of each training; one more comes first as a warm-up.
-        image_size: side of a view in pixels, a multiple of 16.
-        dtype: `float32`, or `bfloat16` for mixed precision.
-        compiled: whether all models are compiled with `torch.compile`.
         num_threads: of torch on the CPU. Default: torch's own choice.
+        options: `image_size`, `num_epochs`, `num_workers`, `dtype` and `compiled` of `Setup`.
 
     Raises:
         OSError: a source does not exist.
@@ -91,46 +73,24 @@ def measure_trainings(
     """
     device = device_of_benchmarks()
     batch_size = (8 if device.type == "cpu" else 256) if batch_size is None else batch_size
-    _check(batch_size=batch_size, num_rounds=num_rounds, num_epochs=num_epochs, num_workers=num_workers)
-    check("image_size", image_size, lambda v: v >= 16 and v % 16 == 0, "a multiple of 16 pixels")
-    is_enough: Any = {"allowed": lambda v: v >= batch_size, "description": f"{batch_size} or more, as `batch_size`"}
-    check("num_images", num_images, **is_enough)
-    check_choice("size", size, ("tiny", "small", "base"))
-    check_choice("dtype", dtype, tuple(DTYPES))
+    check("batch_size", batch_size, lambda v: v >= 2 and v % 2 == 0, "an even number: pairs are mixed")
+    check("num_rounds", num_rounds, lambda v: v >= 1, "1 or more")
+    _check_num_images(num_images, batch_size)
     _check_random_teacher(teacher, random_teacher)
-    if compiled:
-        check_compiler(device)
     with tempfile.TemporaryDirectory() as folder, threads(num_threads):
-        columns: Any = {"image_column_name": image_column_name, "label_column_name": label_column_name}
-        if dataset_name is None and train_dir is None:
-            train_dir = _write_generated(num_images, folder)
-        data_args = DataArguments(
-            dataset_name=dataset_name,
-            train_dir=train_dir,
-            train_split=train_split,
-            max_train_samples=num_images,
-            **columns,
-        )
-        options = {"image_size": image_size, "num_epochs": num_epochs, "num_workers": num_workers, "dtype": dtype}
-        setup = _setup(data_args, folder, size=size, batch_size=batch_size, compiled=compiled, **options)
-        check(
-            "num_images", len(setup.files), lambda v: v >= batch_size, f"{batch_size} or more, which is `batch_size`"
-        )
+        data = DataArguments(train_dir=_write_generated(num_images, folder)) if data is None else data
+        setup = _setup(data, folder, size=size, batch_size=batch_size, **options)
+        _check_num_images(len(setup.files), batch_size)
         source = _random_weights(teacher, setup) if random_teacher and teacher else teacher
         runs = in_turn(contenders_of(setup, source), num_rounds)
         notes = [*NOTES, WITHOUT_TEACHER if teacher is None else _teacher_note(teacher, random_teacher)]
         settings = {"size": size, "num_images": len(setup.files), "batch_size": batch_size, **options}
-        settings |= {"compiled": compiled, "num_rounds": num_rounds, "threads": torch.get_num_threads()}
+        settings |= {"num_rounds": num_rounds, "threads": torch.get_num_threads()}
         return Comparison("training", settings, _rows(runs, setup.num_images), notes)
 
 
-def _check(**numbers: int) -> None:
-    check(
-        "batch_size", numbers["batch_size"], lambda v: v >= 2 and v % 2 == 0, "an even number, since pairs are mixed"
-    )
-    check("num_workers", numbers["num_workers"], lambda v: v >= 0, "0 or more")
-    for name in ("num_rounds", "num_epochs"):
-        check(name, numbers[name], lambda v: v >= 1, "1 or more")
+def _check_num_images(number: int, batch_size: int) -> None:
+    check("num_images", number, lambda v: v >= batch_size, f"{batch_size} or more, as `batch_size`")
 
 
 def _check_random_teacher(teacher: str | None, random_teacher: bool) -> None:
@@ -162,9 +122,8 @@ def _setup(data_args: DataArguments, folder: str, **options: Any) -> Setup:
     num_classes = getattr(feature, "num_classes", None) or max(labels) + 1
     if num_classes < 2:
         raise ValueError("the images have 1 class, but a classifier needs 2 or more; name another dataset")
-    return Setup(
-        rows=rows, data_args=data_args, files=files, labels=labels, num_classes=num_classes, folder=folder, **options
-    )
+    found: Any = {"rows": rows, "files": files, "labels": labels, "num_classes": num_classes}
+    return Setup(data_args=data_args, folder=folder, **found, **options)
 
 
 def _random_weights(teacher: str, setup: Setup) -> str:

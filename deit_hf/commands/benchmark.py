@@ -123,15 +123,12 @@ def _check_output(path: str | None) -> None:
 
 def _measure_input(options: dict[str, Any]) -> Any:
     from ..benchmarks.input import generate_jpegs, measure_input
-    from ..data.sources.arguments import DataArguments
     from ..data.sources.load import load_image_datasets
 
-    sizes = {name: options[name] for name in ("image_size", "num_rounds")}
-    if options["dataset_name"] is None:
-        return measure_input(generate_jpegs(options["num_images"]), **sizes)
-    columns = {name: options[name] for name in OF_A_DATASET}
-    data = DataArguments(dataset_name=options["dataset_name"], max_train_samples=options["num_images"], **columns)
-    return measure_input(load_image_datasets(data)[0], image_column_name=options["image_column_name"], **sizes)
+    data, num_images, column = _take_data(options), options.pop("num_images"), options.pop("image_column_name")
+    if data is None:
+        return measure_input(generate_jpegs(num_images), **options)
+    return measure_input(load_image_datasets(data)[0], image_column_name=column, **options)
 
 
 def _measure_model(options: dict[str, Any]) -> Any:
@@ -143,7 +140,22 @@ def _measure_model(options: dict[str, Any]) -> Any:
 def _measure_training(options: dict[str, Any]) -> Any:
     from ..benchmarks.training import measure_trainings
 
-    return measure_trainings(**_named_like_arguments(options))
+    data = _take_data(options)
+    del options["image_column_name"]
+    return measure_trainings(data, **_named_like_arguments(options))
+
+
+def _take_data(options: dict[str, Any]) -> Any:
+    """Takes the options of a data source out; returns None if the images are generated."""
+    from ..data.sources.arguments import DataArguments
+
+    source = {
+        name: options.pop(name, None) for name in ("dataset_name", "train_dir", "train_split", "label_column_name")
+    }
+    if source["dataset_name"] is None and source["train_dir"] is None:
+        return None
+    columns = {"image_column_name": options["image_column_name"]}
+    return DataArguments(max_train_samples=options["num_images"], **columns, **source)
 
 
 def _named_like_arguments(options: dict[str, Any]) -> dict[str, Any]:
