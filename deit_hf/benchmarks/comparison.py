@@ -118,6 +118,11 @@ def device_of_benchmarks() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def default_batch_size() -> int:
+    """Returns the images per step if the user has not chosen them: few on CPUs, where a step takes long."""
+    return 8 if device_of_benchmarks().type == "cpu" else 256
+
+
 def synchronize(device: torch.device) -> None:
     """Waits until the device has finished."""
     if device.type != "cpu":

@@ -95,6 +95,7 @@ class Setup:
             "dataloader_pin_memory": device_of_benchmarks().type != "cpu",
             "learning_rate": 5e-4,
             "weight_decay": PAPER["weight_decay"],
+            "use_cpu": device_of_benchmarks().type == "cpu",  # else `Trainer` refuses bf16
             "bf16": self.dtype == "bfloat16",
             "torch_compile": self.compiled,
             "save_strategy": "no",

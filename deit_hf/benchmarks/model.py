@@ -33,6 +33,7 @@ from .comparison import (
     Contender,
     autocast,
     check_compiler,
+    default_batch_size,
     device_of_benchmarks,
     in_turn,
     rows_of,
@@ -140,7 +141,7 @@ def measure_models(
         ValueError: a variant is unknown, a number is out of range, or there is no compiler.
     """
     device = device_of_benchmarks()
-    batch_size = (8 if device.type == "cpu" else 256) if batch_size is None else batch_size
+    batch_size = default_batch_size() if batch_size is None else batch_size
     for variant in variants:
         check_choice("variants", variant, DISTILLED)
     check("batch_size", batch_size, lambda v: v >= 1, "1 or more")

@@ -21,7 +21,7 @@ from ..model.timm_models import create_timm_model, names_weights
 from .comparison import (
     Comparison,
     Contender,
-    device_of_benchmarks,
+    default_batch_size,
     in_turn,
     ratios_of,
     rows_of,
@@ -71,8 +71,7 @@ def measure_trainings(
         OSError: a source does not exist.
         ValueError: a number is out of range, or the teacher does not fit the data.
     """
-    device = device_of_benchmarks()
-    batch_size = (8 if device.type == "cpu" else 256) if batch_size is None else batch_size
+    batch_size = default_batch_size() if batch_size is None else batch_size
     check("batch_size", batch_size, lambda v: v >= 2 and v % 2 == 0, "an even number: pairs are mixed")
     check("num_rounds", num_rounds, lambda v: v >= 1, "1 or more")
     _check_num_images(num_images, batch_size)

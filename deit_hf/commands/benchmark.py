@@ -29,7 +29,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "train_split": ({"input": "train", "training": "train"}, {"help": "split of the dataset"}),
     "image_column_name": ({"input": "image", "training": "image"}, {"help": "column that holds the images"}),
     "label_column_name": ({"input": "label", "training": "label"}, {"help": "column that holds the labels"}),
-    "num_images": ({"input": 100, "training": 64}, {"type": int, "help": "images per round"}),
+    "num_images": (
+        {"input": 100, "training": None},
+        {"type": int, "help": "images per round; training: 8 batches unless set"},
+    ),
     "variants": (
         {"model": ["deit_tiny_distilled_patch16_224", "deit_small_distilled_patch16_224"]},
         {"nargs": "+", "metavar": "VARIANT", "help": "distilled variants"},
@@ -138,8 +141,12 @@ def _measure_model(options: dict[str, Any]) -> Any:
 
 
 def _measure_training(options: dict[str, Any]) -> Any:
+    from ..benchmarks.comparison import default_batch_size
     from ..benchmarks.training import measure_trainings
 
+    if options["num_images"] is None:
+        batch_size = options["batch_size"]
+        options["num_images"] = 8 * (default_batch_size() if batch_size is None else batch_size)
     data = _take_data(options)
     del options["image_column_name"]
     return measure_trainings(data, **_named_like_arguments(options))

@@ -17,7 +17,8 @@ PACKAGES = ["deit_hf", "timm", "transformers"]
 MIB_OF_WEIGHTS = 22
 
 
-def test_table_and_file_have_each_package_in_each_pass(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_table_and_file_have_each_package_in_each_pass(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
+    monkeypatch.setattr("deit_hf.benchmarks.model.STEPS_PER_ROUND", 1)
     path = tmp_path / "result.json"
     sizes = ["--batch_size", "2", "--image_size", "16", "--num_rounds", "1", "--threads", "1"]
     benchmark.main(["model", "--variants", TINY, *sizes, "--output", str(path)])
