@@ -1,4 +1,4 @@
 """Benchmarks against other packages.
 
-Reading order: input.
+Reading order: comparison, peers, input, model, contenders, training.
 """

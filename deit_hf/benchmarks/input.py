@@ -5,10 +5,8 @@ down equally, so the ratio is the result. This package normalises and erases vie
 its speed is given without and with this work on the same core; timm's transform includes it.
 """
 
-import dataclasses
 import io
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +14,7 @@ import datasets
 import numpy as np
 import PIL.Image
 import timm.data
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, auto_augment
-from timm.data.auto_augment import RandAugment
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -27,10 +23,9 @@ from ..data.dataset import ImageDataset, TrainingViews
 from ..data.decoding import decode_for_view
 from ..data.finishing import PixelFinisher
 from ..data.sampling import ViewKey, ViewSampler
-from ..data.transforms import TrainingView, posterize, random_resized_crop, training_view
-from ..training.arguments import DistillationArguments
+from ..data.transforms import TrainingView, random_resized_crop, training_view
+from .peers import PAPER, timm_view
 
-PAPER: dict[str, Any] = {option.name: option.default for option in dataclasses.fields(DistillationArguments)}
 GENERATED_SIZE = (375, 500)  # (height, width) in pixels, a common size in ImageNet
 JPEG_QUALITY = 90
 
@@ -139,7 +134,7 @@ class _Rounds(Dataset):
         self.image_size = image_size
         self.views = TrainingViews(images, _paper_view(image_size), seed=0)
         self.finish = PixelFinisher(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        self.timm_view = _timm_view(image_size)
+        self.timm_view = timm_view(image_size)
         self.num_rounds = num_rounds
 
     def __len__(self) -> int:
@@ -199,22 +194,3 @@ def _paper_view(image_size: int) -> TrainingView:
         std=IMAGENET_DEFAULT_STD,
         **{name: PAPER[name] for name in names},
     )
-
-
-def _timm_view(image_size: int) -> Callable[[PIL.Image.Image], torch.Tensor]:
-    """Calls timm's `create_transform` like the official code (official datasets.py:82-91)."""
-    view = timm.data.create_transform(
-        (3, image_size, image_size),
-        is_training=True,
-        auto_augment=PAPER["random_augment"],
-        color_jitter=PAPER["color_jitter"],
-        interpolation="bicubic",
-        re_prob=PAPER["random_erase_prob"],
-        re_mode="pixel",
-        re_count=1,
-    )
-    for step in view.transforms:
-        for operation in step.ops if isinstance(step, RandAugment) else ():
-            if operation.aug_fn is auto_augment.posterize:
-                operation.aug_fn = posterize  # timm's own fails with Pillow 13
-    return view

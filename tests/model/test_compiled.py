@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from deit_hf import DeiTForImageClassificationWithTeacher
 from deit_hf.model.compiled import without_compiled_names
 
 
@@ -52,3 +53,24 @@ def test_parts_that_were_compiled_lose_their_wrappers():
 def test_model_that_is_not_compiled_stays_as_it_is(tiny_student):
     assert without_compiled_names(tiny_student) is tiny_student
     assert tiny_student._compiled_call_impl is None
+
+
+def test_whole_model_is_one_graph_in_each_mode(tiny_config, toy_images):
+    """`fullgraph` fails at a graph break; a second call of the backend in the same mode would be a recompilation."""
+    tiny_config.drop_path_rate, tiny_config.num_hidden_layers = 0.5, 2
+    student = DeiTForImageClassificationWithTeacher(tiny_config)
+    labels, calls = torch.arange(4), list[int]()
+    compiled = torch.compile(student, fullgraph=True, backend=compiled_by(calls))
+    for step in range(3):
+        losses = []
+        for model in (compiled, student):
+            torch.manual_seed(step)  # both drop the same paths
+            losses.append(model.train()(toy_images + step, labels=labels).loss)
+        torch.testing.assert_close(*losses, rtol=0, atol=1e-6)
+        losses[0].backward()
+    assert len(calls) == 1
+    with torch.no_grad():
+        for step in range(3):
+            logits = [model.eval()(toy_images + step).logits for model in (compiled, student)]
+            torch.testing.assert_close(*logits, rtol=0, atol=1e-6)
+    assert len(calls) == 2
