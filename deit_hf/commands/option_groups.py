@@ -186,20 +186,26 @@ EVALUATE = {
     "results": RESULTS,
     "machine": BATCHES,
 }
+STEPS = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
 STORE = {
     "store": (
         Option("teacher_cache", "DIR", None, "folder of the store"),
         Option("top_k", "K", None, "logits to store of a view: soft, above 128 classes", "10"),
         Option("teacher_cache_epochs", "N", None, "epochs with views of their own, which later ones repeat", "all"),
     ),
-    "teacher": tuple(option for option in TEACHER if option.name not in ("teacher_cache",)),
+    "teacher": (TEACHER[0], Option("evaluate_teacher", "BOOL", True, "measure it, for the summary of trainings")),
     "data": DATA,
+    "training": (
+        *(each for each in STUDENT if each.name in ("model_name_or_path", "variant", "image_size")),
+        *(each for each in OPTIMISATION if each.name in STEPS),
+        Option("data_seed", "N", None, "of order, views and mixing; the same for all trainings", "seed"),
+    ),
     "what changes views or answers": (
         Option("distillation_type", "TYPE", "none", "hard stores one class of a view, soft its greatest logits"),
         Option("distillation_temperature", "τ", 3.0, "of soft distillation, greater than 0"),
         *AUGMENTATION,
     ),
-    "machine": MACHINE,
+    "machine": tuple(each for each in MACHINE if each.name in ("bf16", "dataloader_num_workers", "verbose")),
 }
 # Of a job, whose options have other defaults than those of a training.
 DISTILL = {
