@@ -85,6 +85,7 @@ def fingerprint_of(views: Views, teacher: Teacher | None, precision: str) -> dic
     found |= {f"student_{name}": list(values) for name, values in statistics_of(views.processor).items()}
     found["classes"] = [str(views.config.id2label[index]) for index in sorted(views.config.id2label)]
     if teacher is not None:
+        precision = {"no": "float32"}.get(precision, precision)
         found |= {"teacher": teacher_fingerprint(teacher), "teacher_precision": precision}
     return found
 
