@@ -66,6 +66,10 @@ class TeacherTrainer(LoggingTrainer):
         """Returns the normalised, erased and mixed pixels (B, channels, height, width) of a training batch."""
         return self._views.pixel_values(batch)
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Like `Trainer.floating_point_ops`, which looks for `pixel_values`, for a batch of training views."""
+        return super().floating_point_ops({"pixel_values": inputs["pixels"]} if "pixels" in inputs else inputs)
+
     @property
     def teacher_name(self) -> str | None:
         """The name of the teacher, or its class if it has no name; None without a teacher."""

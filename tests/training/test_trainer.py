@@ -49,6 +49,14 @@ def test_objective_of_a_batch_follows_from_losses_and_targets(
     torch.testing.assert_close(loss, 0.7 * cls_loss + 0.3 * distillation_loss, rtol=0, atol=1e-6)
 
 
+def test_total_flos_are_counted(tmp_path, tiny_config, toy_rows):
+    """`Trainer` counts 6 operations for each parameter and input value."""
+    trainer = make_trainer(tmp_path, tiny_config, toy_rows, max_steps=2)
+    trainer.train()
+    num_values = 2 * trainer.args.train_batch_size * 3 * 32 * 32
+    assert trainer.state.total_flos == 6 * num_values * trainer.model.num_parameters(exclude_embeddings=True)
+
+
 def test_recipe_of_deit_iii_reaches_views_and_objective_but_not_the_evaluation_loss(tmp_path, tiny_config, toy_rows):
     # if one of these options were dropped on the way, the paper's loss or view would be used
     options = {"label_loss": "binary_cross_entropy", "label_smoothing": 0.0, "random_augment": "3-augment"}
