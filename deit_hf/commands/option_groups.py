@@ -204,8 +204,9 @@ STORE = {
         Option("distillation_type", "TYPE", "none", "hard stores one class of a view, soft its greatest logits"),
         Option("distillation_temperature", "τ", 3.0, "of soft distillation, greater than 0"),
         *AUGMENTATION,
+        next(each for each in MACHINE if each.name == "bf16"),
     ),
-    "machine": tuple(each for each in MACHINE if each.name in ("bf16", "dataloader_num_workers", "verbose")),
+    "machine": tuple(each for each in MACHINE if each.name in ("dataloader_num_workers", "verbose")),
 }
 # Of a job, whose options have other defaults than those of a training.
 DISTILL = {

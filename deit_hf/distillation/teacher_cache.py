@@ -56,6 +56,7 @@ class AnswerStore:
         self._opened: int | None = None
         self._file: Any = None
         self._verified: set[int] = set()
+        self._checksums: list[np.ndarray] = []  # of views and answers, by block
 
     @classmethod
     def create(
@@ -185,6 +186,15 @@ class AnswerStore:
         indices = torch.from_numpy(columns["indices"].astype(np.int64))
         return TopLogits(indices, torch.from_numpy(columns["logits"]), torch.from_numpy(columns["log_normalizer"]))
 
+    def verify(self, epochs: Iterable[int]) -> None:
+        """Reads the answers of epochs, and compares all checksums.
+
+        Raises:
+            FileNotFoundError, ValueError: as for `rows`, for the first epoch that is missing or damaged.
+        """
+        for epoch in epochs:
+            self.rows(epoch, range(self.format.num_views))
+
     def view_checksums(self, epoch: int) -> np.ndarray:
         """The checksum of the views of each block of an epoch, uint32.
 
@@ -211,9 +221,7 @@ class AnswerStore:
         for block in blocks:
             places = self.format.positions(block)
             rows = {name: column[places.start - start : places.stop - start] for name, column in columns.items()}
-            views, answers = (
-                int(self._file.get_slice(name)[block : block + 1][0]) for name in (VIEW_CHECKSUMS, ANSWER_CHECKSUMS)
-            )
+            views, answers = (int(checksums[block]) for checksums in self._checksums)
             if answer_checksum(rows, self.format, block, views) != answers:
                 path = self.directory / epoch_name(self._opened or 0)
                 raise ValueError(
@@ -233,6 +241,7 @@ class AnswerStore:
         except ValueError as error:
             raise ValueError(f"`{path}` {error}; {_way_out(path)}") from error
         self._opened, self._file, self._verified = epoch, file, set()
+        self._checksums = [file.get_slice(name)[:] for name in (VIEW_CHECKSUMS, ANSWER_CHECKSUMS)]
 
     def _missing(self, epoch: int) -> str:
         has = self.finished_epochs()
@@ -287,10 +296,14 @@ def _values(metadata: dict[str, str] | None) -> dict[str, Any]:
 def write_synced(path: Path, content: bytes) -> None:
     """Writes a small file that is complete or as before, also after a loss of power."""
     aside = path.with_name(f".unfinished-{path.name}")
-    with open(aside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        aside.unlink(missing_ok=True)  # the room that it takes on a full disk
+        raise
     os.replace(aside, path)
     sync(path.parent)
 

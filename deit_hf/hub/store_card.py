@@ -42,7 +42,7 @@ def render_store_card(store: AnswerStore, repo_id: str) -> str:
         f"classes, {size:,.1f} MB\n- safetensors files, one for each epoch; row i is the answer to the view at "
         "position i of the epoch's global order. No images, no labels, no pickles.",
         "## Training",
-        code_block(f"deit-hf train RECIPE --teacher_cache {repo_id}", "sh"),
+        code_block(f"deit-hf train RECIPE --teacher none --teacher_cache {repo_id}", "sh"),
         "The answers fit the views of one recipe on one dataset. A run whose views differ from the fingerprint below "
         "is refused, and each difference is named. The student, its learning rate and its seed may differ, and so may "
         "the batch of a device and the number of processes.",

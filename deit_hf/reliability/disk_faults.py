@@ -59,8 +59,8 @@ def explained_write_error(
         ) from error
 
 
-def check_writable(output_dir: str | os.PathLike) -> None:
-    """Creates the directory of a run.
+def check_writable(output_dir: str | os.PathLike, *, option: str = "output_dir") -> None:
+    """Creates the directory that an option names.
 
     Raises:
         OSError: it cannot be created; names the option and the reason.
@@ -71,5 +71,5 @@ def check_writable(output_dir: str | os.PathLike) -> None:
         reason = "a file has this name" if isinstance(error, FileExistsError) else error.strerror
         advice = {errno.EROFS: "; it is on a read-only file system"}.get(error.errno or 0, "")
         raise type(error)(
-            f"`output_dir` {os.fspath(output_dir)} cannot be created: {reason}{advice}; name another one"
+            f"`{option}` {os.fspath(output_dir)} cannot be created: {reason}{advice}; name another one"
         ) from error

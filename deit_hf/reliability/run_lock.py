@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
-from .disk_faults import check_writable
+from .disk_faults import advice_of, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _take(output_dir: Path, option: str) -> tuple[FileLock, Path, list[Path]] | 
         The lock, its directory, and the directories that were created for it.
     """
     made = [path for path in (output_dir, *output_dir.parents) if not path.exists()]
-    check_writable(output_dir)
+    check_writable(output_dir, option=option)
     lock = FileLock(output_dir.resolve() / LOCK, is_singleton=True)
     if lock.is_locked:
         return None
@@ -101,7 +101,13 @@ def _take(output_dir: Path, option: str) -> tuple[FileLock, Path, list[Path]] | 
         logger.warning("the file system of %s has no locks, so a second run there would not be refused", output_dir)
         return None
     own = {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-    (output_dir / HOLDER).write_text(json.dumps(own), encoding="utf-8")
+    try:
+        (output_dir / HOLDER).write_text(json.dumps(own), encoding="utf-8")
+    except OSError as error:
+        lock.release()
+        raise type(error)(
+            f"`{option}` {output_dir} cannot be written to: {error.strerror}; {advice_of(error, output_dir)}"
+        ) from error
     return lock, output_dir, made
 
 

@@ -6,7 +6,7 @@ of this recipe, so that on the same kind of device the answers are the same bits
 
 import copy
 import math
-import sys
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ..argument_checks import check
 from ..data.dataset import ViewCollator
 from ..data.sources.arguments import DataArguments
 from ..distillation.answer_format import BLOCK, AnswerFormat, Rows, answer_rows
 from ..distillation.epoch_writer import EpochWriter
-from ..distillation.losses import TopLogits
 from ..distillation.teacher import Teacher
 from ..distillation.teacher_cache import STORE, AnswerStore
 from ..distillation.view_checksums import BlockSums, library_versions, view_checksum
@@ -35,13 +34,12 @@ from .answer_batches import BlockParts, MissingBatches, whole_order
 from .answer_store import Views, fingerprint_of
 from .arguments import DistillationArguments
 from .preflight import size_in_words
-from .progress import IN_NOTEBOOK, duration, say
+from .progress import ViewProgress, duration, say
 from .run import check_run_options, make_trainer
 from .trainer import DistillationTrainer
 
 SECONDS_OF_TRIAL = 10.0  # at most, to measure the speed before the filling starts
 SECONDS_BETWEEN_FLUSHES = 20.0
-SECONDS_BETWEEN_LINES = 60.0
 NUM_COMPARED = 256  # answers that are compared with stored ones
 
 
@@ -68,29 +66,32 @@ def store_answers(
         OSError: a source is not found, or the disk is full.
         TrainingStopped: SIGTERM or SIGINT was received; finished blocks are kept.
     """
-    _check_options(model_args, data_args, args, top_k)
+    online = copy.copy(args)
+    online.teacher_cache = None
+    _check_options(model_args, args, top_k)
+    check_run_options(model_args, data_args, online)
     directory = Path(str(args.teacher_cache))
     with LeaveOnSignal(), run_lock(directory, args.distributed_state, option="teacher_cache"):
-        online = copy.copy(args)
-        online.teacher_cache = None
         trainer, _ = make_trainer(model_args, data_args, online, None)
         assert trainer.teacher is not None
         filling = _Filling(trainer, trainer.teacher, trainer.described_views())
         filling.fill(filling.open_store(directory, top_k))
         args.distributed_state.wait_for_everyone()
         if args.process_index == 0:
-            say(f"The answers are in {directory}; train with them: --teacher_cache {directory}")
+            say(
+                f"The answers are in {directory}; train with the same options and "
+                f"--teacher none --teacher_cache {directory}"
+            )
+            if args.push_to_hub:
+                say(f"They are not pushed with the model: deit-hf push {directory} --hub_model_id USER/NAME")
     return directory
 
 
-def _check_options(
-    model_args: ModelArguments, data_args: DataArguments, args: DistillationArguments, top_k: int | None
-) -> None:
+def _check_options(model_args: ModelArguments, args: DistillationArguments, top_k: int | None) -> None:
     if args.teacher_cache is None:
         raise ValueError("no directory is named for the answers; name a new one with `--teacher_cache`")
     if model_args.teacher_model_name_or_path is None:
         raise ValueError("no teacher is named; name one with `--teacher`")
-    check_run_options(model_args, data_args, args)
     if top_k is not None:
         check("top_k", top_k, lambda v: v >= 1, "1 or more")
         if args.distillation_type != "soft":
@@ -100,7 +101,7 @@ def _check_options(
             )
     directory = Path(args.teacher_cache)
     if directory.is_dir() and any(directory.iterdir()) and not (directory / STORE).exists():
-        others = [path.name for path in directory.iterdir() if not path.name.startswith(".run-")]
+        others = [path.name for path in directory.iterdir() if not path.name.startswith((".run-", ".unfinished-"))]
         if others:
             raise ValueError(
                 f"`teacher_cache` {directory} contains other files ({sorted(others)[0]}, ...); name a new directory"
@@ -144,7 +145,13 @@ class _Filling:
                     f"`{directory}` holds {store.format.top_k} logits of each view, not {answer_format.top_k}; leave "
                     "`top_k` out, or name a new directory"
                 )
-            return store
+            for epoch in store.finished_epochs():
+                store.verify([epoch])
+            machines = store.facts["filled_with"]
+            if self._machine() in machines:
+                return store
+            facts = {**store.facts, "filled_with": [*machines, self._machine()]}
+            return AnswerStore.create(directory, answer_format, fingerprint, facts)
         return AnswerStore.create(directory, answer_format, fingerprint, facts)
 
     def _facts(self) -> dict[str, Any]:
@@ -153,13 +160,16 @@ class _Filling:
             "teacher": trainer.teacher_name,
             "teacher_image_size": self.teacher.image_size,
             "teacher_top1": trainer.evaluate_teacher()["top1"] if measures else None,
-            **self._machine(),
+            "evaluation_data": self.views.evaluation_data,
+            "versions": library_versions(),
+            "filled_with": [self._machine()],
         }
 
     def _machine(self) -> dict[str, Any]:
-        """What the bits of an answer can depend on, in addition to the fingerprint."""
+        """What the bits of an answer can depend on, in addition to fingerprint and versions."""
         args = self.views.args
-        return {"device": args.device.type, "batch_size": args.train_batch_size, "versions": library_versions()}
+        layout = "channels-last" if self.teacher.layout is torch.channels_last else "contiguous"
+        return {"device": args.device.type, "batch_size": args.train_batch_size, "layout": layout}
 
     # ---- filling ----
 
@@ -169,7 +179,7 @@ class _Filling:
         finished = store.finished_epochs()
         missing = [epoch for epoch in epochs if epoch not in finished]
         own = missing[args.process_index :: args.world_size]
-        changed = any(store.facts.get(name) != value for name, value in self._machine().items())
+        changed = store.facts["versions"] != library_versions() or len(store.facts["filled_with"]) > 1
         if finished and (changed or not missing) and args.process_index == 0:
             self._compare(store, finished[0])
         if not own:
@@ -178,12 +188,12 @@ class _Filling:
         if args.process_index == 0:
             self._announce(store, missing, writer)
         total = len(own) * store.format.num_views - _num_done(writer)
-        with closing(_Progress(total, draws=args.process_index == 0 and not args.disable_tqdm)) as progress:
+        with closing(ViewProgress(total, draws=args.process_index == 0 and not args.disable_tqdm)) as progress:
             for epoch in own:
                 progress.begin(f"epoch {epoch + 1}/{len(epochs)}")
                 self._fill_epoch(writer if epoch == own[0] else EpochWriter(store, epoch), progress)
 
-    def _fill_epoch(self, writer: EpochWriter, progress: "_Progress") -> None:
+    def _fill_epoch(self, writer: EpochWriter, progress: ViewProgress) -> None:
         """Stores the missing blocks of an epoch."""
         format_ = writer.store.format
         sums, parts = BlockSums(format_.num_views), BlockParts(format_)
@@ -247,16 +257,18 @@ class _Filling:
         size = len(missing) * store.format.bytes_per_epoch
         pays = math.floor(of_store / of_run) + 1
         slow = (
-            f"; the data workers slow it down to {speed:.4g}: try more `dataloader_num_workers`"
+            f"; with the data, {speed:.4g}: try more `dataloader_num_workers` (now {args.dataloader_num_workers})"
             if speed < 0.8 * teacher_speed
             else ""
         )
+        free = shutil.disk_usage(store.directory).free
+        room = f", of which only {size_in_words(free)} are free" if size > free else " on the disk"
         each = " in each process" if args.world_size > 1 else ""
         say(
             f"{num_views:,} views to answer in {len(missing)} epochs of {store.format.num_views:,} "
             f"({store.format.kind} answers)\n"
             f"the teacher answers {teacher_speed:.4g} views/s{each}{slow}\n"
-            f"about {duration(seconds)}, and {size_in_words(size)} on the disk\n"
+            f"about {duration(seconds)}, and {size_in_words(size)}{room}\n"
             f"a training asks the teacher for about {duration(of_run)}: the store saves time from {_runs(pays)} on"
         )
 
@@ -285,40 +297,21 @@ class _Filling:
         equal = count = 0
         for positions, rows, _ in self._answers(epoch, blocks, store.format):
             stored = store.rows(epoch, positions)
-            name, stored = ("indices", stored.indices[:, 0]) if isinstance(stored, TopLogits) else ("answers", stored)
-            answers = rows[name][:, 0] if rows[name].ndim > 1 else rows[name]
-            equal, count = equal + int((stored.numpy() == answers).sum()), count + len(positions)
-        then = ", ".join(f"{name} {store.facts.get(name)}" for name in ("device", "batch_size"))
-        now = ", ".join(f"{name} {value}" for name, value in self._machine().items() if name != "versions")
+            columns = [stored] if isinstance(stored, torch.Tensor) else stored
+            same = [
+                (column.numpy() == rows[name]).reshape(len(positions), -1).all(axis=1)
+                for name, column in zip(store.format.answers, columns, strict=True)
+            ]
+            equal, count = equal + int(np.logical_and.reduce(same).sum()), count + len(positions)
+        then, now = (
+            "; ".join(
+                ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items()) for machine in each
+            )
+            for each in (store.facts["filled_with"], [self._machine()])
+        )
         say(
             f"answered {count} views again ({now}; stored with {then}): {equal} of {count} answers are the stored ones"
         )
-
-
-class _Progress:
-    """A bar on a terminal, otherwise a line a minute."""
-
-    def __init__(self, total: int, *, draws: bool):
-        is_terminal = sys.stderr.isatty() or IN_NOTEBOOK
-        self.bar = tqdm(total=total, unit=" views", disable=not (draws and is_terminal), dynamic_ncols=True)
-        self.total, self.done, self.says = total, 0, draws and not is_terminal
-        self.start = self.said = time.monotonic()
-
-    def begin(self, epoch: str) -> None:
-        self.epoch = epoch
-        self.bar.set_description_str(epoch)
-
-    def update(self, num_views: int) -> None:
-        self.done += num_views
-        self.bar.update(num_views)
-        now = time.monotonic()
-        if self.says and now - self.said > SECONDS_BETWEEN_LINES:
-            speed, self.said = self.done / (now - self.start), now
-            left = duration((self.total - self.done) / speed)
-            say(f"{self.epoch}  {self.done:,} of {self.total:,} views  {speed:.4g} views/s  about {left} left")
-
-    def close(self) -> None:
-        self.bar.close()
 
 
 def _num_done(writer: EpochWriter) -> int:

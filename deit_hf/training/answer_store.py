@@ -13,8 +13,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from ..data.dataset import TrainingViews
-from ..data.fingerprint import data_fingerprint
+from ..data.dataset import EvaluationViews, TrainingViews
+from ..data.fingerprint import data_fingerprint, images_fingerprint
 from ..data.mixing import MAX_BLOCK_SIZE
 from ..data.sampling import ViewSampler
 from ..data.streaming import StreamViews
@@ -29,7 +29,7 @@ from ..hub.store_files import fetch_store
 from ..model.image_processing_deit import crop_size, statistics_of
 from ..reliability.run_lock import decided_by_first
 from .arguments import DistillationArguments
-from .same_run import teacher_fingerprint
+from .same_run import teacher_facts
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Views:
         processor: image processor of the student.
         views: training views by key.
         sampler: their order.
+        evaluation: evaluation views of the teacher's accuracy, or None.
     """
 
     args: DistillationArguments
@@ -49,6 +50,12 @@ class Views:
     processor: Any
     views: TrainingViews
     sampler: ViewSampler
+    evaluation: EvaluationViews | None = None
+
+    @property
+    def evaluation_data(self) -> dict[str, Any] | None:
+        """Identifies the evaluation images and labels."""
+        return None if self.evaluation is None else images_fingerprint(self.evaluation.images)
 
     @property
     def num_epochs(self) -> int:
@@ -67,7 +74,7 @@ def fingerprint_of(views: Views, teacher: Teacher | None, precision: str) -> dic
     Args:
         views: of the training.
         teacher: None leaves out what belongs to it.
-        precision: `no`, `fp16` or `bf16`: of the teacher's autocast.
+        precision: `no`, `fp16` or `bf16`: of the training, in which the teacher computes, too.
     """
     args = views.args
     found: dict[str, Any] = {"distillation_type": args.distillation_type}
@@ -84,10 +91,8 @@ def fingerprint_of(views: Views, teacher: Teacher | None, precision: str) -> dic
     found |= {"image_size": list(crop_size(views.processor)), "data": data_fingerprint(views.views)}
     found |= {f"student_{name}": list(values) for name, values in statistics_of(views.processor).items()}
     found["classes"] = [str(views.config.id2label[index]) for index in sorted(views.config.id2label)]
-    if teacher is not None:
-        precision = {"no": "float32"}.get(precision, precision)
-        found |= {"teacher": teacher_fingerprint(teacher), "teacher_precision": precision}
-    return found
+    found["teacher_precision"] = {"no": "float32"}.get(precision, precision)
+    return found if teacher is None else {**found, **teacher_facts(teacher)}
 
 
 def _mixing(args: DistillationArguments) -> dict[str, float] | None:
@@ -129,8 +134,8 @@ class StoredAnswers:
         assert directory is not None
         self.store = AnswerStore.read(directory)
         self.store.check(fingerprint_of(views, teacher, precision))
-        for epoch in epochs:
-            self.store.rows(epoch, [])  # raises if the epoch is missing or its file is truncated
+        decided_by_first(lambda: self.store.verify(epochs), args.distributed_state)
+        self._evaluation_data = views.evaluation_data
         self.was_asked = False
         self._check = ViewCheck(self.store)
         self._num_processes = args.world_size
@@ -143,13 +148,19 @@ class StoredAnswers:
         return str(self.store.facts["teacher"])
 
     @property
+    def teacher_facts(self) -> dict[str, Any]:
+        """The `teacher_facts` of the teacher that gave the answers."""
+        return {name: self.store.fingerprint[name] for name in ("teacher", "teacher_labels")}
+
+    @property
     def in_words(self) -> str:
         """The teacher and its accuracy, for the run summary."""
         facts = self.store.facts
         size = (
             "the student's" if facts["teacher_image_size"] is None else "x".join(map(str, facts["teacher_image_size"]))
         )
-        top1 = "not measured" if facts["teacher_top1"] is None else percent(facts["teacher_top1"])
+        is_measured = facts["teacher_top1"] is not None and facts["evaluation_data"] == self._evaluation_data
+        top1 = percent(facts["teacher_top1"]) if is_measured else "not measured"
         return f"{self.name} at {size} pixels, answers stored in {self.source}; top-1 on the evaluation split {top1}"
 
     def check_views(self, epoch: int, positions: Sequence[int], checksums: Sequence[int]) -> None:

@@ -39,7 +39,7 @@ HARMLESS |= {"min_steps_per_epoch", "torch_empty_cache_steps", "on_bad_image", "
 HARMLESS |= {"dataset_name", "dataset_config_name", "train_dir", "train_split", "max_train_samples", "num_labels"}
 HARMLESS |= {"train_val_split"}
 HARMLESS |= {"image_column_name", "label_column_name", "model_name_or_path", "teacher_model_name_or_path"}
-HARMLESS |= {"teacher_cache"}
+HARMLESS |= {"teacher_cache", "teacher_dtype"}
 
 # Their product is compared.
 GLOBAL_BATCH = ("per_device_train_batch_size", "num_processes", "gradient_accumulation_steps")
@@ -51,7 +51,7 @@ FIXED = {"optim", "optim_args", "optim_target_modules", "timm_optimizer", "optim
 FIXED_ONCE_GIVEN = {"metric_for_best_model", "greater_is_better"}
 STATEFUL_SCHEDULES = {"reduce_lr_on_plateau", "greedy"}
 
-FACTS = ("classes", "data", "teacher", "student", "optimizer", "libraries")
+FACTS = ("classes", "data", "teacher", "teacher_labels", "student", "optimizer", "libraries")
 
 
 def kind_of(difference: Difference, stored_options: Mapping[str, Any], given_options: Mapping[str, Any]) -> Kind:

@@ -110,7 +110,16 @@ def check_contradictions(args: Any) -> None:
             f"`teacher_cache` is {args.teacher_cache!r}, but `distillation_type` is 'none', so no answer is used; set "
             "it to 'hard' or 'soft', or leave `teacher_cache` out"
         )
+    if args.teacher_cache is not None and args.output_dir and _same_place(args.teacher_cache, args.output_dir):
+        raise ValueError(
+            f"`teacher_cache` and `output_dir` are both {args.output_dir}; name different directories for the stored "
+            "answers and the model"
+        )
     _check_optimization(args)
+
+
+def _same_place(first: str, second: str) -> bool:
+    return os.path.abspath(first) == os.path.abspath(second)
 
 
 def _check_optimization(args: Any) -> None:

@@ -17,6 +17,7 @@ from .schedule import current_learning_rate
 
 TERMS = {"loss_cls": "labels", "loss_distillation": "teacher"}
 NUM_LINES = 20  # lines of a run between evaluations, about
+LINE_EVERY = 60.0  # seconds, of `ViewProgress`
 LONGEST_SILENCE = 600.0  # seconds until a logged loss is printed in any case
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{images_per_second}{postfix}]"
 IN_NOTEBOOK = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
@@ -182,6 +183,32 @@ class _Bar(tqdm):
         rate = facts["rate"] or (num_steps / elapsed if elapsed else 0)
         images = f", {rate * self.images_per_step:.3g} images/s" if rate else ""
         return {**facts, "images_per_second": images}
+
+
+class ViewProgress:
+    """Views that a teacher has answered: a bar on a terminal, otherwise a line a minute."""
+
+    def __init__(self, total: int, *, draws: bool):
+        is_terminal = sys.stderr.isatty() or IN_NOTEBOOK
+        self.bar = tqdm(total=total, unit=" views", disable=not (draws and is_terminal), dynamic_ncols=True)
+        self.total, self.done, self.says = total, 0, draws and not is_terminal
+        self.start = self.said = time.monotonic()
+
+    def begin(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.bar.set_description_str(epoch)
+
+    def update(self, num_views: int) -> None:
+        self.done += num_views
+        self.bar.update(num_views)
+        now = time.monotonic()
+        if self.says and now - self.said > LINE_EVERY:
+            speed, self.said = self.done / (now - self.start), now
+            left = duration((self.total - self.done) / speed)
+            say(f"{self.epoch}  {self.done:,} of {self.total:,} views  {speed:.4g} views/s  about {left} left")
+
+    def close(self) -> None:
+        self.bar.close()
 
 
 def replace_progress(callbacks: list[TrainerCallback], progress: Progress) -> None:

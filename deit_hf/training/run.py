@@ -187,6 +187,9 @@ def _leave_finished(args: DistillationArguments, changes: Sequence[Difference]) 
 
 def _check_teacher_options(model_args: ModelArguments, args: DistillationArguments) -> None:
     """Refuses a missing or unused teacher early; the trainer would refuse it only after loading data and models."""
+    for name in ("teacher_compile", "teacher_channels_last"):
+        if args.teacher_cache is not None and getattr(model_args, name):
+            raise ValueError(f"`{name}` is true, but the answers are stored (`teacher_cache`); leave it out")
     teacher, learns = model_args.teacher_model_name_or_path, args.distillation_type != "none"
     if (teacher is not None and not learns) or (teacher is None and learns and args.teacher_cache is None):
         raise ValueError(

@@ -40,7 +40,7 @@ class Training:
         args: its options.
         config: the student's configuration.
         views: views of the training data, or None.
-        teacher: the teacher, or the `teacher_fingerprint` of the one whose answers are stored, or None.
+        teacher: the teacher, or the `teacher_facts` of the one whose answers are stored, or None.
         given_optimizer: class names of a given optimizer and schedule; None if neither was given.
     """
 
@@ -158,7 +158,7 @@ def collect_identity(training: Training, groups: Mapping[str, Any]) -> dict[str,
     facts: dict[str, Any] = {"classes": _class_names(training.config)}
     if training.views is not None:
         facts["data"] = data_fingerprint(training.views)
-    facts["teacher"] = teacher_fingerprint(teacher) if isinstance(teacher, Teacher) else teacher
+    facts |= teacher_facts(teacher) if isinstance(teacher, Teacher) else teacher or {"teacher": None}
     if "model" in groups:
         facts["student"] = student_start(groups["model"])
     facts["optimizer"] = training.given_optimizer
@@ -194,6 +194,15 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:  # imported from the path without being installed
         return "unknown"
+
+
+def teacher_facts(teacher: Teacher) -> dict[str, Any]:
+    """Identifies a teacher, and which of its classes is which of the student's."""
+    indices = teacher.label_indices
+    return {
+        "teacher": teacher_fingerprint(teacher),
+        "teacher_labels": None if indices is None else indices.tolist(),  # None: the same order
+    }
 
 
 def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:

@@ -28,11 +28,14 @@ class TeacherTrainer(LoggingTrainer):
         """Takes the arguments of `DistillationTrainer`."""
         self.teacher = teacher
         self.answers: StoredAnswers | None = None
+        self._given_teacher = teacher  # `teacher` is None while its answers are stored
+        self._answered: Any = None  # the training views that `answers` belong to
         self._place: tuple[int, list[int]] | None = None  # epoch and positions of the batch
         super().__init__(*args, **options)
 
     def check_student(self, config: PreTrainedConfig, processor: BaseImageProcessor) -> None:
         """Refuses a teacher that is missing, not needed, or does not fit the student's pixels and labels."""
+        self.teacher = self._given_teacher if self.teacher is None else self.teacher
         if self.teacher is None and self.args.teacher_cache is not None:
             return
         self.teacher = fitting_teacher(
@@ -50,17 +53,24 @@ class TeacherTrainer(LoggingTrainer):
             FileNotFoundError: there is no such store, or it lacks an epoch.
             ValueError: the store does not fit; names each difference.
         """
-        self.answers = None
+        self.answers, self._answered = None, self.train_dataset
         if self.args.teacher_cache is not None and self.train_dataset is not None:
-            self.answers = StoredAnswers(self.described_views(), self.teacher, self.accelerator.mixed_precision)
-            self.teacher = None
+            teacher = self._given_teacher if self.teacher is None else self.teacher
+            self.answers = StoredAnswers(self.described_views(), teacher, self.accelerator.mixed_precision)
+            self.teacher, self._given_teacher = None, teacher
         elif self.teacher is not None:
             self.teacher.to(self.args.device)
+
+    def has_other_views(self) -> bool:
+        """Whether the training views are not those for which the store was opened."""
+        return self.args.teacher_cache is not None and self._answered is not self.train_dataset
 
     def described_views(self) -> Views:
         """Returns what the training views of the current options depend on."""
         sampler = self.make_view_sampler()
-        return Views(self.args, self.model.config, self.processing_class, self.train_dataset, sampler)
+        sets = self.eval_dataset
+        evaluation = next(iter(sets.values())) if isinstance(sets, dict) else sets
+        return Views(self.args, self.model.config, self.processing_class, self.train_dataset, sampler, evaluation)
 
     def pixel_values(self, batch: dict[str, Any]) -> Tensor:
         """Returns the normalised, erased and mixed pixels (B, channels, height, width) of a training batch."""

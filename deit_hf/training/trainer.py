@@ -150,8 +150,9 @@ class DistillationTrainer(TeacherTrainer):
         changed = super().take_options(of_trial=of_trial)
         if changed:
             self.check_student(self.model.config, self.processing_class)
-            self.take_teacher()
             self._check_options()
+        if changed or self.has_other_views():
+            self.take_teacher()
         if of_trial:
             self.same_run.forget()
             self.same_run.settle()
@@ -236,7 +237,7 @@ class DistillationTrainer(TeacherTrainer):
     def _describe_training(self) -> Training:
         """Returns what `SameRun` records of this training."""
         optimizer = self.given_optimizer_name
-        teacher = self.teacher if self.answers is None else self.answers.store.fingerprint["teacher"]
+        teacher = self.teacher if self.answers is None else self.answers.teacher_facts
         return Training(self.args, self.model.config, self.train_dataset, teacher, given_optimizer=optimizer)
 
     def _describe_run(self, num_steps: int) -> Run:

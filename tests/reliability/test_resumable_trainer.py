@@ -354,8 +354,8 @@ def test_resume_decodes_no_image_that_it_skips(tmp_path, tiny_config, toy_rows, 
     shutil.rmtree(tmp_path / "run" / "checkpoint-4")
     resumed = make_trainer(tmp_path / "run", tiny_config, toy_rows, **options)
     decoded = []
-    decode = decoding.decode_image
-    monkeypatch.setattr(decoding, "decode_image", lambda *args: decoded.append(args) or decode(*args))
+    decode = decoding.decode_for_view
+    monkeypatch.setattr(decoding, "decode_for_view", lambda *args: decoded.append(args) or decode(*args))
     resumed.train(resume_from_checkpoint=True)
     assert 8 <= len(decoded) <= 16  # the last step and what the loader reads ahead; an epoch has 40
 

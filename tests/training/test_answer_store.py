@@ -74,7 +74,11 @@ def options(folder: Path, **given) -> tuple[ModelArguments, DataArguments, Disti
     model = {"variant": VARIANT, "image_size": 16, "config_overrides": SIZES}
     model["teacher_model_name_or_path"] = str(folder / "teacher")
     model |= {name: given.pop(name) for name in ("teacher_model_name_or_path", "config_overrides") if name in given}
-    data = {name: given.pop(name) for name in ("streaming", "dataset_name", "max_train_samples") if name in given}
+    data = {
+        name: given.pop(name)
+        for name in ("streaming", "dataset_name", "max_train_samples", "max_eval_samples")
+        if name in given
+    }
     data = data if "dataset_name" in data else {"dataset_name": str(folder / "images"), **data}
     given.setdefault("output_dir", str(folder / "unused"))
     return ModelArguments(**model), DataArguments(**data), DistillationArguments(**{**BASE, **given})
@@ -195,6 +199,14 @@ def test_named_teacher_is_compared(place: Path, tmp_path: Path):
         train(*options(place, output_dir=str(tmp_path / "other"), **other))
 
 
+def test_accuracy_on_other_evaluation_data_is_not_shown(place: Path, tmp_path: Path):
+    trainer, _ = make_trainer(*options(place, output_dir=str(tmp_path / "run"), **stored(place)), None)
+    assert trainer.answers.in_words.endswith(" %")
+    given = {"max_eval_samples": 5, **stored(place)}
+    trainer, _ = make_trainer(*options(place, output_dir=str(tmp_path / "run"), **given), None)
+    assert trainer.answers.in_words.endswith("top-1 on the evaluation split not measured")
+
+
 # ---- stores that do not fit ----
 
 
@@ -249,6 +261,56 @@ def test_other_pixels_are_found_in_the_first_step(place: Path, tmp_path: Path, m
         train(*options(place, output_dir=str(tmp_path / "run"), **given, **stored(place, "large")))
 
 
+def test_rows_that_are_assigned_later_are_compared(place: Path, tmp_path: Path):
+    given = {"output_dir": str(tmp_path / "run"), "num_train_epochs": 1}
+    trainer, _ = make_trainer(*options(place, teacher_cache=str(place / "store"), **given), None)
+    rows = datasets.load_dataset("imagefolder", data_dir=str(place / "images"), cache_dir=str(place / "cache"))[
+        "train"
+    ]
+    trainer.train_dataset = rows.select(range(3, 150))
+    with pytest.raises(ValueError, match=r"are to other views.*`data` \(rows 150, now 147"):
+        trainer.train()
+    # the teacher, which was only compared, is there again without the store
+    trainer.args.teacher_cache = None
+    trainer.take_options()
+    assert trainer.answers is None
+    assert trainer.teacher is not None
+
+
+def test_teacher_whose_classes_have_other_names_is_refused(place: Path, tmp_path: Path):
+    shutil.copytree(place / "teacher", tmp_path / "teacher")
+    path = tmp_path / "teacher" / "config.json"
+    config = json.loads(path.read_text())
+    config["id2label"] = {"0": "bee", "1": "ant", "2": "cat"}
+    config["label2id"] = {"bee": 0, "ant": 1, "cat": 2}
+    path.write_text(json.dumps(config))
+    given = {"teacher_cache": str(place / "store"), "teacher_model_name_or_path": str(tmp_path / "teacher")}
+    with pytest.raises(ValueError, match="`teacher_labels` was None and is 1, 0, 2"):
+        train(*options(place, output_dir=str(tmp_path / "run"), **given))
+    with pytest.raises(ValueError, match="`teacher_labels` was None and is 1, 0, 2"):
+        store_answers(*options(place, **given))
+
+
+def test_other_precision_is_refused_without_the_teacher_too(place: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="`teacher_precision` was float32 and is bf16"):
+        train(*options(place, output_dir=str(tmp_path / "run"), bf16=True, **stored(place)))
+
+
+def test_filling_does_not_call_a_damaged_store_finished(place: Path, tmp_path: Path):
+    shutil.copytree(place / "store", tmp_path / "store")
+    path = tmp_path / "store" / "epoch-0001.safetensors"
+    path.write_bytes(path.read_bytes()[:-3] + b"abc")
+    with pytest.raises(ValueError, match="epoch-0001.safetensors` is damaged in the block"):
+        store_answers(*options(place, teacher_cache=str(tmp_path / "store")))
+
+
+def test_filling_begins_where_store_json_could_not_be_written(place: Path, tmp_path: Path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".unfinished-store.json").write_text("{")
+    store_answers(*options(place, teacher_cache=str(tmp_path / "new"), num_train_epochs=1))
+    assert {"store.json", "epoch-0000.safetensors"} <= set(files(tmp_path / "new"))
+
+
 @pytest.mark.parametrize("byte", [0.3, 0.9])
 def test_flipped_byte_is_found(place: Path, tmp_path: Path, byte: float):
     shutil.copytree(place / "store", tmp_path / "store")
@@ -288,6 +350,7 @@ def test_missing_and_half_stores_are_refused(place: Path, tmp_path: Path):
             "`teacher_cache` is 'a', but `distillation_type` is 'none'",
         ),
         ({"teacher_cache_epochs": 0}, "`teacher_cache_epochs` is 0, but must be 1 or more"),
+        ({"teacher_cache": "a", "output_dir": "a/"}, "`teacher_cache` and `output_dir` are both a/"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(given: dict, words: str):
@@ -342,7 +405,8 @@ def test_finished_store_is_compared_and_kept(place: Path, capsys: pytest.Capture
     before = files(place / "store")
     store(place)
     printed = capsys.readouterr().out
-    assert "answered 140 views again (device cpu, batch_size 10; stored with device cpu, batch_size 10)" in printed
+    machine = "device cpu, batch size 10, layout contiguous"
+    assert f"answered 140 views again ({machine}; stored with {machine})" in printed
     assert "140 of 140 answers are the stored ones" in printed
     assert files(place / "store") == before
 

@@ -44,7 +44,8 @@ REFUSED = {
     *("random_erase_prob", "crop_mode", "crop_min_scale", "horizontal_flip_prob", "repeated_augmentation"),
     *("learning_rate_stepping", "min_learning_rate", "warmup_learning_rate", "warmup_epochs", "student_mode"),
     *("class_weighting", "ema_decay", "ema_warmup", "num_train_samples", "num_streams", "shuffle_buffer_size"),
-    # options of student and data
+    # options of student, teacher and data
+    *("teacher_cache_epochs", "teacher_compile", "teacher_channels_last"),
     *("variant", "image_size", "drop_path_rate", "config_overrides", "use_distillation_token", "streaming"),
 }
 TABLES = (NOT_RECORDED, HARMLESS, RATES, LENGTHS, FIXED - {"optimizer"}, FIXED_ONCE_GIVEN, REFUSED)
