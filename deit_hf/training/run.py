@@ -137,14 +137,19 @@ def _make_teacher(
 ) -> Teacher | None:
     if model_args.teacher_model_name_or_path is None:
         return None
-    teacher = Teacher.from_pretrained(
-        model_args.teacher_model_name_or_path,
-        student_config=config,
-        dtype=None if model_args.teacher_dtype is None else getattr(torch, model_args.teacher_dtype),
-        device=args.device,
-        student_mean=statistics_of(processor)["mean"],
-        student_std=statistics_of(processor)["std"],
-    )
+    try:
+        teacher = Teacher.from_pretrained(
+            model_args.teacher_model_name_or_path,
+            student_config=config,
+            dtype=None if model_args.teacher_dtype is None else getattr(torch, model_args.teacher_dtype),
+            device=args.device,
+            student_mean=statistics_of(processor)["mean"],
+            student_std=statistics_of(processor)["std"],
+        )
+    except OSError as error:
+        if args.teacher_cache is None:
+            raise
+        raise OSError(f"{error} (its answers are stored, so it is not needed: --teacher none)") from error
     if args.teacher_cache is not None:
         return teacher  # it is only compared with the one that gave the stored answers
     if model_args.teacher_compile:

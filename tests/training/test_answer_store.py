@@ -207,6 +207,12 @@ def test_accuracy_on_other_evaluation_data_is_not_shown(place: Path, tmp_path: P
     assert trainer.answers.in_words.endswith("top-1 on the evaluation split not measured")
 
 
+def test_missing_teacher_is_not_needed(place: Path, tmp_path: Path):
+    given = {"teacher_cache": str(place / "store"), "teacher_model_name_or_path": str(tmp_path / "gone")}
+    with pytest.raises(OSError, match="its answers are stored, so it is not needed: --teacher none"):
+        train(*options(place, output_dir=str(tmp_path / "run"), **given))
+
+
 # ---- stores that do not fit ----
 
 
