@@ -91,6 +91,7 @@ def test_export_equals_the_model_for_any_batch_and_its_readme_runs(
     )  # Pillow's and torchvision's bicubic
 
 
+@pytest.mark.slow
 def test_models_of_other_kinds_are_exported_and_the_readme_says_what_cannot_read_them(
     folder: Path, capsys: pytest.CaptureFixture, tiny_config: DeiTConfig
 ):

@@ -137,6 +137,7 @@ def test_evaluate_script_takes_another_crop_fusion_and_labels(trained: Path, mon
     assert [(row["name"], row["images"]) for row in classes] == [("bright", 22), ("dark", 0)]
 
 
+@pytest.mark.slow
 def test_written_recipe_repeats_the_run_bit_for_bit(trained: Path):
     result = script(trained, "train", "student/recipe.yaml", "--output_dir", "again")
     assert result.returncode == 0, result.stderr

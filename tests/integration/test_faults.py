@@ -97,6 +97,7 @@ def campaign(
     return report
 
 
+@pytest.mark.slow
 def test_killed_run_ends_with_the_bits_of_one_that_was_left_alone(tmp_path: Path):
     report = campaign(tmp_path, trials=2, seed=7)
     assert report["differences"] == {}

@@ -83,6 +83,7 @@ def test_commands_of_the_first_screen_work_in_its_order(tmp_path: Path, monkeypa
         main(command)
 
 
+@pytest.mark.slow
 def test_python_examples_train_and_save_what_plain_transformers_and_onnxruntime_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -146,6 +146,7 @@ def test_loaders_that_would_change_the_steps_are_refused(tmp_path, options: dict
     check_accelerator_config(AcceleratorConfig(gradient_accumulation_kwargs={}))
 
 
+@pytest.mark.slow
 def test_launch_that_starts_one_of_two_processes_is_one_line_and_no_output(tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     command += [str(ROOT / "scripts" / "train.py"), "--variant", "deit_tiny_patch16_224", "--dataset_name", "digits"]

@@ -140,6 +140,7 @@ def started(folder: Path) -> subprocess.Popen:
     raise AssertionError(f"the run ended with {process.wait()}")
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_a_terminal_reaches_all_processes_and_the_run_is_saved(tmp_path: Path):
     process = started(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
