@@ -117,8 +117,8 @@ def training_view(
 
     Source: table 9 and official main.py:96-123: bicubic random-resized crop, flip, timm's RandAugment, per-pixel
     random erasing after normalisation. `3-augment` and the simple crop: DeiT III, official augment.py.
-    Differs: a decoded JPEG, which is a tensor, is resized by torch, which rounds differently from Pillow: by at most a
-    few of 255 levels (README.md has the measurement).
+    Differs: a decoded JPEG, which is a tensor, is resized by torch, which rounds differently from Pillow (README.md
+    has the measurement).
     Differs: for models of at most 32 pixels, the official code (datasets.py:91-94) takes a random crop of the image
     with a border of 4 black pixels, which only works for images of that size. Here the options apply at every size;
     `crop_mode` simple is similar (pinned by test_training_view_of_a_small_size_is_as_the_options_say).

@@ -145,13 +145,11 @@ class _Filling:
                     f"`{directory}` holds {store.format.top_k} logits of each view, not {answer_format.top_k}; leave "
                     "`top_k` out, or name a new directory"
                 )
-            for epoch in store.finished_epochs():
-                store.verify([epoch])
+            store.verify(store.finished_epochs())
             machines = store.facts["filled_with"]
             if self._machine() in machines:
                 return store
             facts = {**store.facts, "filled_with": [*machines, self._machine()]}
-            return AnswerStore.create(directory, answer_format, fingerprint, facts)
         return AnswerStore.create(directory, answer_format, fingerprint, facts)
 
     def _facts(self) -> dict[str, Any]:

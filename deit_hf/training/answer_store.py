@@ -138,7 +138,6 @@ class StoredAnswers:
         self._evaluation_data = views.evaluation_data
         self.was_asked = False
         self._check = ViewCheck(self.store)
-        self._num_processes = args.world_size
         # otherwise a block is divided between processes, and no process could compare it alone
         self._has_whole_blocks = args.world_size == 1 or args.train_batch_size % BLOCK == 0
 
