@@ -1,11 +1,12 @@
-"""Options of a distillation job that are not options of one of its runs."""
+"""Options of a job that are not options of one of its runs."""
 
 from dataclasses import dataclass, field
 
-from ..argument_checks import check, check_kinds
+from ..argument_checks import check, check_choice, check_kinds
 
 DEFAULT_STUDENT = "facebook/deit-tiny-distilled-patch16-224"
 ALL = "all"
+PARTS = ("test", "validation")
 
 
 @dataclass
@@ -39,3 +40,42 @@ class JobArguments:
         check_kinds(self)
         if self.teacher_epochs is not None:
             check("teacher_epochs", self.teacher_epochs, lambda v: v >= 0, "0 or more (0 uses the teacher as it is)")
+
+
+@dataclass
+class ReproduceArguments:
+    """What `deit-hf reproduce` repeats.
+
+    Raises:
+        TypeError: from the constructor, if a value has the wrong type.
+        ValueError: from the constructor, if a value is out of range.
+    """
+
+    table: str = field(metadata={"help": "Table to repeat; `deit-hf reproduce --help` lists them."})
+    rows: list[str] | None = field(default=None, metadata={"help": "Rows of the table; by default all."})
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2], metadata={"help": "Each row is trained once with each seed."}
+    )
+    protocol: str = field(
+        default="cpu", metadata={"help": "Size of the runs: cpu, or gpu, with more images and a larger student."}
+    )
+    part: str = field(
+        default=PARTS[0],
+        metadata={
+            "help": "What measures the models: test, or validation: training images that are held out. Settings are "
+            "chosen with the second, so that test images do not choose them."
+        },
+    )
+    show: bool = field(
+        default=False, metadata={"help": "Train nothing; write tables and plots of the results in `output_dir`."}
+    )
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check_choice("part", self.part, PARTS)
+        for name in ("rows", "seeds"):
+            values = getattr(self, name)
+            if values is not None and (not values or len({*values}) < len(values)):
+                raise ValueError(f"`{name}` is {values}; name at least one, and each once")
+        for seed in self.seeds:
+            check("seeds", seed, lambda v: v >= 0, "0 or more")

@@ -1,0 +1,225 @@
+"""Trains the rows of a table of the paper in small, run by run; the same call continues where it was stopped."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+from filelock import FileLock, Timeout
+
+from ..benchmarks.comparison import environment
+from ..data.dataset import ImageDataset
+from ..data.fingerprint import images_fingerprint
+from ..data.sources.arguments import DataArguments
+from ..data.sources.load import ImageParts, load_image_parts
+from ..hub.run_files import read_json
+from ..model.labels import label_config
+from ..training.progress import duration, say
+from ..training.recipe_file import parse_recipe
+from ..training.run import train
+from .arguments import ReproduceArguments
+from .plan import OPTION_TYPES
+from .study import Study, StudyRun, find_table, folder_of
+from .study_results import add_result, measure, read_results, top1_by_head
+
+RUNS = "runs"
+SECONDS_BETWEEN_LOOKS = 5
+_REFUSED = {
+    "seed": "each run has its own; name them with `--seeds`",
+    "variant": "the rows name the students",
+    "distillation_type": "the rows name it",
+    "train_val_split": "`--part validation` holds out the share of the table's settings",
+    "eval_strategy": "a run is measured once, at its end",
+    "streaming": "a table holds all rows of its data",
+}
+# Options that change neither the data nor the training, so that they may differ between runs of a table.
+OF_THE_MACHINE = {"use_cpu", "disable_tqdm", "per_device_eval_batch_size", "dataset_name", "image_column_name"}
+OF_THE_MACHINE |= {"label_column_name", "report_to", "bf16", "tf32", "torch_compile"}
+
+
+def reproduce(args: ReproduceArguments, options: Mapping[str, Any], output_dir: Path) -> Path:
+    """Trains all runs of a table that are not finished; returns the folder of its results.
+
+    Several processes may share the folder: each takes the next run that no other one is training.
+
+    Args:
+        args: table, rows, seeds and size.
+        options: of every run, such as the path of the data, or `num_train_epochs` for a trial.
+        output_dir: for models and results, in a folder for each study, protocol and part.
+
+    Raises:
+        ValueError: a row or option is unknown, or the folder holds results of other options.
+        OSError: the data is not found.
+        TrainingStopped: a signal was received; the same call continues.
+    """
+    study, rows = find_table(args.table)
+    runs = study.runs(rows if args.rows is None else args.rows, args.seeds, args.protocol, check_given(study, options))
+    return _Reproduction(study, runs, args, options, output_dir).run()
+
+
+def check_given(study: Study, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuses options of the user that a table sets itself, and launches of several processes."""
+    for name, advice in _REFUSED.items():
+        if name in options:
+            raise ValueError(f"`{name}` cannot be given: {advice}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but each run of a table has one process; start the command "
+            "several times without torchrun, and the processes share the runs"
+        )
+    if not study.starts_from_weights and {"model_name_or_path", "teacher_model_name_or_path"} & {*options}:
+        raise ValueError(f"no row of {study.name} starts from weights; leave `--student` and `--teacher` out")
+    return options
+
+
+class _Reproduction:
+    def __init__(
+        self,
+        study: Study,
+        runs: dict[str, StudyRun],
+        args: ReproduceArguments,
+        options: Mapping[str, Any],
+        output_dir: Path,
+    ):
+        self.study, self.runs, self.args = study, runs, args
+        self.folder = folder_of(output_dir, study, args.protocol, args.part)
+        self.data = {**study.data, **{name: options[name] for name in options if name in _DATA_OPTIONS}}
+        if args.part == "validation":
+            self.data["train_val_split"] = study.validation
+        self.parts: dict[int | None, ImageParts] = {}
+        self.began = time.monotonic()
+
+    def run(self) -> Path:
+        self._check_results()
+        left = self._unfinished()
+        say(f"{len(self.runs)} runs in {self.folder}, {len(left)} of them to do")
+        while left := self._unfinished():
+            if not any(self._try(run, left) for run in left):
+                time.sleep(SECONDS_BETWEEN_LOOKS)  # other processes train the runs that are left
+        return self.folder
+
+    def _check_results(self) -> None:
+        """Refuses results of other options in the folder."""
+        for line in read_results(self.folder):
+            run = self.runs.get(line["run"])
+            options = None if run is None else _recorded(run.options)
+            if options is not None and options != line["options"]:
+                names = [name for name in {**options, **line["options"]} if options.get(name) != line["options"].get(name)]
+                found = ", ".join(f"`{name}` {line['options'].get(name)} instead of {options.get(name)}" for name in names)
+                raise ValueError(
+                    f"{self.folder} holds a result of {line['run']} with other options ({found}); name another "
+                    "`output_dir`, or use the stored options"
+                )
+
+    def _unfinished(self) -> list[StudyRun]:
+        finished = {line["run"] for line in read_results(self.folder)}
+        return [run for run in self.runs.values() if run.name not in finished]
+
+    def _try(self, run: StudyRun, left: Sequence[StudyRun]) -> bool:
+        """Does a run if what it needs is finished and no other process is doing it."""
+        if {each.name for each in left} & {*run.needs}:
+            return False
+        lock = FileLock(self.folder / RUNS / f"{run.name}.lock")
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with lock.acquire(timeout=0):
+                if run.name in {line["run"] for line in read_results(self.folder)}:
+                    return True  # another process has just finished it
+                self._do(run, left)
+                return True
+        except Timeout:
+            return False
+
+    def _do(self, run: StudyRun, left: Sequence[StudyRun]) -> None:
+        say(f"\nrun {len(self.runs) - len(left) + 1} of {len(self.runs)}: {run.name}{self._time_left(left)}")
+        model_args, data_args, args = self._arguments(run)
+        parts = self._load(data_args)
+        train(model_args, data_args, args, parts=parts)
+        directory = Path(args.output_dir)
+        assert isinstance(parts.train, datasets.Dataset) and parts.evaluation is not None
+        images = self._images(parts.evaluation, data_args)
+        answers, cosines = measure(directory, images, args)
+        trained = read_json(directory / "train_results.json")
+        line = {
+            "run": run.name,
+            "study": self.study.name,
+            "row": run.row,
+            "seed": run.seed,
+            "protocol": self.args.protocol,
+            "part": self.args.part,
+            "top1": top1_by_head(answers),
+            "num_images": len(images),
+            "num_train_images": len(parts.train),
+            "seconds": trained["train_runtime"],
+            "views_per_second": trained["train_samples_per_second"],
+            "teacher": run.teacher,
+            "start": run.start,
+            "cosines": cosines,
+            "data": {
+                "train": images_fingerprint(self._images(parts.train, data_args)),
+                self.args.part: images_fingerprint(images),
+            },
+            "environment": environment(),
+            "options": _recorded(run.options),
+        }
+        add_result(self.folder, line, answers)
+        say(f"{run.name}: top-1 {_in_words(line['top1'])} on {len(images):,} images ({duration(line['seconds'])})")
+
+    def _arguments(self, run: StudyRun) -> Any:
+        sources: dict[str, Any] = {"output_dir": str(self.folder / RUNS / run.name)}
+        if run.teacher is not None:
+            sources["teacher_model_name_or_path"] = str(self.folder / RUNS / run.teacher)
+        if run.start is not None:
+            sources["model_name_or_path"] = str(self.folder / RUNS / run.start)
+        fixed = {"eval_strategy": "no", "evaluate_teacher": False, "seed": run.seed}
+        return parse_recipe(OPTION_TYPES, [], defaults={**fixed, **self.data, **run.options, **sources})
+
+    def _load(self, data_args: DataArguments) -> ImageParts:
+        """The data of a run; test images are only loaded to measure the finished model."""
+        key = data_args.max_train_samples
+        if key not in self.parts:
+            parts = load_image_parts(data_args)
+            if self.args.part == "test" and parts.test is not None:
+                parts = replace(parts, evaluation=parts.test)
+            self.parts[key] = replace(parts, test=None)
+        return self.parts[key]
+
+    def _images(self, rows: datasets.Dataset, data_args: DataArguments) -> ImageDataset:
+        columns = {name: getattr(data_args, name) for name in ("image_column_name", "label_column_name")}
+        labels = label_config(rows, data_args.label_column_name, data_args.num_labels)
+        return ImageDataset(rows, num_classes=labels["num_labels"], **columns)
+
+    def _time_left(self, left: Sequence[StudyRun]) -> str:
+        """Estimates the time of all runs that are left, from finished runs of the same row or of as many epochs."""
+        lines = read_results(self.folder)
+        if not lines:
+            return ""
+        seconds = sum(_estimate(run, lines) for run in left)
+        return f" ({duration(time.monotonic() - self.began)} so far, about {duration(seconds)} left)"
+
+
+_DATA_OPTIONS = {each.name for each in fields(DataArguments)}
+
+
+def _recorded(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that decide about its result, as they are read from a file."""
+    own = {name: value for name, value in options.items() if name not in OF_THE_MACHINE}
+    own = {name: value for name, value in own.items() if not name.startswith("dataloader_")}
+    return dict(json.loads(json.dumps(own)))
+
+
+def _estimate(run: StudyRun, lines: Sequence[Mapping[str, Any]]) -> float:
+    same = [line["seconds"] for line in lines if line["row"] == run.row]
+    if same:
+        return sum(same) / len(same)
+    per_epoch = [line["seconds"] / line["options"].get("num_train_epochs", 1) for line in lines]
+    return run.options.get("num_train_epochs", 1) * sum(per_epoch) / len(per_epoch)
+
+
+def _in_words(top1: Mapping[str, float]) -> str:
+    names = {"only": "", "average": "mean ", "cls": "class head ", "distillation": "distillation head "}
+    return ", ".join(f"{names[head]}{100 * value:.2f}" for head, value in top1.items())

@@ -1,0 +1,108 @@
+"""The results of a study: one line of JSON for each run, and the answers of its model to each image."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from filelock import FileLock
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from ..analysis.token_similarity import token_cosines
+from ..atomic_files import written_aside
+from ..data.dataset import EvaluationViews, ImageDataset, ViewCollator
+from ..data.transforms import evaluation_view
+from ..evaluation.answers import LABELS, head_answers
+from ..model.build import load_classifier
+from ..training.arguments import DistillationArguments
+
+RESULTS_FILE, ANSWERS = "results.jsonl", "answers"
+IMAGES_OF_COSINES = 1_000
+
+
+def measure(
+    model_directory: Path, images: ImageDataset, args: DistillationArguments
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the answers of a saved model to all images, and with two tokens their cosines on the first images.
+
+    Args:
+        model_directory: of a finished run.
+        images: with labels in the order of the model.
+        args: batch size, workers and device.
+    """
+    model, processor = load_classifier(str(model_directory))
+    model.to(args.device).eval()
+    views = EvaluationViews(images, evaluation_view(processor))
+    cosines: dict[str, Any] = {}
+    if getattr(model.config, "use_distillation_token", False):
+        first = Subset(views, range(min(len(views), IMAGES_OF_COSINES)))
+        pixels = [batch["pixel_values"] for batch in _batches(first, args)]
+        cosines = token_cosines(model, torch.cat(pixels))
+    return head_answers(model, _batches(views, args)), cosines
+
+
+def _batches(views: Any, args: DistillationArguments) -> Iterator[dict[str, Tensor]]:
+    loader = DataLoader(
+        views,
+        batch_size=args.per_device_eval_batch_size,
+        collate_fn=ViewCollator(None),
+        num_workers=args.dataloader_num_workers,
+        multiprocessing_context=args.dataloader_multiprocessing_context,
+    )
+    return (send_to_device(batch, args.device) for batch in loader)
+
+
+def top1_by_head(answers: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Share of correct answers by head, in [0, 1]."""
+    return {head: float(np.mean(of_head == answers[LABELS])) for head, of_head in answers.items() if head != LABELS}
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a study, in order of their runs' end.
+
+    Raises:
+        ValueError: a line is damaged; names it.
+    """
+    path = folder / RESULTS_FILE
+    if not path.is_file():
+        return []
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines.append(dict(json.loads(text)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"`{path}`, line {number}, is damaged ({error}); delete the line") from error
+    return lines
+
+
+def read_answers(folder: Path, run: str) -> dict[str, np.ndarray]:
+    """The answers of the model of a run.
+
+    Raises:
+        FileNotFoundError: they are missing.
+    """
+    path = folder / ANSWERS / f"{run}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"`{path}` is missing, but {RESULTS_FILE} has a line of it; delete the line")
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def add_result(folder: Path, line: Mapping[str, Any], answers: Mapping[str, np.ndarray]) -> None:
+    """Writes the answers of a run, then its line; processes that share the folder wait for each other."""
+    with written_aside(folder / ANSWERS) as aside, open(aside / f"{line['run']}.npz", "wb") as file:
+        np.savez_compressed(file, **answers)
+    with FileLock(folder / f"{RESULTS_FILE}.lock"):
+        lines = [*(each for each in read_results(folder) if each["run"] != line["run"]), dict(line)]
+        write_results(folder, lines)
+
+
+def write_results(folder: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes all lines of a study, in full or not at all."""
+    with written_aside(folder) as aside:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (aside / RESULTS_FILE).write_text(text, encoding="utf-8")
