@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
+from .. import __version__
 from ..argument_checks import check
 
 OURS = "deit_hf"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-LIBRARIES = (OURS, "torch", "torchvision", "transformers", "timm", "accelerate", "pillow")
+LIBRARIES = ("torch", "torchvision", "transformers", "timm", "accelerate", "pillow")
 # Columns of the table: key of a row, heading, and format of a number. A column without any value is left out.
 COLUMNS = (
     ("setting", "", ""),
@@ -154,12 +155,17 @@ def check_compiler(device: torch.device) -> None:
         raise ValueError(f"`compile` needs a C++ compiler, but there is no `{compiler}`; install it, or leave it out")
 
 
-def environment() -> dict[str, str]:
-    """Returns machine, Python and versions of the libraries that a speed depends on."""
-    device = device_of_benchmarks()
+def environment(device: torch.device | None = None) -> dict[str, str]:
+    """Returns machine, Python and versions of the libraries that a result depends on.
+
+    Args:
+        device: that was used; that of benchmarks by default.
+    """
+    device = device_of_benchmarks() if device is None else device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _name_of_cpu()
     versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
-    return {"device": name, "CPUs": str(os.cpu_count()), "Python": platform.python_version(), **versions}
+    own = {"deit_hf": __version__, "CPUs": str(os.cpu_count()), "Python": platform.python_version()}
+    return {"device": name, **own, **versions}
 
 
 def _name_of_cpu() -> str:

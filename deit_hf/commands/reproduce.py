@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from ..jobs.arguments import ReproduceArguments
         from ..jobs.plan import OPTION_TYPES
         from ..jobs.reproduce import reproduce
+        from ..jobs.study_report import table_of, write_report
         from ..training.recipe_file import given_options
 
         groups, positionals = (ReproduceArguments, *OPTION_TYPES), {"TABLE": "table"}
@@ -38,5 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "table" not in own:
             raise ValueError("no table is named; see --help for all tables")
         args = ReproduceArguments(**own)
-        if not args.show:
-            reproduce(args, given, output_dir)
+        if args.show:
+            print(write_report(output_dir))
+            return
+        results = reproduce(args, given, output_dir)
+        print(f"\n{table_of(args.table, results)}")

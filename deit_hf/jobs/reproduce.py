@@ -71,6 +71,8 @@ def check_given(study: Study, options: Mapping[str, Any]) -> Mapping[str, Any]:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but each run of a table has one process; start the command "
             "several times without torchrun, and the processes share the runs"
         )
+    if not study.data and not options.get("dataset_name"):
+        raise ValueError(f"the table is for data of your own; name it with `--dataset_name`")
     if not study.starts_from_weights and {"model_name_or_path", "teacher_model_name_or_path"} & {*options}:
         raise ValueError(f"no row of {study.name} starts from weights; leave `--student` and `--teacher` out")
     return options
@@ -138,7 +140,7 @@ class _Reproduction:
         say(f"\nrun {len(self.runs) - len(left) + 1} of {len(self.runs)}: {run.name}{self._time_left(left)}")
         model_args, data_args, args = self._arguments(run)
         parts = self._load(data_args)
-        train(model_args, data_args, args, parts=parts)
+        train(model_args, data_args, args, parts=replace(parts, evaluation=None))
         directory = Path(args.output_dir)
         assert isinstance(parts.train, datasets.Dataset) and parts.evaluation is not None
         images = self._images(parts.evaluation, data_args)
@@ -163,7 +165,7 @@ class _Reproduction:
                 "train": images_fingerprint(self._images(parts.train, data_args)),
                 self.args.part: images_fingerprint(images),
             },
-            "environment": environment(),
+            "environment": environment(args.device),
             "options": _recorded(run.options),
         }
         add_result(self.folder, line, answers)
@@ -209,6 +211,8 @@ def _recorded(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that decide about its result, as they are read from a file."""
     own = {name: value for name, value in options.items() if name not in OF_THE_MACHINE}
     own = {name: value for name, value in own.items() if not name.startswith("dataloader_")}
+    if os.path.exists(str(own.get("model_name_or_path"))):  # a result names no path of a machine
+        own["model_name_or_path"] = Path(own["model_name_or_path"]).name
     return dict(json.loads(json.dumps(own)))
 
 

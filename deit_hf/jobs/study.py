@@ -6,6 +6,7 @@ Studies are YAML files in `recipes/tables/`. A row has options of a training, an
 - `start`: a row whose model, of the same seed, this row starts from.
 - `epochs`: factor of the number of epochs.
 - `recipe`: a shipped recipe; the options of the row override it.
+- `against`: the row that it is compared with in the tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from ..argument_checks import check_choice
 from ..training.shipped_recipes import RECIPES, find_recipe
 
 STUDIES = RECIPES / "tables"
-OF_A_ROW = ("teacher", "start", "epochs", "recipe")
+OF_A_ROW = ("teacher", "start", "epochs", "recipe", "against")
 TEACHER_SEED = 0
 _NOT_OF_A_ROW = ("output_dir", "dataset_name", "teacher_model_name_or_path", "eval_strategy", "save_strategy")
 
