@@ -1,7 +1,6 @@
 """The class that each head of a model answers for each image, to compare models image by image."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch

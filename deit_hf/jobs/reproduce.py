@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts, load_image_parts
 from ..hub.run_files import read_json
 from ..model.labels import label_config
+from ..reliability.checkpoints import is_finished
+from ..reliability.run_identity import Difference
+from ..training.arguments import DistillationArguments
 from ..training.progress import duration, say
 from ..training.recipe_file import parse_recipe
 from ..training.run import train
@@ -28,17 +31,13 @@ from .study_results import add_result, measure, read_results, top1_by_head
 
 RUNS = "runs"
 SECONDS_BETWEEN_LOOKS = 5
-_REFUSED = {
-    "seed": "each run has its own; name them with `--seeds`",
-    "variant": "the rows name the students",
-    "distillation_type": "the rows name it",
-    "train_val_split": "`--part validation` holds out the share of the table's settings",
-    "eval_strategy": "a run is measured once, at its end",
-    "streaming": "a table holds all rows of its data",
-}
-# Options that change neither the data nor the training, so that they may differ between runs of a table.
-OF_THE_MACHINE = {"use_cpu", "disable_tqdm", "per_device_eval_batch_size", "dataset_name", "image_column_name"}
-OF_THE_MACHINE |= {"label_column_name", "report_to", "bf16", "tf32", "torch_compile"}
+# Options that change neither the training nor what is measured, so that they may differ between runs of a table.
+OF_THE_MACHINE = {"use_cpu", "disable_tqdm", "per_device_eval_batch_size", "report_to"}
+OF_THE_MACHINE |= {each.name for each in fields(DistillationArguments) if each.name.startswith("dataloader_")}
+OF_THE_DATA = {"dataset_name", "dataset_config_name", "image_column_name", "label_column_name"}
+OF_THE_DATA |= {"train_split", "eval_split"}
+SOURCES = {"model_name_or_path", "teacher_model_name_or_path"}
+SHORTER = {"num_train_epochs", "max_train_samples", "max_eval_samples"}  # for a trial
 
 
 def reproduce(args: ReproduceArguments, options: Mapping[str, Any], output_dir: Path) -> Path:
@@ -62,19 +61,20 @@ def reproduce(args: ReproduceArguments, options: Mapping[str, Any], output_dir: 
 
 
 def check_given(study: Study, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Refuses options of the user that a table sets itself, and launches of several processes."""
-    for name, advice in _REFUSED.items():
-        if name in options:
-            raise ValueError(f"`{name}` cannot be given: {advice}")
+    """Refuses options that the rows of a table set, and a launch of several processes."""
+    for name in options:
+        if name not in OF_THE_MACHINE | OF_THE_DATA | SOURCES | SHORTER:
+            advice = "name the seeds with `--seeds`" if name == "seed" else "leave it out, or use deit-hf train"
+            raise ValueError(f"`{name}` is set by the rows of a table; {advice}")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but each run of a table has one process; start the command "
             "several times without torchrun, and the processes share the runs"
         )
-    if not study.data and not options.get("dataset_name"):
-        raise ValueError(f"the table is for data of your own; name it with `--dataset_name`")
-    if not study.starts_from_weights and {"model_name_or_path", "teacher_model_name_or_path"} & {*options}:
-        raise ValueError(f"no row of {study.name} starts from weights; leave `--student` and `--teacher` out")
+    if "dataset_name" not in {*study.data, *options}:
+        raise ValueError("this table is for data of your own; name it with `--dataset_name`")
+    if not study.starts_from_weights and SOURCES & {*options}:
+        raise ValueError(f"no row of the study {study.name} starts from weights; leave out --student and --teacher")
     return options
 
 
@@ -89,7 +89,7 @@ class _Reproduction:
     ):
         self.study, self.runs, self.args = study, runs, args
         self.folder = folder_of(output_dir, study, args.protocol, args.part)
-        self.data = {**study.data, **{name: options[name] for name in options if name in _DATA_OPTIONS}}
+        self.data = {**study.data, **{name: options[name] for name in options if name in OF_THE_DATA}}
         if args.part == "validation":
             self.data["train_val_split"] = study.validation
         self.parts: dict[int | None, ImageParts] = {}
@@ -108,18 +108,23 @@ class _Reproduction:
         """Refuses results of other options in the folder."""
         for line in read_results(self.folder):
             run = self.runs.get(line["run"])
-            options = None if run is None else _recorded(run.options)
-            if options is not None and options != line["options"]:
-                names = [name for name in {**options, **line["options"]} if options.get(name) != line["options"].get(name)]
-                found = ", ".join(f"`{name}` {line['options'].get(name)} instead of {options.get(name)}" for name in names)
+            given, stored = ({} if run is None else _recorded(run.options)), line["options"]
+            names = [name for name in {**given, **stored} if given.get(name) != stored.get(name)]
+            if run is not None and names:
+                found = "; ".join(str(Difference(name, stored.get(name), given.get(name))) for name in names)
                 raise ValueError(
-                    f"{self.folder} holds a result of {line['run']} with other options ({found}); name another "
-                    "`output_dir`, or use the stored options"
+                    f"{self.folder} holds a result of {run.name} with other options ({found}); name another directory "
+                    "with `--output_dir`, or leave the options out"
                 )
 
     def _unfinished(self) -> list[StudyRun]:
+        """The runs without a result, and those whose model they need but which is not here."""
         finished = {line["run"] for line in read_results(self.folder)}
-        return [run for run in self.runs.values() if run.name not in finished]
+        left = {run.name: run for run in self.runs.values() if run.name not in finished}
+        for run in reversed(self.runs.values()):
+            if run.name in left:
+                left |= {name: self.runs[name] for name in run.needs if not is_finished(self.folder / RUNS / name)}
+        return [run for run in self.runs.values() if run.name in left]
 
     def _try(self, run: StudyRun, left: Sequence[StudyRun]) -> bool:
         """Does a run if what it needs is finished and no other process is doing it."""
@@ -129,9 +134,8 @@ class _Reproduction:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             with lock.acquire(timeout=0):
-                if run.name in {line["run"] for line in read_results(self.folder)}:
-                    return True  # another process has just finished it
-                self._do(run, left)
+                if run.name in {each.name for each in self._unfinished()}:  # no other process has just finished it
+                    self._do(run, left)
                 return True
         except Timeout:
             return False
@@ -142,7 +146,8 @@ class _Reproduction:
         parts = self._load(data_args)
         train(model_args, data_args, args, parts=replace(parts, evaluation=None))
         directory = Path(args.output_dir)
-        assert isinstance(parts.train, datasets.Dataset) and parts.evaluation is not None
+        assert isinstance(parts.train, datasets.Dataset)
+        assert parts.evaluation is not None
         images = self._images(parts.evaluation, data_args)
         answers, cosines = measure(directory, images, args)
         trained = read_json(directory / "train_results.json")
@@ -204,13 +209,9 @@ class _Reproduction:
         return f" ({duration(time.monotonic() - self.began)} so far, about {duration(seconds)} left)"
 
 
-_DATA_OPTIONS = {each.name for each in fields(DataArguments)}
-
-
 def _recorded(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that decide about its result, as they are read from a file."""
-    own = {name: value for name, value in options.items() if name not in OF_THE_MACHINE}
-    own = {name: value for name, value in own.items() if not name.startswith("dataloader_")}
+    own = {name: value for name, value in options.items() if name not in OF_THE_MACHINE | OF_THE_DATA}
     if os.path.exists(str(own.get("model_name_or_path"))):  # a result names no path of a machine
         own["model_name_or_path"] = Path(own["model_name_or_path"]).name
     return dict(json.loads(json.dumps(own)))

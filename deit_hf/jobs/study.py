@@ -9,8 +9,9 @@ Studies are YAML files in `recipes/tables/`. A row has options of a training, an
 - `against`: the row that it is compared with in the tables.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..training.shipped_recipes import RECIPES, find_recipe
 
 STUDIES = RECIPES / "tables"
 OF_A_ROW = ("teacher", "start", "epochs", "recipe", "against")
-TEACHER_SEED = 0
+TEACHER, TEACHER_SEED = "teacher-", 0
 _NOT_OF_A_ROW = ("output_dir", "dataset_name", "teacher_model_name_or_path", "eval_strategy", "save_strategy")
 
 
@@ -63,6 +64,7 @@ class Study:
         validation: share of the training images that is held out when settings are chosen.
         protocols: options by protocol: `all` runs, `student`, and by name in `teachers`.
         rows: options by row.
+        disagreement: rows whose heads are compared with their teacher and with a student without one.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Study:
     validation: float
     protocols: dict[str, dict[str, Any]]
     rows: dict[str, dict[str, Any]]
+    disagreement: list[str] = field(default_factory=list)
 
     @property
     def starts_from_weights(self) -> bool:
@@ -101,6 +104,15 @@ class Study:
                 self._add(row, seed, protocol, given, found)
         return found
 
+    def planned_options(self, row: str, protocol: str) -> dict[str, Any]:
+        """The options of the runs of a row, or of a teacher `teacher-NAME`, as they are read from a file of results."""
+        found: dict[str, StudyRun] = {}
+        if row.startswith(TEACHER):
+            run = self._add_teacher(row.removeprefix(TEACHER), protocol, {}, found)
+        else:
+            run = self._add(row, 0, protocol, {}, found)
+        return dict(json.loads(json.dumps(run.options)))
+
     def _add(
         self, row: str, seed: int, protocol: str, given: Mapping[str, Any], found: dict[str, StudyRun]
     ) -> StudyRun:
@@ -112,14 +124,16 @@ class Study:
                 teacher = self._add_teacher(own["teacher"], protocol, given, found).name
             if "start" in own:
                 start = self._add(own["start"], seed, protocol, given, found).name
-            options = _options(own, settings.get("all", {}), settings.get("student", {}), given=_for_students(given, own))
+            options = _options(
+                own, settings.get("all", {}), settings.get("student", {}), given=_for_students(given, own)
+            )
             found[name] = StudyRun(name, row, seed, options, teacher, start)
         return found[name]
 
     def _add_teacher(
         self, teacher: str, protocol: str, given: Mapping[str, Any], found: dict[str, StudyRun]
     ) -> StudyRun:
-        name, settings = f"teacher-{teacher}", self.protocols[protocol]
+        name, settings = f"{TEACHER}{teacher}", self.protocols[protocol]
         if name not in found:
             options = _options(settings["teachers"][teacher], settings.get("all", {}), given=_for_teachers(given))
             found[name] = StudyRun(name, name, TEACHER_SEED, options)

@@ -95,7 +95,7 @@ def read_answers(folder: Path, run: str) -> dict[str, np.ndarray]:
 def add_result(folder: Path, line: Mapping[str, Any], answers: Mapping[str, np.ndarray]) -> None:
     """Writes the answers of a run, then its line; processes that share the folder wait for each other."""
     with written_aside(folder / ANSWERS) as aside, open(aside / f"{line['run']}.npz", "wb") as file:
-        np.savez_compressed(file, **answers)
+        np.savez_compressed(file, allow_pickle=False, **answers)
     with FileLock(folder / f"{RESULTS_FILE}.lock"):
         lines = [*(each for each in read_results(folder) if each["run"] != line["run"]), dict(line)]
         write_results(folder, lines)
