@@ -1,7 +1,6 @@
 """What the benchmarks of model and training share: contenders take turns; the result is a table and a JSON file."""
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -15,12 +14,12 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from .. import __version__
 from ..argument_checks import check
+from ..training.same_run import installed_version
 
 OURS = "deit_hf"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-LIBRARIES = ("torch", "torchvision", "transformers", "timm", "accelerate", "pillow")
+LIBRARIES = (OURS, "torch", "torchvision", "transformers", "timm", "accelerate", "pillow")
 # Columns of the table: key of a row, heading, and format of a number. A column without any value is left out.
 COLUMNS = (
     ("setting", "", ""),
@@ -163,9 +162,8 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
     """
     device = device_of_benchmarks() if device is None else device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _name_of_cpu()
-    versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
-    own = {"deit_hf": __version__, "CPUs": str(os.cpu_count()), "Python": platform.python_version()}
-    return {"device": name, **own, **versions}
+    versions = {library: installed_version(library) for library in LIBRARIES}
+    return {"device": name, "CPUs": str(os.cpu_count()), "Python": platform.python_version(), **versions}
 
 
 def _name_of_cpu() -> str:

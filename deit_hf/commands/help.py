@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from .option_groups import CHECK, DISTILL, EVALUATE, PREPARE, STORE, TRAIN, Option
+from .option_groups import CHECK, DISTILL, EVALUATE, PREPARE, REPRODUCE, STORE, TRAIN, Option
 
 
 class Help(NamedTuple):
@@ -80,6 +80,18 @@ HELP = {
             "deit-hf check photos/",
             "deit-hf check --train_dir photos/train --validation_dir photos/val",
             "deit-hf check digits",
+        ),
+    ),
+    "reproduce": Help(
+        (
+            "deit-hf reproduce TABLE [--rows ROW ...] [--seeds N ...] [--option value ...]",
+            "TABLE: table2, table3, table4, transfer, resolution or digits",
+        ),
+        REPRODUCE,
+        (
+            "deit-hf reproduce digits",
+            "deit-hf reproduce table3 --rows none token-hard --seeds 3",
+            "deit-hf reproduce transfer --dataset_name photos/ --show",
         ),
     ),
     "prepare": Help(

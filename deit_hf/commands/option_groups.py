@@ -291,6 +291,33 @@ PREPARE = {
     "data": (DATASET, TRAIN_DIR, VALIDATION_DIR, TRAIN_SPLIT, EVAL_SPLIT, HELD_OUT, IMAGES, LABELS, CONFIG_NAME),
     "selection": (MAX_TRAIN, MAX_EVAL),
 }
+REPRODUCE = {
+    "table": (
+        Option("rows", "ROW ...", None, "rows of the table", "all"),
+        Option("seeds", "N ...", None, "each row is trained once with each", "0 1 2"),
+        Option("protocol", "NAME", "cpu", "cpu, or gpu: more images, a larger student, hours on a GPU"),
+        Option("part", "NAME", "test", "test, or validation: measure on training images that are held out"),
+        Option("show", "BOOL", False, "train nothing; write tables and plots of all results in -o"),
+        Option("output_dir", "DIR", None, "models and results", "runs/reproduce", flag="-o, --output_dir"),
+    ),
+    "data and weights": (
+        DATASET,
+        IMAGES,
+        LABELS,
+        Option("model_name_or_path", "SOURCE", None, "of rows that start from weights", flag="--student"),
+        Option("teacher_model_name_or_path", "SOURCE", None, "weights of its teacher", flag="--teacher"),
+    ),
+    "for a trial": (
+        Option("num_train_epochs", "N", None, "epochs of each run, times the factor of its row", "the table's"),
+        MAX_TRAIN,
+        MAX_EVAL,
+    ),
+    "machine": (
+        Option("dataloader_num_workers", "N", 0, "processes that decode and augment images"),
+        Option("per_device_eval_batch_size", "N", 8, "images per step of the measurement"),
+        Option("use_cpu", "BOOL", False, "do not use the GPU"),
+    ),
+}
 
 # Options of this package that only `--help-all` of a training shows.
 HELP_ALL_ONLY = {"config_overrides", "eval_crop", "dataset_config_name", "train_split", "label_file", "num_labels"}

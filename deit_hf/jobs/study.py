@@ -105,7 +105,7 @@ class Study:
         return found
 
     def planned_options(self, row: str, protocol: str) -> dict[str, Any]:
-        """The options of the runs of a row, or of a teacher `teacher-NAME`, as they are read from a file of results."""
+        """The options of the runs of a row or of a teacher, as they are read from a file of results."""
         found: dict[str, StudyRun] = {}
         if row.startswith(TEACHER):
             run = self._add_teacher(row.removeprefix(TEACHER), protocol, {}, found)

@@ -98,7 +98,7 @@ def _facts(results: StudyTable) -> str:
 
 def _other_options(results: StudyTable) -> str:
     """Names options of the runs that are not those of the study, such as fewer epochs for a trial."""
-    others = {}
+    others: dict[str, Any] = {}
     for line in results.lines:
         planned = results.study.planned_options(line["row"], line["protocol"])
         others |= {name: value for name, value in line["options"].items() if planned.get(name) != value}

@@ -162,7 +162,7 @@ def collect_identity(training: Training, groups: Mapping[str, Any]) -> dict[str,
     if "model" in groups:
         facts["student"] = student_start(groups["model"])
     facts["optimizer"] = training.given_optimizer
-    facts["libraries"] = {name: _version(name) for name in LIBRARIES}
+    facts["libraries"] = {name: installed_version(name) for name in LIBRARIES}
     options = {"training": training_options, **{name: _options(group) for name, group in groups.items()}}
     return {"options": options, "facts": facts, "changes": []}
 
@@ -189,10 +189,11 @@ def _class_names(config: Any) -> list[str]:
     return [str(config.id2label[index]) for index in sorted(config.id2label)]
 
 
-def _version(name: str) -> str:
+def installed_version(name: str) -> str:
+    """The version of a library, or `unknown` if it is imported from a path without being installed."""
     try:
         return version(name)
-    except PackageNotFoundError:  # imported from the path without being installed
+    except PackageNotFoundError:
         return "unknown"
 
 

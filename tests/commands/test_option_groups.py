@@ -15,7 +15,7 @@ from deit_hf.data.holdout import FRACTION
 from deit_hf.data.prepare import PrepareOptions
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.evaluation.arguments import EvaluationArguments
-from deit_hf.jobs.arguments import DEFAULT_STUDENT, JobArguments
+from deit_hf.jobs.arguments import DEFAULT_STUDENT, JobArguments, ReproduceArguments
 from deit_hf.jobs.plan import TEACHER_EPOCHS
 from deit_hf.jobs.settings import (
     FEWEST_EPOCHS,
@@ -36,6 +36,7 @@ CLASSES = {
     "evaluate": (EvaluationArguments, DataArguments),
     "check": (DataArguments,),
     "prepare": (PrepareOptions, DataArguments),
+    "reproduce": (ReproduceArguments, ModelArguments, DataArguments, DistillationArguments),
 }
 POSITIONALS = {
     "distill": {"DATA": "dataset_name"},
@@ -43,6 +44,7 @@ POSITIONALS = {
     "cache-teacher": {},
     "evaluate": {"MODEL": "model_name_or_path", "DATA": "dataset_name"},
     "check": {"DATA": "dataset_name"},
+    "reproduce": {"TABLE": "table"},
     "prepare": {"SOURCE": "dataset_name", "DIR": "output_dir"},
 }
 OPTIONS = [(command, option) for command in CLASSES for options in HELP[command].groups.values() for option in options]
@@ -56,8 +58,8 @@ def fields_of(command: str) -> dict[str, dataclasses.Field]:
     ("command", "option"), OPTIONS, ids=lambda value: value if isinstance(value, str) else value.name
 )
 def test_shown_default_is_that_of_the_option(command: str, option: Option):
-    """A job chooses some values itself; its help describes them in words."""
-    if command == "distill" and option.default is None:
+    """A job or a table chooses some values itself; its help describes them in words."""
+    if command in ("distill", "reproduce") and option.default is None:
         assert option.name in fields_of(command)
         return
     default = fields_of(command)[option.name].default
@@ -125,9 +127,9 @@ def test_examples_are_accepted(command: str, example: str, tmp_path, monkeypatch
     words = shlex.split(example)
     arguments = words[words.index(command) + 1 :]
     assert words[: words.index(command)][-1] in ("deit-hf", "deit_hf")
-    if command == "distill":
+    if command in ("distill", "reproduce"):
         given = given_options(CLASSES[command], arguments, positionals=POSITIONALS[command])
-        assert given["dataset_name"] == arguments[0]
+        assert given[next(iter(POSITIONALS[command].values()))] == arguments[0]
         return
     groups = parse_recipe(CLASSES[command], [*arguments], positionals=POSITIONALS[command])
     assert len(groups) == len(CLASSES[command])

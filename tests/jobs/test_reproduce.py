@@ -1,0 +1,215 @@
+"""`deit-hf reproduce`: trains what is left of a table, measures each model once, and shows what the files say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from deit_hf.commands.reproduce import main
+from deit_hf.data.sources.arguments import DataArguments
+from deit_hf.data.sources.load import load_image_parts
+from deit_hf.jobs import reproduce as module
+from deit_hf.jobs.arguments import ReproduceArguments
+from deit_hf.jobs.study_results import read_results
+from deit_hf.training.arguments import DistillationArguments
+from deit_hf.training.saved_model import evaluate
+
+SHORT = ["--num_train_epochs", "1", "--max_train_samples", "64", "--max_eval_samples", "40"]
+SHORT += ["--dataloader_num_workers", "0", "--dataloader_persistent_workers", "false", "--use_cpu", "true"]
+RUNS = ["plain-seed0", "teacher-convnet", "distilled-seed0", "plain-seed1", "distilled-seed1"]
+
+
+def start(folder: Path, *more: str) -> None:
+    main(["digits", "--seeds", "0", "1", *SHORT, "-o", str(folder), *more])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The finished table `digits` of tiny runs; tests must not change it."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    start(folder)
+    return folder / "digits-cpu"
+
+
+def copied(finished: Path, folder: Path) -> Path:
+    for path in finished.rglob("*"):
+        if path.is_file() and not path.name.endswith(".lock"):
+            target = folder / "digits-cpu" / path.relative_to(finished)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return folder / "digits-cpu"
+
+
+def test_one_line_for_each_run_with_the_accuracy_of_its_model_on_the_test_images(finished: Path):
+    lines = read_results(finished)
+    assert [line["run"] for line in lines] == RUNS
+    assert [line["seed"] for line in lines] == [0, 0, 0, 1, 1]
+    data = DataArguments("digits", eval_split="test", max_eval_samples=40)
+    for line in lines:
+        assert (line["num_images"], line["num_train_images"], line["part"]) == (40, 64, "test")
+        args = DistillationArguments(str(finished / "unused"), use_cpu=True, per_device_eval_batch_size=40)
+        measured = evaluate(str(finished / "runs" / line["run"]), data, args)
+        heads = {"only": "eval_top1", **{head: f"eval_top1_{head}" for head in ("average", "cls", "distillation")}}
+        assert line["top1"] == {head: pytest.approx(measured[heads[head]]) for head in line["top1"]}
+        assert [*line["cosines"]] == (["input", "layers", "output"] if line["row"] == "distilled" else [])
+        assert line["teacher"] == ("teacher-convnet" if line["row"] == "distilled" else None)
+        assert line["seconds"] > 0
+        assert line["options"]["num_train_epochs"] == 1
+    weights = [(finished / "runs" / name / "model.safetensors").read_bytes() for name in RUNS]
+    assert len({*weights}) == len(RUNS)  # each seed has its own
+
+
+def test_results_name_no_path_of_the_machine(finished: Path):
+    assert str(finished.parent) not in (finished / "results.jsonl").read_text()
+
+
+def test_a_finished_table_is_left_as_it_is_and_printed(finished: Path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "train", None)  # would raise
+    before = (finished / "results.jsonl").read_bytes()
+    start(finished.parent)
+    assert (finished / "results.jsonl").read_bytes() == before
+    printed = capsys.readouterr().out
+    assert "5 runs in" in printed
+    assert "0 of them to do" in printed
+    plain = [100 * line["top1"]["only"] for line in read_results(finished) if line["row"] == "plain"]
+    assert f"| plain | 2 | {np.mean(plain):.1f} ± {np.std(plain, ddof=1):.1f} |" in printed
+
+
+def test_the_same_call_continues_after_an_error_with_the_runs_that_are_left(finished: Path, tmp_path, monkeypatch):
+    folder = copied(finished, tmp_path)
+    lines = (folder / "results.jsonl").read_text().splitlines(keepends=True)
+    (folder / "results.jsonl").write_text("".join(lines[:2]))  # as if it was killed then
+    shutil.rmtree(folder / "runs" / "distilled-seed1")
+    trained = []
+    real = module.train
+    monkeypatch.setattr(
+        module, "train", lambda *args, **options: trained.append(args[2].output_dir) or real(*args, **options)
+    )
+    start(tmp_path)
+    assert [Path(each).name for each in trained] == ["distilled-seed0", "plain-seed1", "distilled-seed1"]
+    assert {line["run"] for line in read_results(folder)} == {*RUNS}
+    for old, new in zip(read_results(finished), read_results(folder), strict=True):
+        assert (new["top1"], new["cosines"]) == (old["top1"], old["cosines"])
+
+
+def test_a_teacher_whose_model_is_gone_is_trained_again_for_a_new_seed(finished: Path, tmp_path):
+    """As in a folder that holds only results."""
+    folder = copied(finished, tmp_path)
+    shutil.rmtree(folder / "runs" / "teacher-convnet")
+    main(["digits", "--rows", "distilled", "--seeds", "1", "2", *SHORT, "-o", str(tmp_path)])
+    assert [line["run"] for line in read_results(folder)] == [
+        *[name for name in RUNS if name != "teacher-convnet"],
+        "teacher-convnet",
+        "distilled-seed2",
+    ]
+    assert (folder / "runs" / "teacher-convnet" / "model.safetensors").is_file()
+
+
+def test_a_run_of_another_process_is_left_to_it_and_awaited(finished: Path, tmp_path, monkeypatch):
+    folder = copied(finished, tmp_path)
+    lines = (folder / "results.jsonl").read_text().splitlines(keepends=True)
+    (folder / "results.jsonl").write_text("".join(lines[1:]))
+    other = FileLock(folder / "runs" / "plain-seed0.lock")
+    other.acquire()
+
+    def finish_there(seconds: float) -> None:
+        (folder / "results.jsonl").write_text("".join(lines))
+        other.release()
+
+    monkeypatch.setattr(module.time, "sleep", finish_there)
+    monkeypatch.setattr(module, "train", None)  # would raise
+    start(tmp_path)
+    assert not other.is_locked
+
+
+def test_settings_can_be_chosen_on_training_images_that_no_run_trains_on(tmp_path):
+    main(["digits", "--rows", "plain", "--seeds", "0", "--part", "validation", *SHORT, "-o", str(tmp_path)])
+    (line,) = read_results(tmp_path / "digits-cpu-validation")
+    assert (line["part"], line["num_images"]) == ("validation", 40)
+    held_out = load_image_parts(
+        DataArguments("digits", train_val_split=0.33, max_train_samples=64, max_eval_samples=40)
+    )
+    pixels = [
+        {np.asarray(image).tobytes() for image in part["image"]} for part in (held_out.train, held_out.evaluation)
+    ]
+    assert not pixels[0] & pixels[1]
+    labels = np.load(tmp_path / "digits-cpu-validation" / "answers" / "plain-seed0.npz")["labels"]
+    assert labels.tolist() == held_out.evaluation["label"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits", "--seed", "3"], "`seed` is set by the rows of a table; name the seeds with `--seeds`"),
+        (["digits", "--learning_rate", "1"], "`learning_rate` is set by the rows of a table; leave it out"),
+        (["digits", "--push_to_hub", "true"], "`push_to_hub` is set by"),
+        (["digits", "--student", "x"], "no row of the study digits starts from weights"),
+        (["transfer"], "this table is for data of your own; name it with `--dataset_name`"),
+        (["digits", "--rows", "plaim"], "`rows` is 'plaim', but must be one of plain, distilled"),
+        (["digits", "--seeds", "1", "1"], "`seeds` is [1, 1]; name at least one, and each once"),
+        (["digits", "--seeds", "-1"], "`seeds` is -1, but must be 0 or more"),
+        (["digits", "--part", "train"], "`part` is 'train', but must be one of test, validation"),
+        (["digits", "--protocol", "gpu"], "`protocol` is 'gpu', but must be one of cpu"),
+        ([], "no table is named"),
+        (["table9"], "`table` is 'table9', but must be one of"),
+        (["digits", "--show"], "no results under"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "-o", str(tmp_path / "new")])
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_launch_of_several_processes_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 2, but each run of a table has one process"):
+        module.reproduce(ReproduceArguments("digits"), {}, tmp_path)
+
+
+def test_results_of_other_options_are_not_mixed(finished: Path, tmp_path, capsys):
+    copied(finished, tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["digits", "--seeds", "0", "--num_train_epochs", "2", "-o", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert "holds a result of plain-seed0 with other options" in error
+    assert "num_train_epochs" in error
+
+
+def test_show_writes_what_the_files_say(finished: Path, tmp_path, capsys):
+    folder = copied(finished, tmp_path)
+    main(["digits", "--show", "-o", str(tmp_path)])
+    text = (tmp_path / "README.md").read_text()
+    assert capsys.readouterr().out == text + "\n"
+    answers = {name: np.load(folder / "answers" / f"{name}.npz") for name in RUNS}
+    right = {
+        name: each["average" if "distilled" in name else "only"] == each["labels"] for name, each in answers.items()
+    }
+    by_seed = [100 * np.mean(right[f"distilled-seed{n}"]) - 100 * np.mean(right[f"plain-seed{n}"]) for n in (0, 1)]
+    by_image = np.mean([right[f"distilled-seed{n}"].astype(float) - right[f"plain-seed{n}"] for n in (0, 1)], axis=0)
+    error = np.hypot(np.std(by_seed, ddof=1) / 2**0.5, 100 * np.std(by_image, ddof=1) / 40**0.5)
+    assert f"| plain | {np.mean(by_seed):+.1f} ± {error:.1f} |" in text
+    differ = np.mean(
+        [np.mean(answers[f"distilled-seed{n}"]["cls"] != answers[f"plain-seed{n}"]["only"]) for n in (0, 1)]
+    )
+    row = next(line for line in text.splitlines() if line.startswith("| class head | "))
+    assert row.split(" | ")[3] == f"{differ:.3f}"
+    cosines = [line["cosines"]["input"] for line in read_results(folder) if line["cosines"]]
+    assert f"| distilled | 2 | {np.mean(cosines):.3f} ± {np.std(cosines, ddof=1):.3f} |" in text
+    assert "Not with the options of this package's tables, but with `num_train_epochs` 1.0, `max_train" in text
+    assert (tmp_path / "digits-cpu-digits.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_damaged_file_of_results_is_named(finished: Path, tmp_path, capsys):
+    folder = copied(finished, tmp_path)
+    with (folder / "results.jsonl").open("a") as file:
+        file.write(json.dumps({"run": "x"})[:-2])
+    with pytest.raises(SystemExit, match="2"):
+        main(["digits", "--show", "-o", str(tmp_path)])
+    assert f"`{folder / 'results.jsonl'}`, line 6, is damaged" in capsys.readouterr().err
