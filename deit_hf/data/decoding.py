@@ -39,6 +39,7 @@ _TO_UPRIGHT = {  # by EXIF orientation
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+_JPEG_TABLES = (b"\xff\xdb", b"\xff\xc4", b"\xff\xdd", b"\xff\xfe")  # quantization, Huffman, restarts, and comments
 _WARNING_FILTERS = threading.Lock()  # all threads of a process share the filters
 # I/O errors caused by the machine, not by the image.
 _MACHINE_ERRORS = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
@@ -120,14 +121,40 @@ def decode_for_view(source: Any, where: str) -> Decoded:
     """
     with _named_errors(source, where):
         content = _content(source)
-        image = _open(source if content is None else {"bytes": content})
-        is_upright_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and _rotation_of(image) is None
-        if content is not None and is_upright_jpeg:
+        opened = source if content is None else {"bytes": content}
+        image = None if content is not None and _is_plain_jpeg(content) else _open(opened)
+        if content is not None and (image is None or _is_upright_jpeg(image)):
             try:
                 return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
             except RuntimeError:  # it is damaged, and Pillow decides whether it can be used
                 pass
-        return _decoded_by_pillow(image)
+        return _decoded_by_pillow(_open(opened) if image is None else image)
+
+
+def _is_plain_jpeg(content: bytes) -> bool:
+    """Whether the headers of a file are the usual ones of an upright JPEG, for which Pillow need not open it.
+
+    Everything else is for Pillow: EXIF data and other metadata, CMYK, too many pixels, and damaged headers.
+    """
+    if not content.startswith(b"\xff\xd8\xff\xe0\0\x10JFIF\0"):
+        return False
+    place, limit = 20, PIL.Image.MAX_IMAGE_PIXELS
+    while (marker := content[place : place + 2]) != b"\xff\xda":  # the pixels follow
+        if marker in (b"\xff\xc0", b"\xff\xc2"):  # the frame, baseline or progressive
+            height, width = (int.from_bytes(content[at : at + 2], "big") for at in (place + 5, place + 7))
+            bits, channels = content[place + 4 : place + 5], content[place + 9 : place + 10]
+            if bits != b"\x08" or channels not in (b"\1", b"\3") or not width * height:
+                return False
+            if limit is not None and width * height > limit:
+                return False
+        elif marker not in _JPEG_TABLES:
+            return False
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return True
+
+
+def _is_upright_jpeg(image: Image) -> bool:
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and _rotation_of(image) is None
 
 
 def _content(source: Any) -> bytes | None:

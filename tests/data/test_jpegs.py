@@ -99,6 +99,62 @@ def test_damaged_files_end_as_with_pillow():
     assert 60 < refused < 180
 
 
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def starts_of_segments(content: bytes) -> list[int]:
+    starts = [2]
+    while content[starts[-1] + 1] != 0xDA:
+        starts.append(starts[-1] + 2 + int.from_bytes(content[starts[-1] + 2 : starts[-1] + 4], "big"))
+    return starts
+
+
+INSERTED = {
+    "rotation": segment(0xE1, b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")),
+    "rotation in XMP": segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0<a tiff:Orientation="6"/>'),
+    "several images": segment(0xE2, b"MPF\0" + b"\0" * 20),
+    "Adobe": segment(0xEE, b"Adobe\0\x64\0\0\0\0\0"),
+    "Adobe, cut off": segment(0xEE, b"Adobe"),
+    "JFIF, cut off": segment(0xE0, b"JFIF"),
+    "comment": segment(0xFE, b"hello"),
+    "comment without a length": b"\xff\xfe\0\0",
+    "a byte": b"\1",
+    "empty table": segment(0xDB, b""),
+    "short table": segment(0xDB, b"\0" * 10),
+    "unknown table": segment(0xDB, b"\x0f" + b"\1" * 64),
+    "second frame": segment(0xC0, bytes([8, 0, 9, 0, 9, 1, 1, 0x11, 0])),
+    "frame of 12 bits": segment(0xC0, bytes([12, 0, 9, 0, 9, 1, 1, 0x11, 0])),
+    "frame that is too large": segment(0xC0, bytes([8, 255, 255, 255, 255, 1, 1, 0x11, 0])),
+    "frame of no pixels": segment(0xC0, bytes([8, 0, 0, 0, 9, 1, 1, 0x11, 0])),
+    "short frame": segment(0xC0, bytes([8, 0, 9])),
+}
+
+
+@pytest.mark.parametrize("kind", INSERTED)
+def test_unusual_headers_end_as_with_pillow(kind: str):
+    """Red if a JPEG that Pillow rotates, refuses or decodes differently is decoded without Pillow."""
+    content = JPEGS["4:2:0"]
+    for start in starts_of_segments(content):
+        changed = content[:start] + INSERTED[kind] + content[start:]
+        expected, got = (outcome(decode, changed) for decode in (decode_image, decode_for_view))
+        assert np.array_equal(expected, got), start
+
+
+@pytest.mark.parametrize("limit", [90 * 120, 90 * 120 - 1, 90 * 120 // 2 - 1])
+def test_limit_of_pixels_is_that_of_pillow(limit: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    expected, got = (outcome(decode, JPEGS["4:2:0"]) for decode in (decode_image, decode_for_view))
+    assert np.array_equal(expected, got)
+    assert isinstance(got, str) == (limit < 90 * 120)
+
+
+@pytest.mark.parametrize("kind", ["4:2:0", "progressive", "grey"])
+def test_usual_jpeg_is_not_opened_twice(kind: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Image, "open", lambda file: pytest.fail("it takes longer than decoding a small image"))
+    assert isinstance(decode_for_view(row(JPEGS[kind]), "here"), Tensor)
+
+
 def view_of(crop_mode: str, size: tuple[int, int], **options):
     statistics = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     kept = {"crop_min_scale": 0.08, "horizontal_flip_prob": 0.5, "crop_mode": crop_mode}
