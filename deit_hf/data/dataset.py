@@ -204,6 +204,11 @@ class TrainingViews(Dataset):
         """The row of a key, followed by the rows that may replace it."""
         return self.images.rows_from(key.sample)
 
+    def some_keys(self, number: int) -> list[Any]:
+        """Keys of views of epoch 0 of random images, of each image once if there are enough; equal in each call."""
+        order = np.random.default_rng(self.seed).permutation(len(self)).tolist()
+        return [ViewKey(0, i, order[i % len(order)], i // len(order)) for i in range(number)]
+
     def seeded(self, key: ViewKey) -> contextlib.AbstractContextManager[None]:
         """Seeds the random generators for the view of a key."""
         return seeded(self.seed, _STREAM, key.epoch, key.sample, key.repeat)
