@@ -6,7 +6,7 @@ trained without such views can be right on most evaluation images and wrong on m
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,12 @@ from .intervals import wilson_interval
 
 NUM_VIEWS = 512  # one standard error is about 2 points
 LONGEST = 10.0  # seconds, after which no other batch is measured
+# The metrics of each kind of images: share of correct answers, number.
+METRICS = {
+    "evaluation": ("teacher_top1_on_evaluation", "teacher_evaluation_images"),
+    "views": ("teacher_top1_on_views", "teacher_views"),
+    "mixed": ("teacher_top1_on_mixed_views", "teacher_mixed_views"),
+}
 
 
 class Counted(NamedTuple):
@@ -74,17 +80,22 @@ class TeacherFit:
 
     def metrics(self) -> dict[str, float]:
         """The shares and the numbers of images or views, by name."""
-        names = {
-            "evaluation": ("teacher_top1_on_evaluation", "teacher_evaluation_images"),
-            "views": ("teacher_top1_on_views", "teacher_views"),
-            "mixed": ("teacher_top1_on_mixed_views", "teacher_mixed_views"),
-        }
         found: dict[str, float] = {}
-        for kind, (share, number) in names.items():
+        for kind, (share, number) in METRICS.items():
             counted = getattr(self, kind)
             if counted is not None:
                 found |= {share: counted.top1, number: counted.num_images}
         return found
+
+    @classmethod
+    def from_metrics(cls, metrics: Mapping[str, Any]) -> "TeacherFit":
+        """Reads `metrics` of a fit among others, without its note."""
+        counts: Any = {
+            kind: Counted(round(metrics[share] * metrics[number]), metrics[number])
+            for kind, (share, number) in METRICS.items()
+            if share in metrics
+        }
+        return cls(**counts)
 
 
 @torch.no_grad()

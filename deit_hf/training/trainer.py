@@ -225,7 +225,7 @@ class DistillationTrainer(TeacherTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Like `Trainer.log`, with the loss terms, at the end also bad images and the teacher's fit; checks the step."""
+        """Like `Trainer.log`, with the loss terms, at the end also facts of the run; raises after a bad step."""
         self.faults.check()
         self.loss_log.complete(logs, step=self.state.global_step)
         if "train_runtime" in logs and self.args.on_bad_image == "skip":

@@ -12,6 +12,7 @@ import torch
 from support.models import labels
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationArguments
+from deit_hf.data.mixing import mix_targets
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.transforms import TrainingView
 from deit_hf.distillation import answer_format
@@ -189,6 +190,29 @@ def test_run_names_the_teacher_and_its_accuracy(place: Path, tmp_path: Path):
     assert f"top-1 on the evaluation split {100 * facts['teacher_top1']:.2f}" in line
     assert "those of 1 epoch, repeated" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert "teacher: teacher" in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("mixing", [{}, {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}])
+def test_stored_answers_are_compared_with_the_classes_of_their_views(place: Path, tmp_path: Path, mixing: dict):
+    """Fails if an answer is compared with the class of another view, or of the smaller share of a mix."""
+    name = "unmixed" if mixing else "store"
+    if mixing:
+        store(place, name, **mixing)
+    trainer, _ = make_trainer(*options(place, output_dir=str(tmp_path), **mixing, **stored(place, name)), None)
+    right = num_views = 0
+    for batch in trainer.get_train_dataloader():  # an epoch has fewer views than are measured at most
+        shares, classes = mix_targets(
+            batch["labels"], batch.get("mix_ratios"), num_classes=len(CLASSES), smoothing=0.0
+        ).max(dim=1)
+        answers, counts = trainer.answers.store.rows(0, batch["positions"]), shares != 0.5
+        right, num_views = right + int((answers == classes)[counts].sum()), num_views + int(counts.sum())
+    fit = trainer.measure_fit()
+    found, other = (fit.views, fit.mixed) if mixing else (fit.mixed, fit.views)
+    assert found == (right, num_views)
+    assert other is None
+    assert 0 < right < num_views
+    assert fit.evaluation == (round(12 * trainer.answers.store.facts["teacher_top1"]), 12)
+    assert ("are not stored" in fit.in_words()) == (not mixing)
 
 
 def test_named_teacher_is_compared(place: Path, tmp_path: Path):
