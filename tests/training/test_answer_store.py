@@ -193,11 +193,14 @@ def test_run_names_the_teacher_and_its_accuracy(place: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("mixing", [{}, {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}])
-def test_stored_answers_are_compared_with_the_classes_of_their_views(place: Path, tmp_path: Path, mixing: dict):
+def test_stored_answers_are_compared_with_the_classes_of_their_views(
+    place: Path, tmp_path: Path, mixing: dict, capsys
+):
     """Fails if an answer is compared with the class of another view, or of the smaller share of a mix."""
     name = "unmixed" if mixing else "store"
     if mixing:
         store(place, name, **mixing)
+        assert "the teacher on training views: top-1 " in capsys.readouterr().out  # before it fills the store
     trainer, _ = make_trainer(*options(place, output_dir=str(tmp_path), **mixing, **stored(place, name)), None)
     right = num_views = 0
     for batch in trainer.get_train_dataloader():  # an epoch has fewer views than are measured at most
