@@ -239,6 +239,11 @@ class TrainingViews(Dataset):
         for row in self.images.rows([key.sample % len(self.images) for key in keys]):
             yield chain([row], islice(self.images.rows_from(row.sample), 1, None))
 
+    def some_keys(self, number: int) -> list[Any]:
+        """Keys of views of epoch 0 of random images, of each image once if there are enough; equal in each call."""
+        order = np.random.default_rng(self.seed).permutation(len(self)).tolist()
+        return [ViewKey(0, i, order[i % len(order)], i // len(order)) for i in range(number)]
+
     def entropy(self, key: ViewKey) -> tuple[int, ...]:
         """Seeds the random generators for the view of a key (`seeded`)."""
         return self.seed, _STREAM, key.epoch, key.sample, key.repeat

@@ -131,6 +131,18 @@ def mix_images(images: Tensor, draw: Draw) -> Tensor:
     return mixed
 
 
+def dominating_classes(labels: Tensor, ratios: Tensor) -> Tensor:
+    """The class with the greater share in each mixed image, (B,), and -1 if two classes have equal shares.
+
+    Args:
+        labels: class indices (B,); B is even.
+        ratios: share (B,) that each image kept.
+    """
+    partners = swap_partners(labels)
+    is_tie = (ratios == 0.5) & (labels != partners)
+    return torch.where(is_tie, -1, torch.where(ratios >= 0.5, labels, partners))
+
+
 def mix_targets(labels: Tensor, ratios: Tensor | None, *, num_classes: int, smoothing: float) -> Tensor:
     """Training targets (B, C) from labels (B,): smoothed one-hot rows, mixed with those of the partners.
 

@@ -186,6 +186,15 @@ class StreamViews(TrainingViews):
             listed_as = row.number, self.images.name(row.shard)
             yield ImageRow(row.sample, row.source, self.label_indices[row.label], where, listed_as)
 
+    def some_keys(self, number: int) -> list[StreamKey]:
+        """Like `TrainingViews.some_keys`, of the first rows of a few shards, which are read for it."""
+        generator = np.random.default_rng(self.seed)
+        shards = generator.permutation(self.images.num_shards).tolist()
+        rows = list(itertools.islice(take_turns(map(self.images.read, shards), MAX_OPEN_SHARDS), number))
+        order = generator.permutation(len(rows)).tolist()
+        places = [(order[i % len(order)], i // len(order)) for i in range(number if rows else 0)]
+        return [StreamKey(0, i, rows[place].sample, repeat, rows[place]) for i, (place, repeat) in enumerate(places)]
+
 
 def _check_label(row: Row, where: str, num_classes: int) -> None:
     path = row.source.get("path") if isinstance(row.source, dict) else None

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 
 from ..analysis.latency import milliseconds
 from ..distillation.teacher import Teacher
+from ..evaluation.teacher_fit import TeacherFit
 from ..model.arguments import ModelArguments
 from ..model.build import build_student, load_classifier
 from ..model.image_processing_deit import crop_size
@@ -239,6 +240,9 @@ class Job:
             "class_counts": self.data.images(part).class_counts(),
             "device": str(self.args.device),
             "rows": rows,
+            "teacher_fit": TeacherFit.from_metrics(
+                read_json(directory / "student" / "train_results.json") or {}
+            ).metrics(),
         }
 
     def _facts(self, model: Any, image_size: tuple[int, int]) -> dict[str, float]:

@@ -198,7 +198,6 @@ def plan_student(data: JobData, options: Mapping[str, Any], *, teacher: str | No
     chosen = {**start, **settings.options, **given, **_source(data), "teacher_model_name_or_path": teacher}
     if teacher is not None:
         chosen.setdefault("distillation_type", "hard")
-        chosen.setdefault("evaluate_teacher", False)  # the job measures it
         return JobRun("student", settings, chosen)
     if "variant" in chosen:  # the paper's plain DeiT of the same size
         chosen["variant"] = chosen["variant"].replace("_distilled", "")

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..evaluation.intervals import wilson_interval
 from ..evaluation.metric_names import accuracy_name
+from ..evaluation.teacher_fit import TeacherFit
 
 HEADS = {"": "", "average": ", both heads", "cls": ", class head", "distillation": ", distillation head"}
 
@@ -73,4 +74,6 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
             f"Accuracy in percent on the validation part (`{part}`, {images:,} images). The same images chose the "
             "best epoch, so the accuracy on new images can be lower; a test part would show it."
         )
-    return [measured, f"One image: median of a forward pass on {results['device']}, without decoding."]
+    notes = [measured, f"One image: median of a forward pass on {results['device']}, without decoding."]
+    fit = TeacherFit.from_metrics(results.get("teacher_fit", {}))  # an older file has none
+    return notes if fit.views is None else [*notes, f"Teacher on the training views of the student: {fit.in_words()}."]

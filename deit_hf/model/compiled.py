@@ -1,4 +1,4 @@
-"""Removes the wrapper of `torch.compile`, so that weights are saved under their normal names."""
+"""Models of `torch.compile`: removes the wrapper, so that weights are saved under their normal names."""
 
 from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from torch import nn
@@ -27,3 +27,8 @@ def _unwrapped(compiled: nn.Module) -> nn.Module:
     # what `nn.Module.compile` sets, with the backend and mode of the wrapper
     module._compiled_call_impl = compiled.dynamo_ctx(module._call_impl)  # type: ignore[operator]
     return module
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is compiled by `torch.compile` or in place, and is compiled again for each batch size."""
+    return is_compiled_module(module) or module._compiled_call_impl is not None

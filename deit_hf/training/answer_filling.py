@@ -36,6 +36,7 @@ from .arguments import DistillationArguments
 from .preflight import size_in_words
 from .progress import ViewProgress, duration, say
 from .run import check_run_options, make_trainer
+from .teacher_warning import warn_of_misfit
 from .trainer import DistillationTrainer
 
 SECONDS_OF_TRIAL = 10.0  # at most, to measure the speed before the filling starts
@@ -153,11 +154,17 @@ class _Filling:
         return AnswerStore.create(directory, answer_format, fingerprint, facts)
 
     def _facts(self) -> dict[str, Any]:
-        trainer, measures = self.trainer, self.trainer.eval_dataset is not None and self.views.args.evaluate_teacher
+        """Measures the teacher, says how it fits the views, and returns what a new store notes."""
+        trainer, args = self.trainer, self.views.args
+        fit = trainer.measure_fit() if args.evaluate_teacher else None
+        if fit is not None and args.process_index == 0:
+            say(f"the teacher on training views: {fit.in_words()}")
+            warn_of_misfit(fit, args)
+        evaluation = None if fit is None else fit.evaluation
         return {
             "teacher": trainer.teacher_name,
             "teacher_image_size": self.teacher.image_size,
-            "teacher_top1": trainer.evaluate_teacher()["top1"] if measures else None,
+            "teacher_top1": None if evaluation is None else evaluation.top1,
             "evaluation_data": self.views.evaluation_data,
             "versions": library_versions(),
             "filled_with": [self._machine()],

@@ -3,6 +3,7 @@
 answer_filling.py fills a store. Its files are described in distillation/teacher_cache.py.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ..data.dataset import EvaluationViews, TrainingViews
-from ..data.fingerprint import data_fingerprint, images_fingerprint
-from ..data.mixing import MAX_BLOCK_SIZE
+from ..data.fingerprint import data_fingerprint, images_fingerprint, spread_places
+from ..data.mixing import MAX_BLOCK_SIZE, Mixing, dominating_classes
 from ..data.sampling import ViewSampler
 from ..data.streaming import StreamViews
 from ..data.transforms import VIEW_OPTIONS, uses_color_jitter
@@ -24,7 +25,7 @@ from ..distillation.losses import TopLogits, hard_logits
 from ..distillation.teacher import Teacher
 from ..distillation.teacher_cache import AnswerStore
 from ..distillation.view_checksums import ViewCheck
-from ..evaluation.accuracy_text import percent
+from ..evaluation.teacher_fit import NUM_VIEWS, Counted, TeacherFit, count_right
 from ..hub.store_files import fetch_store
 from ..model.image_processing_deit import crop_size, statistics_of
 from ..reliability.run_lock import decided_by_first
@@ -135,7 +136,7 @@ class StoredAnswers:
         self.store = AnswerStore.read(directory)
         self.store.check(fingerprint_of(views, teacher, precision))
         decided_by_first(lambda: self.store.verify(epochs), args.distributed_state)
-        self._evaluation_data = views.evaluation_data
+        self._evaluation_data, self._view_size = views.evaluation_data, crop_size(views.processor)
         self.was_asked = False
         self._check = ViewCheck(self.store)
         # otherwise a block is divided between processes, and no process could compare it alone
@@ -154,13 +155,46 @@ class StoredAnswers:
     @property
     def in_words(self) -> str:
         """The teacher and its accuracy, for the run summary."""
-        facts = self.store.facts
+        facts, evaluation = self.store.facts, self.evaluation
         size = (
             "the student's" if facts["teacher_image_size"] is None else "x".join(map(str, facts["teacher_image_size"]))
         )
-        is_measured = facts["teacher_top1"] is not None and facts["evaluation_data"] == self._evaluation_data
-        top1 = percent(facts["teacher_top1"]) if is_measured else "not measured"
+        top1 = "not measured" if evaluation is None else evaluation.in_words("images")
         return f"{self.name} at {size} pixels, answers stored in {self.source}; top-1 on the evaluation split {top1}"
+
+    @property
+    def evaluation(self) -> Counted | None:
+        """The teacher's correct answers on the evaluation data; None if they were not measured on this data."""
+        top1, data = (self.store.facts[name] for name in ("teacher_top1", "evaluation_data"))
+        if top1 is None or data != self._evaluation_data:
+            return None
+        return Counted(round(top1 * data["rows"]), data["rows"])
+
+    def fit(self, views: TrainingViews, sampler: ViewSampler, mixing: Mixing | None) -> TeacherFit:
+        """How often the stored answers to some views of epoch 0 are right; decodes no image.
+
+        Args:
+            views: training views by key.
+            sampler: of the training, in epoch 0.
+            mixing: of the training, or None.
+        """
+        if isinstance(views, StreamViews):
+            return TeacherFit(self.evaluation, note="not measured on training views, whose labels are in a stream")
+        wanted = spread_places(len(sampler), NUM_VIEWS)
+        if mixing is not None:  # partners, so an even number
+            pairs = spread_places(len(sampler) // 2, NUM_VIEWS // 2)
+            wanted = [2 * pair + side for pair in pairs for side in (0, 1)]
+        chosen = set(wanted)
+        samples = [key.sample for key in itertools.islice(sampler, wanted[-1] + 1) if key.position in chosen]
+        assert views.images.labels is not None
+        labels = torch.from_numpy(views.images.labels[samples])
+        rows = self.store.rows(0, wanted)
+        answers = rows.indices[:, 0] if isinstance(rows, TopLogits) else rows
+        if mixing is None:
+            return TeacherFit(self.evaluation, views=count_right(answers, labels))
+        kept = [mixing.draw(0, place // mixing.block_size, self._view_size).ratio for place in wanted]
+        mixed = count_right(answers, dominating_classes(labels, torch.tensor(kept)))
+        return TeacherFit(self.evaluation, mixed=mixed, note="its answers to views without mixing are not stored")
 
     def check_views(self, epoch: int, positions: Sequence[int], checksums: Sequence[int]) -> None:
         """Compares the views of a batch with the stored ones; all processes call it together.

@@ -73,7 +73,10 @@ class DistillationArguments(TrainingArguments):
     )
     evaluate_teacher: bool = field(
         default=True,
-        metadata={"help": "Evaluate the teacher on the evaluation split before the first step, for the run summary."},
+        metadata={
+            "help": "Measure the teacher before the first step, for the run summary: on the evaluation split, and on "
+            "about 512 training views, without and with mixing."
+        },
     )
     teacher_cache: str | None = field(
         default=None,

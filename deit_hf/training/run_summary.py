@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ..data.sampling import ViewSampler
 from ..distillation.teacher import Teacher
-from ..evaluation.accuracy_text import percent
+from ..evaluation.teacher_fit import TeacherFit
 from ..model.image_processing_deit import LARGEST_UNCROPPED_SIZE, crop_in_words, crop_size
 from .answer_store import StoredAnswers
 from .arguments import DistillationArguments
@@ -22,6 +22,7 @@ from .loss_log import LossLog
 from .recipe_file import as_block
 from .schedule import current_learning_rate, learning_rates, peak_learning_rate
 from .small_runs import warn_of_small_run
+from .teacher_warning import warn_of_misfit
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Run:
         precision: `no`, `fp16` or `bf16`.
         class_weights: class weights of the label loss, in words; empty if there are none.
         teacher: the teacher, or its stored answers, or None.
-        teacher_top1: its top-1 accuracy on the evaluation split, in [0, 1]; None if it was not measured.
+        teacher_fit: its accuracy on the evaluation split and on training views; None if it was not measured.
         teacher_split: name of that evaluation split, in words.
         given_optimizer: whether the optimizer or its class was given to the trainer.
         own_objective: name of a subclass that overrides `compute_loss`, or None.
@@ -61,7 +62,7 @@ class Run:
     precision: str
     class_weights: str = ""
     teacher: Teacher | StoredAnswers | None = None
-    teacher_top1: float | None = None
+    teacher_fit: TeacherFit | None = None
     teacher_split: str = "the evaluation split"
     given_optimizer: bool = False
     own_objective: str | None = None
@@ -80,6 +81,7 @@ def effective_recipe(run: Run) -> dict[str, str]:
         "student": _student(run),
         "objective": _objective(run),
         "teacher": _teacher(run),
+        **({} if run.teacher_fit is None else {"teacher on views": run.teacher_fit.in_words()}),
         "global batch": _global_batch(run.args),
         "images": _images(run),
         "steps": f"{run.num_steps} in {run.args.num_train_epochs:g} {_epochs(run)} of {steps_in_epoch(run.sampler)}"
@@ -143,7 +145,8 @@ def _teacher(run: Run) -> str:
     if isinstance(run.teacher, StoredAnswers):
         return run.teacher.in_words
     size = "the student's" if run.teacher.image_size is None else "x".join(map(str, run.teacher.image_size))
-    top1 = "not measured by this run" if run.teacher_top1 is None else f"{percent(run.teacher_top1)}"
+    evaluation = None if run.teacher_fit is None else run.teacher_fit.evaluation
+    top1 = "not measured by this run" if evaluation is None else evaluation.in_words("images")
     return f"{run.teacher.name} at {size} pixels; top-1 on {run.teacher_split} {top1}"
 
 
@@ -269,6 +272,8 @@ class LogRunSummary(TrainerCallback):
             logger.info("The effective recipe:\n%s", as_block(self.recipe))
             names = [str(name) for _, name in sorted(run.student.config.id2label.items())]
             warn_of_imbalance(run.class_counts, names, args.class_weighting)
+            if run.teacher_fit is not None:
+                warn_of_misfit(run.teacher_fit, args)
             warn_of_small_run(
                 args,
                 run.sampler,

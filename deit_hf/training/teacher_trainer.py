@@ -7,13 +7,19 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedConfig
 
+from ..data.finishing import PixelFinisher
 from ..distillation.losses import TopLogits
 from ..distillation.teacher import Teacher, fitting_teacher
 from ..evaluation.teacher_accuracy import teacher_accuracy
+from ..evaluation.teacher_fit import Counted, TeacherFit, measure_fit
+from ..model.compiled import is_compiled
 from ..model.image_processing_deit import statistics_of
 from ..reliability.out_of_memory import evaluation_advice, explained_out_of_memory
+from ..reliability.run_lock import decided_by_first
 from .answer_store import StoredAnswers, Views
 from .logging_trainer import LoggingTrainer
+
+FIT_BATCH_SIZE = 16  # small, because a slow teacher on a CPU should take seconds; a compiled one keeps its batch size
 
 
 class TeacherTrainer(LoggingTrainer):
@@ -22,12 +28,15 @@ class TeacherTrainer(LoggingTrainer):
     Attributes:
         teacher: None without a teacher, and if its answers are stored.
         answers: the stored answers, or None.
+        fit: how often the teacher is right on the training views; None before the first training, or if that was not
+            measured.
     """
 
     def __init__(self, *args: Any, teacher: Teacher | None, **options: Any):
         """Takes the arguments of `DistillationTrainer`."""
         self.teacher = teacher
         self.answers: StoredAnswers | None = None
+        self.fit: TeacherFit | None = None
         self._given_teacher = teacher  # `teacher` is None while its answers are stored
         self._answered: Any = None  # the training views that `answers` belong to
         self._place: tuple[int, list[int]] | None = None  # epoch and positions of the batch
@@ -112,6 +121,38 @@ class TeacherTrainer(LoggingTrainer):
             return None
         with self.accelerator.autocast():
             return self.teacher(pixel_values)
+
+    def measure_fit(self) -> TeacherFit | None:
+        """Measures the teacher on the evaluation data and on about 512 training views; None without a teacher.
+
+        The first process measures the training views for all. Random states and data workers are not used. Stored
+        answers are compared with the labels of their views.
+        """
+        mixing, views = self._views.collator().mixing, self.train_dataset
+        if self.answers is not None:
+            return self.answers.fit(views, self.make_view_sampler(), mixing)
+        if self.teacher is None:
+            return None
+        evaluation = None
+        if self.eval_dataset is not None:
+            dataset = (
+                next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
+            )
+            evaluation = Counted(round(self.evaluate_teacher()["top1"] * len(dataset)), len(dataset))
+        module, batch_size = self.teacher.module, self.args.train_batch_size
+        measure = partial(
+            measure_fit,
+            self.teacher,
+            views,
+            mixing=mixing,
+            finish=PixelFinisher(**statistics_of(self.processing_class)),
+            batch_size=batch_size if is_compiled(module) else FIT_BATCH_SIZE,
+            device=self.args.device,
+        )
+        with self.accelerator.autocast():
+            measured = decided_by_first(measure, self.args.distributed_state)
+        assert measured is not None
+        return TeacherFit(evaluation, *measured)
 
     def evaluate_teacher(self) -> dict[str, float]:
         """Returns `top1`, `top5` and `loss` of the teacher on `eval_dataset`, or on the first of several.

@@ -225,11 +225,13 @@ class DistillationTrainer(TeacherTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Like `Trainer.log`, with the loss terms and at the end the number of bad images; raises after a bad step."""
+        """Like `Trainer.log`, with the loss terms, at the end also facts of the run; raises after a bad step."""
         self.faults.check()
         self.loss_log.complete(logs, step=self.state.global_step)
         if "train_runtime" in logs and self.args.on_bad_image == "skip":
             logs["train_bad_images"] = self.bad_images.count()
+        if "train_runtime" in logs and self.fit is not None:
+            logs.update(self.fit.metrics())
         super().log(logs, start_time)
 
     # ---- summary, checkpoints and files of a run ----
@@ -244,7 +246,7 @@ class DistillationTrainer(TeacherTrainer):
         """Returns what `LogRunSummary` logs of a training of `num_steps` optimizer steps."""
         args, sets = self.args, self.eval_dataset
         assert self.view_sampler is not None
-        measures = self.teacher is not None and sets is not None and args.evaluate_teacher
+        self.fit = self.measure_fit() if args.evaluate_teacher else None
         own = None if type(self).compute_loss is DistillationTrainer.compute_loss else type(self).__name__
         return Run(
             args=args,
@@ -259,7 +261,7 @@ class DistillationTrainer(TeacherTrainer):
             precision=self.accelerator.mixed_precision,
             class_weights=weights_in_words(self.class_weights()),
             teacher=self.teacher if self.answers is None else self.answers,
-            teacher_top1=self.evaluate_teacher()["top1"] if measures else None,
+            teacher_fit=self.fit,
             teacher_split=f"evaluation set `{next(iter(sets))}`" if isinstance(sets, dict) else "the evaluation split",
             given_optimizer=self.has_given_optimizer,
             own_objective=own,

@@ -106,6 +106,8 @@ def test_a_folder_and_a_teacher_of_other_classes_give_a_student(photos: str, tea
     assert [line.split("  ")[0] for line in result.table.splitlines()[1:7]] == names
     assert "5 images). The same images chose the best epoch" in result.table
     assert "balanced" in result.table  # the classes are unequal
+    assert result.table.splitlines()[-1].startswith("Teacher on the training views of the student: top-1 ")
+    assert "mixed views, 95 % interval" in result.table
     assert type(result.model).__name__ == "DeiTForImageClassificationWithTeacher"
     for folder in ("student", "teacher", "plain"):
         model = AutoModelForImageClassification.from_pretrained(result.output_dir / folder)

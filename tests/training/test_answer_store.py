@@ -12,6 +12,7 @@ import torch
 from support.models import labels
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationArguments
+from deit_hf.data.mixing import mix_targets
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.transforms import TrainingView
 from deit_hf.distillation import answer_format
@@ -191,6 +192,32 @@ def test_run_names_the_teacher_and_its_accuracy(place: Path, tmp_path: Path):
     assert "teacher: teacher" in (tmp_path / "run" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("mixing", [{}, {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}])
+def test_stored_answers_are_compared_with_the_classes_of_their_views(
+    place: Path, tmp_path: Path, mixing: dict, capsys
+):
+    """Fails if an answer is compared with the class of another view, or of the smaller share of a mix."""
+    name = "unmixed" if mixing else "store"
+    if mixing:
+        store(place, name, **mixing)
+        assert "the teacher on training views: top-1 " in capsys.readouterr().out  # before it fills the store
+    trainer, _ = make_trainer(*options(place, output_dir=str(tmp_path), **mixing, **stored(place, name)), None)
+    right = num_views = 0
+    for batch in trainer.get_train_dataloader():  # an epoch has fewer views than are measured at most
+        shares, classes = mix_targets(
+            batch["labels"], batch.get("mix_ratios"), num_classes=len(CLASSES), smoothing=0.0
+        ).max(dim=1)
+        answers, counts = trainer.answers.store.rows(0, batch["positions"]), shares != 0.5
+        right, num_views = right + int((answers == classes)[counts].sum()), num_views + int(counts.sum())
+    fit = trainer.measure_fit()
+    found, other = (fit.views, fit.mixed) if mixing else (fit.mixed, fit.views)
+    assert found == (right, num_views)
+    assert other is None
+    assert 0 < right < num_views
+    assert fit.evaluation == (round(12 * trainer.answers.store.facts["teacher_top1"]), 12)
+    assert ("are not stored" in fit.in_words()) == (not mixing)
+
+
 def test_named_teacher_is_compared(place: Path, tmp_path: Path):
     cache = {"teacher_cache": str(place / "store")}
     assert equal(weights(place, tmp_path, "named", **cache), weights(place, tmp_path, "unnamed", **stored(place)))
@@ -201,7 +228,7 @@ def test_named_teacher_is_compared(place: Path, tmp_path: Path):
 
 def test_accuracy_on_other_evaluation_data_is_not_shown(place: Path, tmp_path: Path):
     trainer, _ = make_trainer(*options(place, output_dir=str(tmp_path / "run"), **stored(place)), None)
-    assert trainer.answers.in_words.endswith(" %")
+    assert " % (12 images, " in trainer.answers.in_words
     given = {"max_eval_samples": 5, **stored(place)}
     trainer, _ = make_trainer(*options(place, output_dir=str(tmp_path / "run"), **given), None)
     assert trainer.answers.in_words.endswith("top-1 on the evaluation split not measured")

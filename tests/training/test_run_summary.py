@@ -13,6 +13,7 @@ from deit_hf import DeiTConfig, DeiTForImageClassification, DeiTForImageClassifi
 from deit_hf.data.dataset import EvaluationViews, ImageDataset
 from deit_hf.data.transforms import evaluation_view
 from deit_hf.evaluation.accuracy_text import percent
+from deit_hf.evaluation.intervals import wilson_interval
 from deit_hf.model.image_processing_deit import make_processor
 
 
@@ -75,8 +76,10 @@ def test_teacher_is_measured_on_the_evaluation_views(trainer: DistillationTraine
     expected = (answers == torch.tensor(toy_rows["label"])).float().mean().item()
     assert trainer.evaluate_teacher()["top1"] == pytest.approx(expected)
     trainer.train()
+    low, high = (f"{100 * end:.1f}" for end in wilson_interval(round(40 * expected), 40))
     assert trainer.effective_recipe["teacher"] == (
-        f"teacher at 32x32 pixels; top-1 on the evaluation split {percent(expected)}"
+        f"teacher at 32x32 pixels; top-1 on the evaluation split {percent(expected)} "
+        f"(40 images, 95 % interval {low} to {high})"
     )
 
 
