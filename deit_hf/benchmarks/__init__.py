@@ -1,4 +1,4 @@
 """Benchmarks against other packages.
 
-Reading order: comparison, peers, input, model, contenders, training.
+Reading order: comparison, peers, input, model, contenders, training, peer_training.
 """

@@ -29,6 +29,7 @@ from .comparison import (
 )
 from .contenders import PLAIN, Run, Setup, contenders_of
 from .input import generate_jpegs
+from .peers import encoded_images
 
 NUM_GENERATED_CLASSES = 10
 NOTES = (
@@ -114,9 +115,7 @@ def _write_generated(num_images: int, folder: str) -> str:
 def _setup(data_args: DataArguments, folder: str, **options: Any) -> Setup:
     rows = load_image_datasets(data_args)[0]
     assert isinstance(rows, datasets.Dataset)
-    undecoded = rows.cast_column(data_args.image_column_name, datasets.Image(decode=False))
-    files = [file["bytes"] or file["path"] for file in undecoded[data_args.image_column_name]]
-    labels = list(rows[data_args.label_column_name])
+    files, labels = encoded_images(rows, data_args)
     feature = rows.features[data_args.label_column_name]
     num_classes = getattr(feature, "num_classes", None) or max(labels) + 1
     if num_classes < 2:

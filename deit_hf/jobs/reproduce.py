@@ -12,6 +12,7 @@ import datasets
 from filelock import FileLock, Timeout
 
 from ..benchmarks.comparison import environment
+from ..benchmarks.peer_training import check_peer_options, train_peer
 from ..data.dataset import ImageDataset
 from ..data.fingerprint import images_fingerprint
 from ..data.sources.arguments import DataArguments
@@ -97,6 +98,7 @@ class _Reproduction:
 
     def run(self) -> Path:
         self._check_results()
+        self._check_peers()
         left = self._unfinished()
         say(f"{len(self.runs)} runs in {self.folder}, {len(left)} of them to do")
         while left := self._unfinished():
@@ -116,6 +118,12 @@ class _Reproduction:
                     f"{self.folder} holds a result of {run.name} with other options ({found}); name another directory "
                     "with `--output_dir`, or leave the options out"
                 )
+
+    def _check_peers(self) -> None:
+        """Refuses options that a peer would ignore, before the first run."""
+        for run in self.runs.values():
+            if run.peer is not None:
+                check_peer_options(run.peer, *self._arguments(run))
 
     def _unfinished(self) -> list[StudyRun]:
         """The runs without a result, and those whose model they need but which is not here."""
@@ -144,7 +152,10 @@ class _Reproduction:
         say(f"\nrun {len(self.runs) - len(left) + 1} of {len(self.runs)}: {run.name}{self._time_left(left)}")
         model_args, data_args, args = self._arguments(run)
         parts = self._load(data_args)
-        train(model_args, data_args, args, parts=replace(parts, evaluation=None))
+        if run.peer is None:
+            train(model_args, data_args, args, parts=replace(parts, evaluation=None))
+        else:
+            train_peer(run.peer, model_args, data_args, args, replace(parts, evaluation=None))
         directory = Path(args.output_dir)
         assert isinstance(parts.train, datasets.Dataset)
         assert parts.evaluation is not None
@@ -165,6 +176,7 @@ class _Reproduction:
             "views_per_second": trained["train_samples_per_second"],
             "teacher": run.teacher,
             "start": run.start,
+            "peer": run.peer,
             "cosines": cosines,
             "data": {
                 "train": images_fingerprint(self._images(parts.train, data_args)),

@@ -7,6 +7,7 @@ Studies are YAML files in `recipes/tables/`. A row has options of a training, an
 - `epochs`: factor of the number of epochs.
 - `recipe`: a shipped recipe; the options of the row override it.
 - `against`: the row that it is compared with in the tables.
+- `peer`: other code that trains the row (benchmarks/peer_training.py).
 """
 
 import json
@@ -21,7 +22,7 @@ from ..argument_checks import check_choice
 from ..training.shipped_recipes import RECIPES, find_recipe
 
 STUDIES = RECIPES / "tables"
-OF_A_ROW = ("teacher", "start", "epochs", "recipe", "against")
+OF_A_ROW = ("teacher", "start", "epochs", "recipe", "against", "peer")
 TEACHER, TEACHER_SEED = "teacher-", 0
 _NOT_OF_A_ROW = ("output_dir", "dataset_name", "teacher_model_name_or_path", "eval_strategy", "save_strategy")
 
@@ -37,6 +38,7 @@ class StudyRun:
         options: of the training, without the sources of student and teacher.
         teacher: name of the run of its teacher, or None.
         start: name of the run from whose model it starts, or None.
+        peer: other code that trains it, or None.
     """
 
     name: str
@@ -45,6 +47,7 @@ class StudyRun:
     options: dict[str, Any]
     teacher: str | None = None
     start: str | None = None
+    peer: str | None = None
 
     @property
     def needs(self) -> list[str]:
@@ -127,7 +130,7 @@ class Study:
             options = _options(
                 own, settings.get("all", {}), settings.get("student", {}), given=_for_students(given, own)
             )
-            found[name] = StudyRun(name, row, seed, options, teacher, start)
+            found[name] = StudyRun(name, row, seed, options, teacher, start, own.get("peer"))
         return found[name]
 
     def _add_teacher(

@@ -121,6 +121,8 @@ def rows_as_markdown(rows: Sequence[Row]) -> str:
     two_heads = any("cls" in row.top1 for row in rows)
     heads = ["class head", "distillation head"] if two_heads else []
     cells = [["row", "seeds", "top-1", *heads, "teacher", "compared with", "difference", "p < 0.05"]]
+    has_peers = any(line.get("peer") for row in rows for line in row.lines)
+    cells[0] += ["seconds"] if has_peers else []
     for row in rows:
         of_heads = [_accuracy(row.top1[head]) if head in row.top1 else "" for head in ("cls", "distillation")]
         against = ["", "", ""]
@@ -132,6 +134,7 @@ def rows_as_markdown(rows: Sequence[Row]) -> str:
         cells.append(
             [row.name, str(len(row.lines)), _accuracy(row.answer), *(of_heads if two_heads else []), teacher, *against]
         )
+        cells[-1] += [_seconds(row)] if has_peers else []
     errors = [100 * row.error_of_images for row in rows]
     note = f"{rows[0].num_images:,} images: the standard error of a single accuracy is {max(errors):.1f} points."
     return f"{_table(cells)}\n\n{note}"
@@ -140,6 +143,13 @@ def rows_as_markdown(rows: Sequence[Row]) -> str:
 def _accuracy(values: Sequence[float]) -> str:
     deviation = spread(values)
     return f"{100 * np.mean(values):.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def _seconds(row: Row) -> str:
+    """The time of a training: mean over its seeds and their standard deviation."""
+    values = [line["seconds"] for line in row.lines]
+    deviation = spread(values)
+    return f"{np.mean(values):,.0f}" + ("" if deviation is None else f" ± {deviation:,.0f}")
 
 
 def _bars(rows: Sequence[Row]) -> list[Bar]:
