@@ -158,7 +158,6 @@ class _Reproduction:
             train_peer(run.peer, model_args, data_args, args, replace(parts, evaluation=None))
         directory = Path(args.output_dir)
         assert isinstance(parts.train, datasets.Dataset)
-        assert parts.evaluation is not None
         images = self._images(parts.evaluation, data_args)
         answers, cosines = measure(directory, images, args)
         trained = read_json(directory / "train_results.json")
@@ -175,6 +174,7 @@ class _Reproduction:
             "seconds": trained["train_runtime"],
             "views_per_second": trained["train_samples_per_second"],
             "teacher": run.teacher,
+            "teacher_fit": {name: value for name, value in trained.items() if name.startswith("teacher_")},
             "start": run.start,
             "peer": run.peer,
             "cosines": cosines,
@@ -194,7 +194,7 @@ class _Reproduction:
             sources["teacher_model_name_or_path"] = str(self.folder / RUNS / run.teacher)
         if run.start is not None:
             sources["model_name_or_path"] = str(self.folder / RUNS / run.start)
-        fixed = {"eval_strategy": "no", "evaluate_teacher": False, "seed": run.seed}
+        fixed = {"eval_strategy": "no", "seed": run.seed}
         return parse_recipe(OPTION_TYPES, [], defaults={**fixed, **self.data, **run.options, **sources})
 
     def _load(self, data_args: DataArguments) -> ImageParts:
@@ -204,6 +204,11 @@ class _Reproduction:
             parts = load_image_parts(data_args)
             if self.args.part == "test" and parts.test is not None:
                 parts = replace(parts, evaluation=parts.test)
+            if parts.evaluation is None:
+                raise ValueError(
+                    f"the data has no test part to measure the models on ({', '.join(parts.names.values())}); name "
+                    "one with `--eval_split`, or add it"
+                )
             self.parts[key] = replace(parts, test=None)
         return self.parts[key]
 
