@@ -7,6 +7,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import datasets
@@ -21,6 +22,9 @@ from .mixing import Mixing, kept_shares
 from .sampling import ViewKey
 from .transforms import TrainingView, View, size_of
 
+ROWS_AT_ONCE = (
+    16  # read in one call, which takes a quarter of the time; a whole batch of photos could need much memory
+)
 _STREAM = 0  # separates the random numbers of the views from those of mixing.py and sampling.py
 
 
@@ -95,15 +99,17 @@ class ImageDataset:
         counts: list[int] = np.bincount(self.labels, minlength=self.num_classes).tolist()
         return counts
 
-    def row(self, index: int) -> ImageRow:
-        """Row `index` with its undecoded image."""
-        source = self.source(index)
-        label = None if self.labels is None else self.labels[index]
-        return ImageRow(index, source, label, f"row {index} of the dataset", (index, path_of(source)))
+    def rows(self, indices: Sequence[int]) -> Iterator[ImageRow]:
+        """The rows of some indices, with undecoded images; reads several in one call."""
+        for start in range(0, len(indices), ROWS_AT_ONCE):
+            part = list(indices[start : start + ROWS_AT_ONCE])
+            for index, source in zip(part, self._rows[part][self._image_column_name], strict=True):
+                label = None if self.labels is None else self.labels[index]
+                yield ImageRow(index, source, label, f"row {index} of the dataset", (index, path_of(source)))
 
     def rows_from(self, index: int) -> Iterator[ImageRow]:
         """All rows once, from row `index` to the last one and then from row 0."""
-        return (self.row((index + step) % len(self)) for step in range(len(self)))
+        return (next(self.rows([(index + step) % len(self)])) for step in range(len(self)))
 
     def source(self, index: int) -> Any:
         """The undecoded image of row `index`, as `decode_image` takes it."""
@@ -160,22 +166,37 @@ def _check_range(labels: np.ndarray, rows: np.ndarray, num_classes: int) -> None
 def seeded(*entropy: int) -> Iterator[None]:
     """Seeds the global random generators of python, numpy and torch, and restores their states at the end.
 
-    Image transforms draw from these generators. A data worker's generators are not restored: nothing else draws from
-    them, and restoring numpy's takes longer than the seeding.
+    Image transforms draw from these generators. A data worker's generators are not restored (see
+    `_restored_generators`).
     """
-    words = np.random.SeedSequence(entropy).generate_state(4)
-    in_worker = get_worker_info() is not None
-    states = None if in_worker else (random.getstate(), np.random.get_state(), torch.get_rng_state())
-    random.seed(int(words[0]) << 32 | int(words[1]))
-    np.random.seed(words[2])
-    torch.default_generator.manual_seed(int(words[3]))
+    with _restored_generators():
+        _seed_generators(*entropy)
+        yield
+
+
+@contextlib.contextmanager
+def _restored_generators() -> Iterator[None]:
+    """Restores the states of the global random generators at the end, which takes longer than seeding them.
+
+    A data worker's generators are not restored: nothing else draws from them.
+    """
+    if get_worker_info() is not None:
+        yield
+        return
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:
-        if states is not None:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _seed_generators(*entropy: int) -> None:
+    words = np.random.SeedSequence(entropy).generate_state(4)
+    random.seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(words[2])
+    torch.default_generator.manual_seed(int(words[3]))
 
 
 class TrainingViews(Dataset):
@@ -192,21 +213,35 @@ class TrainingViews(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: ViewKey) -> dict[str, Any]:
-        start = time.perf_counter()
-        row, image, bad_images = first_decodable(self.rows_from(key), skip_bad_images=self.skip_bad_images)
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[ViewKey]) -> list[dict[str, Any]]:
+        """The views of a batch, which torch's `DataLoader` takes; faster than one by one."""
+        views, start = [], time.perf_counter()
+        with _restored_generators():
+            for key, rows in zip(keys, self.rows_from(keys), strict=True):
+                view = self._view(key, rows)
+                end = time.perf_counter()
+                views.append({**view, "seconds": end - start})
+                start = end
+        return views
+
+    def _view(self, key: ViewKey, rows: Iterator[ImageRow]) -> dict[str, Any]:
+        row, image, bad_images = first_decodable(rows, skip_bad_images=self.skip_bad_images)
         key = ViewKey(key.epoch, key.position, row.sample, key.repeat)
-        with self.seeded(key), _named_view(row.where, image):
+        _seed_generators(*self.entropy(key))
+        with _named_view(row.where, image):
             pixels, erasure = self.view(image)
-        view = {"pixels": pixels, "erasure": erasure, "labels": row.label, "key": key, "bad_images": bad_images}
-        return {**view, "seconds": time.perf_counter() - start}
+        return {"pixels": pixels, "erasure": erasure, "labels": row.label, "key": key, "bad_images": bad_images}
 
-    def rows_from(self, key: ViewKey) -> Iterator[ImageRow]:
-        """The row of a key, followed by the rows that may replace it."""
-        return self.images.rows_from(key.sample)
+    def rows_from(self, keys: Sequence[ViewKey]) -> Iterator[Iterator[ImageRow]]:
+        """For each key its row, followed by the rows that may replace it."""
+        for row in self.images.rows([key.sample % len(self.images) for key in keys]):
+            yield chain([row], islice(self.images.rows_from(row.sample), 1, None))
 
-    def seeded(self, key: ViewKey) -> contextlib.AbstractContextManager[None]:
-        """Seeds the random generators for the view of a key."""
-        return seeded(self.seed, _STREAM, key.epoch, key.sample, key.repeat)
+    def entropy(self, key: ViewKey) -> tuple[int, ...]:
+        """Seeds the random generators for the view of a key (`seeded`)."""
+        return self.seed, _STREAM, key.epoch, key.sample, key.repeat
 
 
 class EvaluationViews(Dataset):
@@ -219,7 +254,13 @@ class EvaluationViews(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.images.row(index)
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The views of a batch, which torch's `DataLoader` takes; faster than one by one."""
+        return [self._view(row) for row in self.images.rows(indices)]
+
+    def _view(self, row: ImageRow) -> dict[str, Any]:
         image = decode_image(row.source, row.where)
         with _named_view(row.where, image):
             view = {"pixel_values": self.view(image)}

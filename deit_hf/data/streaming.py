@@ -170,8 +170,11 @@ class StreamViews(TrainingViews):
     def __len__(self) -> int:
         return self.images.num_images
 
-    def rows_from(self, key: StreamKey) -> Iterator[ImageRow]:  # type: ignore[override]  # keys include their rows
-        """The row of a key, followed by the other rows of its shard; the label of each is checked first."""
+    def rows_from(self, keys: Sequence[StreamKey]) -> Iterator[Iterator[ImageRow]]:  # type: ignore[override]  # rows in keys
+        """For each key its row, followed by the other rows of its shard; the label of each is checked first."""
+        return map(self._rows_from, keys)
+
+    def _rows_from(self, key: StreamKey) -> Iterator[ImageRow]:
         if key.row is None:
             raise ValueError(
                 "this process got a batch whose rows another process has read; leave `split_batches` and "

@@ -12,6 +12,7 @@ import torch
 from deit_hf.benchmarks import input as input_module
 from deit_hf.benchmarks.input import InputSpeed, generate_jpegs, measure_input
 from deit_hf.commands import benchmark
+from deit_hf.data.dataset import seeded
 from deit_hf.data.sampling import ViewKey
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +52,7 @@ def test_both_sides_make_the_same_views(toy_rows: datasets.Dataset):
     rounds = input_module._Rounds(toy_rows, 32, 1, "image")
     for index, file in enumerate(rounds.files):
         view = rounds.views[ViewKey(0, 0, index, 0)]
-        with rounds.views.seeded(ViewKey(0, 0, index, 0)):
+        with seeded(*rounds.views.entropy(ViewKey(0, 0, index, 0))):
             theirs = rounds.timm_view(input_module._loaded_like_timm(file))
         assert torch.equal(rounds.finish(view["pixels"][None], [view["erasure"]])[0], theirs)
 

@@ -25,18 +25,18 @@ LOGGER = "deit_hf.training.input_report"
 @pytest.fixture
 def trainer_of(tmp_path: Path, make_student, toy_rows, monkeypatch: pytest.MonkeyPatch):
     def make(*, slow: str = "", **options) -> DistillationTrainer:
-        plain_view, plain_loss = TrainingViews.__getitem__, DistillationTrainer.compute_loss
+        plain_views, plain_loss = TrainingViews.__getitems__, DistillationTrainer.compute_loss
 
-        def slow_view(self, key):
-            time.sleep(0.02)
-            return plain_view(self, key)
+        def slow_views(self, keys):
+            time.sleep(0.02 * len(keys))
+            return plain_views(self, keys)
 
         def slow_loss(self, *args, **kwargs):
             time.sleep(0.2)
             return plain_loss(self, *args, **kwargs)
 
         if slow == "data":
-            monkeypatch.setattr(TrainingViews, "__getitem__", slow_view)
+            monkeypatch.setattr(TrainingViews, "__getitems__", slow_views)
         if slow == "model":
             monkeypatch.setattr(DistillationTrainer, "compute_loss", slow_loss)
         args = make_args(tmp_path, **{"max_steps": 4, "random_augment": "none", **options})
