@@ -193,7 +193,9 @@ def _restored_generators() -> Iterator[None]:
 
 
 def _seed_generators(*entropy: int) -> None:
-    words = np.random.SeedSequence(entropy).generate_state(4)
+    # numpy makes an array of integers word by word, which takes longer
+    array = np.array(entropy, np.uint32) if max(entropy) < 2**32 else entropy
+    words = np.random.SeedSequence(array).generate_state(4)
     random.seed(int(words[0]) << 32 | int(words[1]))
     np.random.seed(words[2])
     torch.default_generator.manual_seed(int(words[3]))
