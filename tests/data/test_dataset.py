@@ -138,6 +138,27 @@ def test_global_random_numbers_go_on_after_a_view_that_fails():
     assert global_states() == before
 
 
+@pytest.mark.parametrize("entropy", [(0,), (3, 0, 1), (2**32 - 1, 5), (2**32, 5), (2**40, 2)])
+def test_seeds_are_those_of_numpys_sequence_of_integers(entropy: tuple[int, ...]):
+    words = np.random.SeedSequence(entropy).generate_state(4)
+    with seeded(*entropy):
+        drawn = random.random(), torch.initial_seed()
+    assert drawn == (random.Random(int(words[0]) << 32 | int(words[1])).random(), int(words[3]))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_views_of_a_batch_are_those_one_by_one(num_workers: int):
+    views = make_views()
+    keys = [ViewKey(1, place, place % 4, place // 4) for place in range(40)]  # more rows than are read in one call
+    loader = DataLoader(views, sampler=keys, batch_size=20, num_workers=num_workers, collate_fn=list)
+    batches = list(loader)
+    for key, view in zip(keys, [view for batch in batches for view in batch], strict=True):
+        alone = views[key]
+        assert torch.equal(view["pixels"], alone["pixels"])
+        assert (view["key"], view["labels"]) == (key, alone["labels"]) == (alone["key"], view["labels"])
+        assert view["seconds"] > 0
+
+
 @pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(1).item()])
 def test_seeded_reaches_every_stream_that_transforms_draw_from(draw):
     def drawn(*entropy: int) -> float:

@@ -21,6 +21,7 @@ from deit_hf.data.finishing import PixelFinisher, draw_erasure
 from deit_hf.data.transforms import (
     evaluation_view,
     posterize,
+    random_flip,
     simple_crop,
     three_augment,
     training_view,
@@ -257,12 +258,21 @@ def test_training_view_is_the_papers_op_by_op():
     assert isinstance(crop_op, RandomResizedCropAndInterpolation)
     assert (crop_op.size, crop_op.scale, crop_op.interpolation) == ((224, 224), (0.08, 1.0), InterpolationMode.BICUBIC)
     assert crop_op.ratio == pytest.approx((3 / 4, 4 / 3))
-    assert isinstance(flip, transforms.RandomHorizontalFlip)
-    assert flip.p == 0.5
+    assert isinstance(flip.args[0], transforms.RandomHorizontalFlip)
+    assert flip.args[0].p == 0.5
     # separate noise for each pixel
     assert isinstance(erase, RandomErasing)
     assert (erase.probability, erase.per_pixel, erase.min_count, erase.max_count) == (0.25, True, 1, 1)
     assert (erase.min_area, erase.max_area) == pytest.approx((0.02, 1 / 3))
+
+
+def test_flip_is_torchvisions():
+    flip, image = transforms.RandomHorizontalFlip(0.3), noise(20, 30)
+    for seed in range(20):
+        with seeded(seed):
+            expected = flip(image), torch.rand(1)
+        with seeded(seed):
+            assert (random_flip(flip, image), torch.rand(1)) == expected
 
 
 def test_rand_augment_is_timms_with_two_increasing_ops_at_half_probability():
