@@ -193,13 +193,9 @@ def _restored_generators() -> Iterator[None]:
 
 
 def _seed_generators(*entropy: int) -> None:
-<<<<<<< HEAD
-    words = np.random.SeedSequence(entropy).generate_state(4)
-=======
     # numpy makes an array of integers word by word, which takes longer
     array = np.array(entropy, np.uint32) if max(entropy) < 2**32 else entropy
     words = np.random.SeedSequence(array).generate_state(4)
->>>>>>> f9d984c7ba6871d0f12742b4d504aed39c521776
     random.seed(int(words[0]) << 32 | int(words[1]))
     np.random.seed(words[2])
     torch.default_generator.manual_seed(int(words[3]))
@@ -245,14 +241,11 @@ class TrainingViews(Dataset):
         for row in self.images.rows([key.sample % len(self.images) for key in keys]):
             yield chain([row], islice(self.images.rows_from(row.sample), 1, None))
 
-<<<<<<< HEAD
     def some_keys(self, number: int) -> list[Any]:
         """Keys of views of epoch 0 of random images, of each image once if there are enough; equal in each call."""
         order = np.random.default_rng(self.seed).permutation(len(self)).tolist()
         return [ViewKey(0, i, order[i % len(order)], i // len(order)) for i in range(number)]
 
-=======
->>>>>>> f9d984c7ba6871d0f12742b4d504aed39c521776
     def entropy(self, key: ViewKey) -> tuple[int, ...]:
         """Seeds the random generators for the view of a key (`seeded`)."""
         return self.seed, _STREAM, key.epoch, key.sample, key.repeat
