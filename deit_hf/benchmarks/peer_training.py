@@ -4,6 +4,7 @@ Student, teacher, images, batch, epochs, learning rates, weight decay and the ki
 `train` would use. The code, the random numbers and the initial weights are the peer's.
 Differs from this package's training, and cannot be set: timm resizes a decoded JPEG with Pillow, mixes an image with
 the one at the mirrored place in the batch, and draws the mixing once for each batch, not for each 64 images.
+With the same seed, both peers have the same initial weights and batches, so that they differ only in their loops.
 """
 
 import itertools
