@@ -4,6 +4,7 @@ Student, teacher, images, batch, epochs, learning rates, weight decay and the ki
 `train` would use. The code, the random numbers and the initial weights are the peer's.
 Differs from this package's training, and cannot be set: timm resizes a decoded JPEG with Pillow, mixes an image with
 the one at the mirrored place in the batch, and draws the mixing once for each batch, not for each 64 images.
+With the same seed, both peers have the same initial weights and batches, so that they differ only in their loops.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +24,6 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, set_seed
 from transformers.trainer_utils import speed_metrics
 
@@ -43,6 +44,7 @@ from ..reliability.run_lock import run_lock
 from ..reliability.stop_signals import LeaveOnSignal
 from ..training.arguments import DistillationArguments
 from ..training.changeable_options import HARMLESS
+from ..training.progress import ViewProgress
 from ..training.recipe_file import effective_options
 from ..training.run import check_run_options, make_trainer
 from ..training.schedule import num_warmup_steps
@@ -182,12 +184,13 @@ def _trained(
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     dtype = torch.bfloat16 if args.bf16 else torch.float32
     total, start = torch.zeros((), device=args.device), time.time()
-    with tqdm(total=num_steps, disable=args.disable_tqdm, leave=False, unit="step") as bar:
+    with closing(ViewProgress(num_steps * args.train_batch_size, draws=not args.disable_tqdm)) as progress:
+        progress.begin(f"peer {peer}")
         losses = steps(itertools.islice(batches, num_steps), loss_of, optimizer, args.device, dtype)
         for step, loss in enumerate(losses, start=1):
             schedule.step_update(step)
             total += loss
-            bar.update()
+            progress.update(args.train_batch_size)
     synchronize(args.device)
     num_views = len(images) * args.num_train_epochs  # as `Trainer` counts them
     speed = speed_metrics("train", start, num_samples=num_views, num_steps=num_steps)

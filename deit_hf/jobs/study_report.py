@@ -137,6 +137,8 @@ def rows_as_markdown(rows: Sequence[Row]) -> str:
         cells[-1] += [_seconds(row)] if has_peers else []
     errors = [100 * row.error_of_images for row in rows]
     note = f"{rows[0].num_images:,} images: the standard error of a single accuracy is {max(errors):.1f} points."
+    if has_peers:
+        note += " Seconds are those of one training; they depend on what else the machine did."
     return f"{_table(cells)}\n\n{note}"
 
 

@@ -186,7 +186,7 @@ class _Bar(tqdm):
 
 
 class ViewProgress:
-    """Views that a teacher has answered: a bar on a terminal, otherwise a line a minute."""
+    """Views that were answered or trained on: a bar on a terminal, otherwise a line a minute."""
 
     def __init__(self, total: int, *, draws: bool):
         is_terminal = sys.stderr.isatty() or IN_NOTEBOOK

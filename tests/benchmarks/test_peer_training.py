@@ -1,4 +1,4 @@
-"""The peers do the same work as this package: options, steps, learning rates, decay and loss; and their model loads."""
+"""The peers do the same work as this package (options, steps, learning rates, decay, loss), and their model loads."""
 
 from pathlib import Path
 from typing import Any
@@ -96,15 +96,14 @@ def steps_of(train_once: Any) -> list[tuple[float, set[tuple[float, int]]]]:
     return seen
 
 
-@pytest.mark.parametrize("epochs", [3, 1.5])
 def test_as_many_steps_with_the_same_learning_rates_and_decay_as_this_package(
-    epochs: float, tmp_path: Path, teacher_folder: str, toy_rows: datasets.Dataset
+    tmp_path: Path, teacher_folder: str, toy_rows: datasets.Dataset
 ):
-    parts, changed = ImageParts(train=toy_rows), {"num_train_epochs": epochs, "adam_beta2": 0.98, "max_grad_norm": 0}
+    parts, changed = ImageParts(train=toy_rows), {"num_train_epochs": 2.5, "adam_beta2": 0.98}
     model_args = model_options(teacher_folder)
     ours = steps_of(lambda: train(model_args, DATA, options(tmp_path / "ours", **changed), parts))
     theirs = steps_of(lambda: train_peer("timm", model_args, DATA, options(tmp_path / "timm", **changed), parts))
-    assert len(ours) == len(theirs) == epochs * 5 + (epochs == 1.5) * 0.5
+    assert len(ours) == len(theirs) == 13  # 12.5, rounded up
     torch.testing.assert_close([each[0] for each in theirs], [each[0] for each in ours])
     assert len({each[0] for each in ours}) > 5
     assert [each[1:] for each in theirs] == [each[1:] for each in ours]
@@ -149,9 +148,10 @@ def test_the_seed_decides_and_a_stopped_run_starts_again(
         train_peer("plain", model_options(teacher_folder), DATA, args, ImageParts(train=toy_rows))
         return load_classifier(args.output_dir)[0].cls_classifier.weight
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr("deit_hf.benchmarks.peer_training.convert_checkpoint", _stop)
-        weights("stopped", 1)
+        with pytest.raises(KeyboardInterrupt):
+            weights("stopped", 1)
     assert not is_finished(tmp_path / "stopped")
     first, second, third = weights("stopped", 1), weights("whole", 1), weights("other", 2)
     assert torch.equal(first, second)

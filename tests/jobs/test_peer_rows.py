@@ -31,7 +31,8 @@ protocols:
       num_train_epochs: 1
       warmup_epochs: 0
       save_strategy: epoch
-      config_overrides: {patch_size: 8, hidden_size: 24, num_attention_heads: 3, intermediate_size: 40, num_hidden_layers: 1}
+      config_overrides:
+        {patch_size: 8, hidden_size: 24, num_attention_heads: 3, intermediate_size: 40, num_hidden_layers: 1}
     teachers:
       small: {variant: deit_tiny_patch16_224}
 rows:
