@@ -9,7 +9,7 @@ from ..evaluation.metric_names import accuracy_name
 # Mean and standard deviation of `deit-hf distill digits --compare` over seeds 0 to 4; the student with both heads.
 DIGITS_SPREAD = (
     "The digits show how the command works, not what a teacher is worth: over five seeds, top-1 was\n"
-    "94.7 +- 1.1 for the student, 95.3 +- 0.4 for the same student without a teacher and about 99\n"
+    "94.5 +- 1.2 for the student, 95.1 +- 0.5 for the same student without a teacher and about 99\n"
     "for the teacher. One standard error of 360 images is 1.2. Another seed or machine can differ by two points."
 )
 HEADS = {"": "", "average": ", both heads", "cls": ", class head", "distillation": ", distillation head"}
