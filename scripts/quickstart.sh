@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The main example on a fresh machine: bash scripts/quickstart.sh
 # Makes .venv, installs this package, and distils a small convnet into a small DeiT on scikit-learn's handwritten digits
-# (no download). Options go to `deit-hf distill digits`, for example --compare.
+# (no download). Options go to `deit-hf distill digits`, for example --compare. The notes under its table say what spread to
+# expect from other seeds. `exec` lets Ctrl-C, SIGTERM and the exit code be those of the command.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

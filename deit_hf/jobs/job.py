@@ -30,7 +30,7 @@ from ..training.run import train
 from ..training.same_run import student_start
 from .arguments import JobArguments
 from .directory import RESULTS_FILE, TEACHER_FILE, begin_job, read_json, write_json
-from .plan import RUNS_FOLDER, JobRun, load_data, plan_student, plan_teacher, without_teacher
+from .plan import RUNS_FOLDER, JobRun, load_data, plan_student, plan_teacher, repeats_digits, without_teacher
 from .results import rows_of_run
 from .teacher_stage import measure_teacher, own_processor, why_it_does_not_fit
 
@@ -239,6 +239,7 @@ class Job:
             "images": accuracy["own"]["images"],
             "class_counts": self.data.images(part).class_counts(),
             "device": str(self.args.device),
+            "repeats_digits": repeats_digits(self.options),
             "rows": rows,
             "teacher_fit": TeacherFit.from_metrics(
                 read_json(directory / "student" / "train_results.json") or {}

@@ -41,6 +41,8 @@ FOR_THE_TEACHER = {"seed", "data_seed", "bf16", "fp16", "tf32", "on_bad_image", 
 FOR_THE_TEACHER |= {"per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"}
 FOR_THE_TEACHER |= {"disable_tqdm", "report_to", "overwrite_output_dir", "ddp_backend", "ddp_timeout", "verbose"}
 WORKER_OPTIONS = "dataloader_"
+# Options that do not change what a job on the digits trains, apart from its random numbers.
+REPEATS_DIGITS = {"dataset_name", "seed", "data_seed", "disable_tqdm", "report_to", "overwrite_output_dir", "verbose"}
 _ONLY_WITH_A_TEACHER = ("teacher_", "distillation_", "evaluate_teacher", "push_to_hub", "hub_")
 _SOURCES = ("teacher_model_name_or_path", "model_name_or_path", "variant")
 _DEFAULTS = {each.name: each.default for each in fields(DataArguments)}
@@ -178,6 +180,13 @@ def job_name(args: DataArguments) -> str:
 def uses_digits_settings(options: Mapping[str, Any]) -> bool:
     """Whether a job uses the settings of the digits: their data, and no teacher or student of the user's."""
     return options.get("dataset_name") == DIGITS and not any(options.get(name) for name in _SOURCES)
+
+
+def repeats_digits(options: Mapping[str, Any]) -> bool:
+    """Whether a job repeats the measured trainings on the digits: only seeds and options of the machine are given."""
+    return uses_digits_settings(options) and all(
+        name in REPEATS_DIGITS or name.startswith(WORKER_OPTIONS) for name in options
+    )
 
 
 def plan_student(data: JobData, options: Mapping[str, Any], *, teacher: str | None) -> JobRun:

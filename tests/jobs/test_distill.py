@@ -24,6 +24,7 @@ from deit_hf.jobs import job as job_module
 from deit_hf.jobs.arguments import JobArguments
 from deit_hf.jobs.distill import run_job
 from deit_hf.jobs.job import Job
+from deit_hf.jobs.results import DIGITS_SPREAD
 from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.training import run as run_module
 
@@ -335,7 +336,9 @@ def test_a_test_part_is_measured_once_for_the_table(tmp_path: Path, teacher: str
     monkeypatch.chdir(tmp_path)
     for seed, part in enumerate(("train", "test")):
         write_photos(tmp_path / "data" / part, {"ant": 10, "bee": 10}, seed=seed)
+    monkeypatch.setattr(job_module, "repeats_digits", lambda options: options["image_size"] == 16)  # as the digits
     result = deit_hf.distill(tmp_path / "data", teacher=teacher, teacher_epochs=1, **OPTIONS)
+    assert result.table.endswith(DIGITS_SPREAD)
     assert "on the test part (`test`, 20 images), used only for this table" in result.table
     assert not (result.output_dir / "teacher" / "test_results.json").exists()
     measured = json.loads((result.output_dir / "student" / "test_results.json").read_text())
