@@ -80,11 +80,8 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
             f"Accuracy in percent on the validation part (`{part}`, {images:,} images). The same images chose the "
             "best epoch, so the accuracy on new images can be lower; a test part would show it."
         )
-<<<<<<< HEAD
     notes = [measured, f"One image: median of a forward pass on {results['device']}, without decoding."]
     fit = TeacherFit.from_metrics(results.get("teacher_fit", {}))  # an older file has none
-    return notes if fit.views is None else [*notes, f"Teacher on the training views of the student: {fit.in_words()}."]
-=======
-    spread = [DIGITS_SPREAD] if results.get("repeats_digits") else []
-    return [measured, f"One image: median of a forward pass on {results['device']}, without decoding.", *spread]
->>>>>>> a3085814fe996c62c6cb2d8a79d394517424fda4
+    if fit.views is not None:
+        notes.append(f"Teacher on the training views of the student: {fit.in_words()}.")
+    return [*notes, DIGITS_SPREAD] if results.get("repeats_digits") else notes
