@@ -9,9 +9,11 @@ logger = logging.getLogger(__name__)
 
 # The least share of its accuracy on the evaluation images that a teacher should keep on training views, before they
 # are mixed and when they are. Mixed views are harder for every teacher: no model can tell which of two nearly equal
-# shares is the greater one.
-# Measured on CIFAR-10: a ResNet-20 with 80 % on test images kept 86 % and 66 % of it, and did the student harm.
-LEAST_KEPT_ON_VIEWS = 0.95
+# shares is the greater one. Measured shares, without and with mixing:
+# - CIFAR-10, a ResNet-20 with 80 % on test images, trained without mixing, which did the student harm: 0.86 and 0.66.
+# - ImageNet, a DeiT-Tiny, trained with the paper's views and mixing, on 512 views of images that it had not seen: 0.83
+#   and 0.68; with `crop_min_scale` 0.35 and no erasing: 0.94 and 0.78. A teacher keeps more on its training images.
+LEAST_KEPT_ON_VIEWS = 0.85
 LEAST_KEPT_ON_MIXED = 0.75
 
 
@@ -23,24 +25,23 @@ def warn_of_misfit(fit: TeacherFit, args: DistillationArguments) -> None:
     """
     if fit.evaluation is None:
         return
-    expected, found = fit.evaluation.top1, []
-    if fit.views is not None and _is_below(fit.views, LEAST_KEPT_ON_VIEWS * expected):
-        found.append(f"is right on {fit.views.in_words('training views')}")
-    if fit.mixed is not None and _is_below(fit.mixed, LEAST_KEPT_ON_MIXED * expected):
-        found.append(f"names the dominating class of {fit.mixed.in_words('mixed views')}")
-    if found:
+    limits = ((fit.views, LEAST_KEPT_ON_VIEWS), (fit.mixed, LEAST_KEPT_ON_MIXED))
+    if any(_is_below(counted, least * fit.evaluation.top1) for counted, least in limits):
+        found = [] if fit.views is None else [f"is right on {fit.views.in_words('training views')}"]
+        if fit.mixed is not None:
+            found.append(f"names the dominating class of {fit.mixed.in_words('mixed views')}")
         logger.warning(
-            "the teacher %s, but is right on %s: learning from it can do the student harm; %s",
-            *(" and ".join(found), fit.evaluation.in_words("evaluation images"), _advice(args)),
+            "the teacher is right on %s, but it %s: learning from it can do the student harm; %s",
+            *(fit.evaluation.in_words("evaluation images"), " and ".join(found), _advice(args)),
         )
 
 
-def _is_below(counted: Counted, share: float) -> bool:
-    return counted.interval[1] < share
+def _is_below(counted: Counted | None, share: float) -> bool:
+    return counted is not None and counted.interval[1] < share
 
 
 def _advice(args: DistillationArguments) -> str:
-    advice = ["train the teacher with the views and the mixing of this run"]
+    advice = ["use a teacher that was trained well with the views and the mixing of this run"]
     advice.append(f"use gentler views (`crop_min_scale`, now {args.crop_min_scale:g}, and `random_augment`)")
     if args.mixes:
         advice.append(f"mix less (`mixup_alpha`, now {args.mixup_alpha:g}, and `cutmix_alpha`, {args.cutmix_alpha:g})")
