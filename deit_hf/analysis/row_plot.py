@@ -22,7 +22,7 @@ class Bar(NamedTuple):
 
 
 def plot_rows(bars: Sequence[Bar], path: str | Path, *, title: str) -> None:
-    """Draws the mean of each row with its error, and each seed as a dot, and saves a PNG file.
+    """Draws the mean of each row with its error, and each seed as a small dot, and saves a PNG file.
 
     Args:
         bars: from top to bottom.
@@ -38,15 +38,14 @@ def plot_rows(bars: Sequence[Bar], path: str | Path, *, title: str) -> None:
     axis = figure.subplots()
     places = np.arange(len(bars))[::-1]
     means = [float(np.mean(bar.values)) for bar in bars]
-    axis.barh(places, means, xerr=[bar.error for bar in bars], color="#9ecae1", ecolor="#333333", capsize=4)
-    for place, bar, mean in zip(places, bars, means, strict=True):
-        axis.plot(bar.values, [place] * len(bar.values), ".", color="#08519c", markersize=5)
-        axis.text(mean + bar.error, place, f"  {mean:.1f}", va="center", fontsize="small")
+    ends = [max(mean + bar.error, *bar.values) for mean, bar in zip(means, bars, strict=True)]
+    axis.errorbar(means, places, xerr=[bar.error for bar in bars], fmt="o", color="#08519c", capsize=4)
+    for place, bar, mean, end in zip(places, bars, means, ends, strict=True):
+        axis.plot(bar.values, np.full(len(bar.values), place - 0.22), ".", color="#6baed6", markersize=6)
+        axis.text(end, place, f"   {mean:.1f}", va="center", fontsize="small")
     axis.set_yticks(places, [bar.name for bar in bars])
-    lowest = min(min(bar.values) - bar.error for bar in bars)
-    highest = max(mean + bar.error for mean, bar in zip(means, bars, strict=True))
-    margin = max(2.0, (highest - lowest) / 4)
-    axis.set_xlim(max(0.0, lowest - margin), min(103.0, highest + margin))
+    axis.set_ylim(-0.6, len(bars) - 0.4)
+    axis.margins(x=0.12)
     axis.set_xlabel("top-1 in percent")
     axis.set_title(title, fontsize="medium")
     axis.grid(axis="x", alpha=0.3)

@@ -7,6 +7,7 @@ Studies are YAML files in `recipes/tables/`. A row has options of a training, an
 - `epochs`: factor of the number of epochs.
 - `recipe`: a shipped recipe; the options of the row override it.
 - `against`: the row that it is compared with in the tables.
+- `about`: the row in words.
 - `peer`: other code that trains the row (benchmarks/peer_training.py).
 """
 
@@ -22,7 +23,7 @@ from ..argument_checks import check_choice
 from ..training.shipped_recipes import RECIPES, find_recipe
 
 STUDIES = RECIPES / "tables"
-OF_A_ROW = ("teacher", "start", "epochs", "recipe", "against", "peer")
+OF_A_ROW = ("teacher", "start", "epochs", "recipe", "against", "peer", "about")
 TEACHER, TEACHER_SEED = "teacher-", 0
 _NOT_OF_A_ROW = ("output_dir", "dataset_name", "teacher_model_name_or_path", "eval_strategy", "save_strategy")
 

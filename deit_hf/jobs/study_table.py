@@ -73,6 +73,11 @@ class Row:
         return float(np.sqrt(mean * (1 - mean) / self.num_images))
 
 
+def answer_of(line: Mapping[str, Any]) -> float:
+    """Top-1 of a run: of both heads together, or of the only head."""
+    return float(next(line["top1"][head] for head in ANSWER if head in line["top1"]))
+
+
 def spread(values: Sequence[float]) -> float | None:
     """Standard deviation of a sample; None for one value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -115,7 +120,7 @@ class StudyTable:
             {head: [line["top1"][head] for line in lines] for head in heads},
             lines[0]["num_images"],
             self.difference(name, self.study.rows[name].get("against")),
-            teachers[0]["top1"]["only"] if teachers else None,
+            answer_of(teachers[0]) if teachers else None,
         )
 
     def difference(self, row: str, other: str | None) -> Difference | None:
