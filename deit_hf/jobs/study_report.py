@@ -69,8 +69,8 @@ def _with_results(output_dir: Path, study: Study) -> list[StudyTable]:
 def _section(results: StudyTable, figures: Path | None) -> str:
     first = results.lines[0]
     blocks = [f"## {results.study.title} ({first['protocol']} protocol, {first['part']} images)", _facts(results)]
-    notes = results.folder / NOTES
-    blocks += [notes.read_text(encoding="utf-8").strip()] if notes.is_file() else []
+    by_hand = results.folder / NOTES
+    blocks += [by_hand.read_text(encoding="utf-8").strip()] if by_hand.is_file() else []
     for table in results.study.tables:
         rows = results.rows(table)
         if not any(row.difference for row in rows):
@@ -154,7 +154,7 @@ def _legend(study: Study, rows: Sequence[Row]) -> str:
 
 
 def _teachers(results: StudyTable) -> list[str]:
-    """How often the teachers are right on the training views of their students, and on the images that measure them."""
+    """How often the teachers are right on test images, and on the training views of their students."""
     cells = [["teacher", "top-1", "on training views", "on mixed views", "views", "top-1 of their students"]]
     for line in results.lines:
         students = [each for each in results.lines if each["teacher"] == line["run"] and each["teacher_fit"]]
