@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError("no table is named; see --help for all tables")
         args = ReproduceArguments(**own)
         if args.show:
-            print(write_report(output_dir))
+            print(write_report(output_dir, args.table))
             return
         results = reproduce(args, given, output_dir)
         print(f"\n{table_of(args.table, results)}")

@@ -1,16 +1,16 @@
 """Trains the rows of a table of the paper in small, run by run; the same call continues where it was stopped."""
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 from filelock import FileLock, Timeout
 
+from ..argument_checks import check
 from ..benchmarks.comparison import environment
 from ..benchmarks.peer_training import check_peer_options, train_peer
 from ..data.dataset import ImageDataset
@@ -21,22 +21,16 @@ from ..hub.run_files import read_json
 from ..model.labels import label_config
 from ..reliability.checkpoints import is_finished
 from ..reliability.run_identity import Difference
-from ..training.arguments import DistillationArguments
 from ..training.progress import duration, say
 from ..training.recipe_file import parse_recipe
 from ..training.run import train
 from .arguments import ReproduceArguments
 from .plan import OPTION_TYPES
 from .study import Study, StudyRun, find_table, folder_of
-from .study_results import add_result, measure, read_results, top1_by_head
+from .study_results import OF_THE_DATA, OF_THE_MACHINE, add_result, measure, read_results, recorded, top1_by_head
 
 RUNS = "runs"
 SECONDS_BETWEEN_LOOKS = 5
-# Options that change neither the training nor what is measured, so that they may differ between runs of a table.
-OF_THE_MACHINE = {"use_cpu", "disable_tqdm", "per_device_eval_batch_size", "report_to"}
-OF_THE_MACHINE |= {each.name for each in fields(DistillationArguments) if each.name.startswith("dataloader_")}
-OF_THE_DATA = {"dataset_name", "dataset_config_name", "image_column_name", "label_column_name"}
-OF_THE_DATA |= {"train_split", "eval_split"}
 SOURCES = {"model_name_or_path", "teacher_model_name_or_path"}
 SHORTER = {"num_train_epochs", "max_train_samples", "max_eval_samples"}  # for a trial
 
@@ -89,6 +83,7 @@ class _Reproduction:
         output_dir: Path,
     ):
         self.study, self.runs, self.args = study, runs, args
+        self.options = options
         self.folder = folder_of(output_dir, study, args.protocol, args.part)
         self.data = {**study.data, **{name: options[name] for name in options if name in OF_THE_DATA}}
         if args.part == "validation":
@@ -97,8 +92,9 @@ class _Reproduction:
         self.began = time.monotonic()
 
     def run(self) -> Path:
+        self._check_options()
         self._check_results()
-        self._check_peers()
+        self._check_data()
         left = self._unfinished()
         say(f"{len(self.runs)} runs in {self.folder}, {len(left)} of them to do")
         while left := self._unfinished():
@@ -107,23 +103,44 @@ class _Reproduction:
         return self.folder
 
     def _check_results(self) -> None:
-        """Refuses results of other options in the folder."""
+        """Refuses a folder with results of other options, so that each table has runs of equal options only."""
         for line in read_results(self.folder):
-            run = self.runs.get(line["run"])
-            given, stored = ({} if run is None else _recorded(run.options)), line["options"]
+            planned = self.study.planned_options(line["row"], self.args.protocol, self.options)
+            given, stored = recorded(planned), line["options"]
             names = [name for name in {**given, **stored} if given.get(name) != stored.get(name)]
-            if run is not None and names:
+            if names:
                 found = "; ".join(str(Difference(name, stored.get(name), given.get(name))) for name in names)
                 raise ValueError(
-                    f"{self.folder} holds a result of {run.name} with other options ({found}); name another directory "
-                    "with `--output_dir`, or leave the options out"
+                    f"{self.folder} holds a result of {line['run']} with other options ({found}); name another "
+                    "directory with `--output_dir`, or give the same options"
                 )
 
-    def _check_peers(self) -> None:
-        """Refuses options that a peer would ignore, before the first run."""
+    def _check_data(self) -> None:
+        """Loads the data of all runs, and refuses a folder with results of other images."""
         for run in self.runs.values():
+            data_args = self._arguments(run)[1]
+            parts = self._load(data_args)
+            for line in read_results(self.folder):
+                if line["options"].get("max_train_samples") == data_args.max_train_samples:
+                    found = self._fingerprints(parts, data_args)
+                    differ = [part for part in found if found[part] != line["data"].get(part)]
+                    if differ:
+                        raise ValueError(
+                            f"{self.folder} holds a result of {line['run']} with other images ({', '.join(differ)}); "
+                            "name another directory with `--output_dir`"
+                        )
+
+    def _fingerprints(self, parts: ImageParts, data_args: DataArguments) -> dict[str, Any]:
+        rows = {"train": parts.train, self.args.part: parts.evaluation}
+        return {part: images_fingerprint(self._images(each, data_args)) for part, each in rows.items()}
+
+    def _check_options(self) -> None:
+        """Refuses options that no run can have, or that a peer would ignore, before the first run."""
+        for run in self.runs.values():
+            model_args, data_args, args = self._arguments(run)
+            check("num_train_epochs", args.num_train_epochs, lambda v: v > 0, "greater than 0")
             if run.peer is not None:
-                check_peer_options(run.peer, *self._arguments(run))
+                check_peer_options(run.peer, model_args, data_args, args)
 
     def _unfinished(self) -> list[StudyRun]:
         """The runs without a result, and those whose model they need but which is not here."""
@@ -178,12 +195,9 @@ class _Reproduction:
             "start": run.start,
             "peer": run.peer,
             "cosines": cosines,
-            "data": {
-                "train": images_fingerprint(self._images(parts.train, data_args)),
-                self.args.part: images_fingerprint(images),
-            },
+            "data": self._fingerprints(parts, data_args),
             "environment": environment(args.device),
-            "options": _recorded(run.options),
+            "options": recorded(run.options),
         }
         add_result(self.folder, line, answers)
         say(f"{run.name}: top-1 {_in_words(line['top1'])} on {len(images):,} images ({duration(line['seconds'])})")
@@ -195,7 +209,10 @@ class _Reproduction:
         if run.start is not None:
             sources["model_name_or_path"] = str(self.folder / RUNS / run.start)
         fixed = {"eval_strategy": "no", "seed": run.seed}
-        return parse_recipe(OPTION_TYPES, [], defaults={**fixed, **self.data, **run.options, **sources})
+        options = {**fixed, **self.data, **run.options, **sources}
+        if not int(options.get("dataloader_num_workers", 0)):
+            options["dataloader_persistent_workers"] = False
+        return parse_recipe(OPTION_TYPES, [], defaults=options)
 
     def _load(self, data_args: DataArguments) -> ImageParts:
         """The data of a run; test images are only loaded to measure the finished model."""
@@ -224,14 +241,6 @@ class _Reproduction:
             return ""
         seconds = sum(_estimate(run, lines) for run in left)
         return f" ({duration(time.monotonic() - self.began)} so far, about {duration(seconds)} left)"
-
-
-def _recorded(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run that decide about its result, as they are read from a file."""
-    own = {name: value for name, value in options.items() if name not in OF_THE_MACHINE | OF_THE_DATA}
-    if os.path.exists(str(own.get("model_name_or_path"))):  # a result names no path of a machine
-        own["model_name_or_path"] = Path(own["model_name_or_path"]).name
-    return dict(json.loads(json.dumps(own)))
 
 
 def _estimate(run: StudyRun, lines: Sequence[Mapping[str, Any]]) -> float:

@@ -11,7 +11,6 @@ Studies are YAML files in `recipes/tables/`. A row has options of a training, an
 - `peer`: other code that trains the row (benchmarks/peer_training.py).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,14 +107,23 @@ class Study:
                 self._add(row, seed, protocol, given, found)
         return found
 
-    def planned_options(self, row: str, protocol: str) -> dict[str, Any]:
-        """The options of the runs of a row or of a teacher, as they are read from a file of results."""
-        found: dict[str, StudyRun] = {}
+    def has_row(self, row: str, protocol: str) -> bool:
+        """Whether there is such a row, or a teacher `teacher-NAME`."""
         if row.startswith(TEACHER):
-            run = self._add_teacher(row.removeprefix(TEACHER), protocol, {}, found)
-        else:
-            run = self._add(row, 0, protocol, {}, found)
-        return dict(json.loads(json.dumps(run.options)))
+            return row.removeprefix(TEACHER) in self.protocols[protocol]["teachers"]
+        return row in self.rows
+
+    def planned_options(self, row: str, protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of the runs of a row or of a teacher.
+
+        Args:
+            row: of the study, or `teacher-NAME`.
+            protocol: of the study.
+            given: options of the user.
+        """
+        if row.startswith(TEACHER):
+            return self._add_teacher(row.removeprefix(TEACHER), protocol, given, {}).options
+        return self._add(row, 0, protocol, given, {}).options
 
     def _add(
         self, row: str, seed: int, protocol: str, given: Mapping[str, Any], found: dict[str, StudyRun]

@@ -1,7 +1,10 @@
 """The results of a study: one line of JSON for each run, and the answers of its model to each image."""
 
 import json
+import os
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,22 @@ from ..training.arguments import DistillationArguments
 
 RESULTS_FILE, ANSWERS = "results.jsonl", "answers"
 IMAGES_OF_COSINES = 1_000
+FIELDS = {"run", "study", "row", "seed", "protocol", "part", "top1", "num_images", "num_train_images", "seconds"}
+FIELDS |= {"teacher", "teacher_fit", "cosines", "data", "environment", "options"}  # that every line has
+
+# Options that change neither the training nor what is measured, so that they may differ between runs of a table.
+OF_THE_MACHINE = {"use_cpu", "disable_tqdm", "per_device_eval_batch_size", "report_to"}
+OF_THE_MACHINE |= {each.name for each in fields(DistillationArguments) if each.name.startswith("dataloader_")}
+OF_THE_DATA = {"dataset_name", "dataset_config_name", "image_column_name", "label_column_name"}
+OF_THE_DATA |= {"train_split", "eval_split"}
+
+
+def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that decide about its result, as they are read from a file; without paths."""
+    own = {name: value for name, value in options.items() if name not in OF_THE_MACHINE | OF_THE_DATA}
+    if os.path.exists(str(own.get("model_name_or_path"))):
+        own["model_name_or_path"] = Path(own["model_name_or_path"]).name
+    return dict(json.loads(json.dumps(own)))
 
 
 def measure(
@@ -71,25 +90,43 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            lines.append(dict(json.loads(text)))
-        except (ValueError, TypeError) as error:
+            line = json.loads(text) if text.strip() else None
+        except ValueError as error:
             raise ValueError(f"`{path}`, line {number}, is damaged ({error}); delete the line") from error
+        if line is not None:
+            missing = FIELDS - {*line} if isinstance(line, dict) else FIELDS
+            if missing:
+                raise ValueError(f"`{path}`, line {number}, lacks {', '.join(sorted(missing))}; delete the line")
+            lines.append(line)
     return lines
 
 
-def read_answers(folder: Path, run: str) -> dict[str, np.ndarray]:
+def read_answers(folder: Path, line: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The answers of the model of a run.
+
+    Args:
+        folder: of the study.
+        line: of the run.
 
     Raises:
         FileNotFoundError: they are missing.
+        ValueError: they are damaged, or not those of the line.
     """
-    path = folder / ANSWERS / f"{run}.npz"
+    path = folder / ANSWERS / f"{line['run']}.npz"
     if not path.is_file():
         raise FileNotFoundError(f"`{path}` is missing, but {RESULTS_FILE} has a line of it; delete the line")
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(stored)
+    advice = f"delete it and its line in {RESULTS_FILE}, to measure the run again"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            answers = dict(stored)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"`{path}` is damaged; {advice}") from error
+    lengths = {len(values) for values in answers.values()}
+    if LABELS not in answers or lengths != {line["num_images"]} or top1_by_head(answers) != line["top1"]:
+        raise ValueError(f"`{path}` does not have the answers of its line ({line['num_images']} images); {advice}")
+    return answers
 
 
 def add_result(folder: Path, line: Mapping[str, Any], answers: Mapping[str, np.ndarray]) -> None:

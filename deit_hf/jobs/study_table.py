@@ -9,7 +9,7 @@ import numpy as np
 
 from ..evaluation.answers import LABELS, mcnemar_test, paired_difference
 from .study import Study
-from .study_results import read_answers, read_results
+from .study_results import RESULTS_FILE, read_answers, read_results
 
 ANSWER = ("average", "only")  # the head that speaks for a model
 SIGNIFICANT = 0.05
@@ -94,12 +94,19 @@ class StudyTable:
     def __init__(self, study: Study, folder: Path):
         self.study, self.folder = study, folder
         self.lines = read_results(folder)
+        for line in self.lines:
+            if line["study"] != study.name or not study.has_row(line["row"], line["protocol"]):
+                raise ValueError(
+                    f"`{folder / RESULTS_FILE}` has a result of the row {line['row']} of the study {line['study']}, "
+                    f"but the study {study.name} has no such row; delete the line"
+                )
         self._answers: dict[str, dict[str, np.ndarray]] = {}
 
     def answers(self, run: str) -> dict[str, np.ndarray]:
         """The answers of the model of a run, by head."""
         if run not in self._answers:
-            self._answers[run] = read_answers(self.folder, run)
+            line = next((line for line in self.lines if line["run"] == run), {"run": run, "num_images": 0, "top1": {}})
+            self._answers[run] = read_answers(self.folder, line)
         return self._answers[run]
 
     def of_row(self, row: str) -> dict[int, dict[str, Any]]:
@@ -108,9 +115,12 @@ class StudyTable:
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table that have results."""
-        return [self._row(row) for row in self.study.tables[table] if self.of_row(row)]
+        names = self.study.tables[table]
+        return [self._row(name, names) for name in names if self.of_row(name)]
 
-    def _row(self, name: str) -> Row:
+    def _row(self, name: str, names: Sequence[str]) -> Row:
+        """A row of a table of rows `names`."""
+        other = self.study.rows[name].get("against")
         lines = [*self.of_row(name).values()]
         heads = lines[0]["top1"]
         teachers = [line for line in self.lines if line["run"] == lines[0]["teacher"]]
@@ -119,7 +129,7 @@ class StudyTable:
             lines,
             {head: [line["top1"][head] for line in lines] for head in heads},
             lines[0]["num_images"],
-            self.difference(name, self.study.rows[name].get("against")),
+            self.difference(name, other if other in names else None),
             answer_of(teachers[0]) if teachers else None,
         )
 
