@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 from filelock import FileLock, Timeout
 
-from ..argument_checks import check
 from ..benchmarks.comparison import environment
 from ..benchmarks.peer_training import check_peer_options, train_peer
 from ..data.dataset import ImageDataset
@@ -138,7 +137,6 @@ class _Reproduction:
         """Refuses options that no run can have, or that a peer would ignore, before the first run."""
         for run in self.runs.values():
             model_args, data_args, args = self._arguments(run)
-            check("num_train_epochs", args.num_train_epochs, lambda v: v > 0, "greater than 0")
             if run.peer is not None:
                 check_peer_options(run.peer, model_args, data_args, args)
 

@@ -10,9 +10,9 @@ from ..evaluation.teacher_fit import TeacherFit
 # Mean and standard deviation of `deit-hf distill digits --compare` over seeds 0 to 4; the student with both heads.
 # Of `deit-hf reproduce digits`; a test compares it with the files in scripts/results.
 DIGITS_SPREAD = (
-    "The digits show how the command works, not what a teacher is worth: over five seeds of these recipes, top-1 on the\n"
-    "360 test images was 95.2 +- 1.2 for the student, 94.8 +- 1.2 for the same student without a teacher, and 99.4 for\n"
-    "the teacher. One standard error of 360 images is 1.2. Another seed or machine can differ by three points."
+    "The digits show how the command works, not what a teacher is worth: over five seeds of these recipes, top-1 on\n"
+    "the 360 test images was 95.2 +- 1.2 for the student, 94.8 +- 1.2 for the same student without a teacher, and\n"
+    "99.4 for the teacher. One standard error of 360 images is 1.2. Another seed or machine can differ by three points."
 )
 HEADS = {"": "", "average": ", both heads", "cls": ", class head", "distillation": ", distillation head"}
 

@@ -155,7 +155,13 @@ def test_settings_can_be_chosen_on_training_images_that_no_run_trains_on(tmp_pat
         (["digits", "--protocol", "gpu"], "`protocol` is 'gpu', but must be one of cpu"),
         ([], "no table is named"),
         (["table9"], "`table` is 'table9', but must be one of"),
-        (["digits", "--show"], "no results under"),
+        (["digits", "--show"], "no results of digits under"),
+        (
+            ["digits", "--num_train_epochs", "0"],
+            "`num_train_epochs` is 0 and `max_steps` is -1, so there is nothing to train",
+        ),
+        (["digits", "--max_train_samples", "0"], "`max_train_samples` is 0"),
+        (["transfer", "--dataset_name", "no-such-folder/"], "no-such-folder"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(arguments, message, tmp_path, capsys):
@@ -182,11 +188,89 @@ def test_results_of_other_options_are_not_mixed(finished: Path, tmp_path, capsys
     assert "num_train_epochs" in error
 
 
+def test_a_seed_that_other_images_would_measure_is_not_mixed_with_the_others(finished: Path, tmp_path, capsys):
+    copied(finished, tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["digits", "--rows", "plain", "--seeds", "7", *SHORT, "--max_eval_samples", "30", "-o", str(tmp_path)])
+    assert "holds a result of plain-seed0 with other options (`max_eval_samples`" in capsys.readouterr().err
+
+
+def test_results_of_other_images_are_not_mixed(finished: Path, tmp_path, capsys):
+    folder = copied(finished, tmp_path)
+    lines = (folder / "results.jsonl").read_text()
+    train = json.loads(lines.splitlines()[0])["data"]["train"]["pictures"]
+    (folder / "results.jsonl").write_text(lines.replace(train, "0" * len(train)))
+    with pytest.raises(SystemExit, match="2"):
+        start(tmp_path)
+    assert "holds a result of plain-seed0 with other images (train)" in capsys.readouterr().err
+
+
+def test_without_data_workers_none_are_kept(tmp_path, monkeypatch):
+    """The recipes keep their data workers from epoch to epoch, which transformers refuses without workers."""
+    seen = []
+
+    def stop(model_args: object, data_args: object, args: DistillationArguments, **options: object) -> None:
+        seen.append((args.dataloader_num_workers, args.dataloader_persistent_workers))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train", stop)
+    options = ["--rows", "plain", "--seeds", "0", "--dataloader_num_workers", "0", "-o", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        main(["digits", *options])
+    assert seen == [(0, False)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:100]),
+            "plain-seed0.npz` is damaged; delete it and its line",
+        ),
+        (lambda path: path.write_bytes(b""), "plain-seed0.npz` is damaged"),
+        (lambda path: np.savez(path, labels=np.array(["a"], object)), "plain-seed0.npz` is damaged"),
+        (lambda path: np.savez(path, labels=np.zeros(3), only=np.zeros(3)), "does not have the answers of its line"),
+        (lambda path: shutil.copy(path.with_name("plain-seed1.npz"), path), "does not have the answers of its line"),
+        (lambda path: path.unlink(), "plain-seed0.npz` is missing"),
+    ],
+    ids=["cut", "empty", "pickled", "other length", "of another run", "missing"],
+)
+def test_damaged_answers_are_named_in_one_line(finished: Path, tmp_path, capsys, damage, message):
+    folder = copied(finished, tmp_path)
+    damage(folder / "answers" / "plain-seed0.npz")
+    with pytest.raises(SystemExit, match="2"):
+        main(["digits", "--show", "-o", str(tmp_path)])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{}", "line 6, lacks "), ("[1]", "line 6, lacks "), ("{", "line 6, is damaged"), ("\xff", "line 6, is damaged")],
+)
+def test_damaged_lines_are_named(finished: Path, tmp_path, capsys, line, message):
+    folder = copied(finished, tmp_path)
+    with (folder / "results.jsonl").open("ab") as file:
+        file.write(line.encode("latin-1"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["digits", "--show", "-o", str(tmp_path)])
+    assert message in capsys.readouterr().err
+
+
+def test_a_row_that_the_study_does_not_have_is_named(finished: Path, tmp_path, capsys):
+    folder = copied(finished, tmp_path)
+    lines = (folder / "results.jsonl").read_text()
+    (folder / "results.jsonl").write_text(lines.replace('"row": "plain"', '"row": "plein"') + "\n\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["digits", "--show", "-o", str(tmp_path)])
+    assert "has a result of the row plein" in capsys.readouterr().err
+
+
 def test_show_writes_what_the_files_say(finished: Path, tmp_path, capsys):
     folder = copied(finished, tmp_path)
     main(["digits", "--show", "-o", str(tmp_path)])
     text = (tmp_path / "README.md").read_text()
-    assert capsys.readouterr().out == text + "\n"
+    shown = capsys.readouterr().out
+    assert shown.strip().partition("\n\n")[2] in text
     answers = {name: np.load(folder / "answers" / f"{name}.npz") for name in RUNS}
     right = {
         name: each["average" if "distilled" in name else "only"] == each["labels"] for name, each in answers.items()
@@ -202,14 +286,5 @@ def test_show_writes_what_the_files_say(finished: Path, tmp_path, capsys):
     assert row.split(" | ")[3] == f"{differ:.3f}"
     cosines = [line["cosines"]["input"] for line in read_results(folder) if line["cosines"]]
     assert f"| distilled | 2 | {np.mean(cosines):.3f} ± {np.std(cosines, ddof=1):.3f} |" in text
-    assert "Not with the options of this package's tables, but with `num_train_epochs` 1.0, `max_train" in text
+    assert "Not with the options of this package's tables, but with `num_train_epochs` 1, `max_train" in text
     assert (tmp_path / "digits-cpu-digits.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_a_damaged_file_of_results_is_named(finished: Path, tmp_path, capsys):
-    folder = copied(finished, tmp_path)
-    with (folder / "results.jsonl").open("a") as file:
-        file.write(json.dumps({"run": "x"})[:-2])
-    with pytest.raises(SystemExit, match="2"):
-        main(["digits", "--show", "-o", str(tmp_path)])
-    assert f"`{folder / 'results.jsonl'}`, line 6, is damaged" in capsys.readouterr().err
