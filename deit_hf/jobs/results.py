@@ -12,7 +12,7 @@ from ..evaluation.teacher_fit import TeacherFit
 DIGITS_SPREAD = (
     "The digits show how the command works, not what a teacher is worth: over five seeds of these recipes, top-1 on\n"
     "the 360 test images was 95.2 +- 1.2 for the student, 94.8 +- 1.2 for the same student without a teacher, and\n"
-    "99.4 for the teacher. One standard error of 360 images is 1.2. Another seed or machine can differ by three points."
+    "99.4 for the teacher. One standard error of 360 images is 1.2. Another seed or machine can differ by 3 points."
 )
 HEADS = {"": "", "average": ", both heads", "cls": ", class head", "distillation": ", distillation head"}
 
