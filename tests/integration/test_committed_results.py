@@ -61,3 +61,11 @@ def test_the_spread_that_distill_digits_announces_is_that_of_the_results():
         assert f"{np.mean(values):.1f} +- {np.std(values, ddof=1):.1f}" in DIGITS_SPREAD
     teacher = next(line["top1"]["only"] for line in lines if line["row"] == "teacher-convnet")
     assert f"{100 * teacher:.1f}" in DIGITS_SPREAD
+
+
+def test_errors_in_the_text_of_the_readme_are_those_of_the_report():
+    section = README.partition("### Does a teacher help?")[2].partition("\n### ")[0]
+    report = (RESULTS / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"[+-]\d+\.\d ± \d+\.\d", section)
+    assert len(found) >= 6
+    assert [text for text in found if text not in report] == []
