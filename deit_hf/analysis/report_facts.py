@@ -12,7 +12,7 @@ from ..evaluation.confident_answers import ONLY, Answers
 from ..evaluation.intervals import wilson_interval
 from ..evaluation.metrics import Confusion
 
-TITLES = {"average": "both heads", "cls": "class head", "distillation": "distillation head", ONLY: "class head"}
+TITLES = {"average": "both heads", "cls": "class head", "distillation": "distillation head", ONLY: "model"}
 
 
 class ModelAnswers(NamedTuple):

@@ -4,6 +4,7 @@ import contextlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,9 @@ def _inline(svg: str, description: str) -> str:
     """Makes a file of matplotlib part of a page: no header, no names that repeat, a description."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg).replace(PAGE_COLOR, "currentColor")
-    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
-    start = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{_escaped(description)}"'
-    return re.sub(
-        r"^<svg[^>]*>", f'{start} xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">', svg
-    )
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    view_box = re.findall(r'viewBox="[^"]*"', svg)[0]
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return re.sub(r"^<svg[^>]*>", f'<svg {view_box} role="img" aria-label="{escape(description)}" {names}>', svg)
 
 
 def _saved(figure: Any, description: str) -> str:
@@ -99,8 +94,8 @@ def reliability_figure(model: Mapping[str, Any]) -> str:
             axis.plot(*zip(*points, strict=True), marker=".", color=color, label=head["title"])
         axis.plot([0, 1], [0, 1], "--", color=PAGE_COLOR, linewidth=1, label="perfect")
         axis.set_ylabel("accuracy")
-        axis.set(xlim=(0, 1), ylim=(0, 1))
-        axis.legend(fontsize="small", loc="upper left")
+        axis.set(xlim=(0, 1), ylim=(0, 1.02))
+        axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         total = sum(each["images"] for each in bins)
         below.bar(middles, [100 * each["images"] / total for each in bins], 0.9 * width, alpha=0.55)
         below.set_xlabel("confidence")

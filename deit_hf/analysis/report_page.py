@@ -38,7 +38,7 @@ def render_page(
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True
     )
-    environment.filters |= {"percent": lambda share: f"{100 * share:.1f}", "short": _short, "duration": _duration}
+    environment.filters |= {"percent": _percent, "short": _short, "duration": _duration, "count": _count}
     models = facts["models"]
     names = facts["data"]["classes"]
     counts = [each["images"] for each in models[0]["classes"]]
@@ -61,6 +61,15 @@ def render_page(
         curves={name: Markup(curves_figure(name, log)) for name, log in logs.items() if log},
         thumbnails=_thumbnails(models, images),
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _count(number: float) -> str:
+    """A large number with three digits, such as `1.26 G`."""
+    return f"{number / 1e9:.3g} G" if number >= 1e9 else f"{number / 1e6:.3g} M"
 
 
 def _short(name: str, most: int = 24) -> str:
@@ -95,7 +104,10 @@ def _matrix(model: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "whole": whole,
         "shown": shown,
-        "rows": list(zip(shown, counts.tolist(), (counts / totals).tolist(), strict=True)),
+        "rows": [
+            (index, [*zip(row, shares, strict=True)][: len(shown) + (not whole)])
+            for index, row, shares in zip(shown, counts.tolist(), (counts / totals).tolist(), strict=True)
+        ],
     }
 
 

@@ -1,10 +1,10 @@
 """A page about models: deit-hf report MODEL... --data DATA [--output report.html] [--option value ...]
 
-Measures one model or several next to each other, and writes one HTML file that needs no network: accuracy of each head
-with 95 % intervals, calibration, accuracy by class, confusions, the most confident mistakes and the images on which the
-heads differ, disagreement with teacher and labels, training curves, size and speed. NAME.json with all numbers is
-written next to NAME.html. The directory of a distillation job stands for its student; the student without a teacher and
-the teacher of the job are added.
+Measures one model or several next to each other, and writes one HTML file that needs no network: accuracy of each
+head with 95 % intervals, calibration, accuracy by class, confusions, the most confident mistakes and the images on
+which the heads differ, disagreement with teacher and labels, training curves, size and speed. NAME.json with all
+numbers is written next to NAME.html. The directory of a distillation job stands for its student; the student without a
+teacher and the teacher of the job are added.
 """
 
 import json

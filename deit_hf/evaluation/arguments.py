@@ -72,8 +72,8 @@ class ReportArguments:
 
     models: list[str] = field(
         metadata={
-            "help": "Hub ids or directories of image classifiers, or directories of distillation jobs, which stand for "
-            "their students.",
+            "help": "Hub ids or directories of image classifiers, or of distillation jobs, which stand for their "
+            "students.",
             "aliases": ["--model_name_or_path"],
         }
     )

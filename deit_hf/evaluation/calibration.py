@@ -45,7 +45,7 @@ def reliability_bins(confidences: np.ndarray, correct: np.ndarray, num_bins: int
         raise ValueError(
             f"`confidences` {confidences.shape} and `correct` {correct.shape} must have the shape (N,), with N >= 1"
         )
-    if not (0 <= confidences.min() and confidences.max() <= 1):
+    if confidences.min() < 0 or confidences.max() > 1:
         raise ValueError(f"`confidences` are in [{confidences.min()}, {confidences.max()}], but must be in [0, 1]")
     edges = np.linspace(0, 1, num_bins + 1)
     places = np.clip(np.searchsorted(edges, confidences.astype(np.float64), side="left") - 1, 0, None)  # (N,)

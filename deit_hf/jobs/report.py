@@ -215,7 +215,11 @@ def _device_name(device: torch.device) -> str:
 
 def results_in_words(facts: dict[str, Any]) -> Sequence[str]:
     """The accuracies of a report, one line for each head."""
-    rows = [(f"{model['name']}, {head['title']}", head) for model in facts["models"] for head in model["heads"]]
+    rows = [
+        (model["name"] if len(model["heads"]) == 1 else f"{model['name']}, {head['title']}", head)
+        for model in facts["models"]
+        for head in model["heads"]
+    ]
     width = max(len(name) for name, _ in rows)
     return [
         f"{name:{width}}  top-1 {100 * head['top1']:5.1f} ({100 * head['interval'][0]:.1f} to "
