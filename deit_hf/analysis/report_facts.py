@@ -172,7 +172,7 @@ def frequent_confusions(model: Mapping[str, Any], most: int) -> list[dict[str, A
 
 
 def compact_matrix(model: Mapping[str, Any], most: int) -> tuple[list[int], np.ndarray]:
-    """The part of the confusion matrix with the classes that take part in most mistakes.
+    """The part of the confusion matrix with the classes of the most frequent confusions.
 
     Args:
         model: of the facts of a report.
@@ -182,14 +182,9 @@ def compact_matrix(model: Mapping[str, Any], most: int) -> tuple[list[int], np.n
         Their indices in label order, (K,), and counts (K, K + 1): rows are labels, columns are predictions, and the
         last column has predictions of all other classes. K is less than `most` if fewer classes occur.
     """
-    counts = np.zeros(len(model["classes"]), dtype=int)  # mistakes of each class, as label and as prediction
-    occurs = np.zeros(len(model["classes"]), dtype=bool)
-    for each in model["confusion"]:
-        occurs[[each["true"], each["predicted"]]] = True
-        if each["true"] != each["predicted"]:
-            counts[[each["true"], each["predicted"]]] += each["count"]
-    order = np.lexsort((np.arange(len(counts)), -counts))
-    shown = sorted(order[occurs[order]][:most].tolist())
+    pairs = [*frequent_confusions(model, len(model["confusion"])), *model["confusion"]]
+    ranked = dict.fromkeys(pair[side] for pair in pairs for side in ("true", "predicted"))  # unique, in order
+    shown = sorted([*ranked][:most])
     places = {index: place for place, index in enumerate(shown)}
     matrix = np.zeros((len(shown), len(shown) + 1), dtype=int)
     for each in model["confusion"]:

@@ -68,8 +68,8 @@ def _percent(share: float) -> str:
 
 
 def _count(number: float) -> str:
-    """A large number with three digits, such as `1.26 G`."""
-    return f"{number / 1e9:.3g} G" if number >= 1e9 else f"{number / 1e6:.3g} M"
+    """A large number, such as `1.26 G`."""
+    return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
 
 
 def _short(name: str, most: int = 24) -> str:

@@ -196,7 +196,7 @@ REPORT = {
         *(VALIDATION_DIR, EVAL_SPLIT, IMAGES, LABELS, LABEL_FILE, MAX_EVAL, CONFIG_NAME),
     ),
     "results": (
-        Option("output", "FILE", "report.html", "page, with its numbers as .json next to it; or numbers.json alone"),
+        Option("output", "FILE", "report.html", "page, and its numbers as .json next to it; or .json alone"),
         Option("overwrite", "BOOL", False, "replace the files if they exist"),
         Option("thumbnails", "N", 12, "images in each list, 0 to 100; they are part of the page"),
     ),

@@ -11,9 +11,9 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from ..analysis.flops import multiply_adds
 from ..analysis.latency import milliseconds
 from ..analysis.report_facts import ModelAnswers, report_facts
 from ..data.check import check_data, log_data_report
@@ -187,21 +187,18 @@ def _measured_teacher(
     return [ModelAnswers(name, answers, cost, is_teacher=True)]
 
 
-@torch.no_grad()
 def _cost(model: Any, processor: Any, args: DistillationArguments) -> dict[str, Any]:
     """Size and speed of a model."""
     model.to(args.device).eval()
     tensors = [*model.parameters(), *model.buffers()]
     pixels = torch.zeros(1, 3, *crop_size(processor), device=args.device, dtype=tensors[0].dtype)
-    with FlopCounterMode(display=False) as counter:
-        model(pixels)
     return {
         "class": type(model).__name__,
         "crop": crop_in_words(processor.to_dict()),
         "image_size": list(crop_size(processor)),
         "parameters": sum(each.numel() for each in model.parameters()),
         "megabytes": sum(each.numel() * each.element_size() for each in tensors) / 1e6,
-        "multiply_adds": counter.get_total_flops() // 2,  # the counter counts a multiply-add as two
+        "multiply_adds": multiply_adds(model, pixels),
         "milliseconds": milliseconds(model, pixels),
     }
 

@@ -75,7 +75,7 @@ def test_confusions_and_the_compact_matrix():
     student = facts()["models"][0]
     assert frequent_confusions(student, 1) == [{"true": 0, "predicted": 1, "count": 1, "share": 0.5}]
     shown, counts = compact_matrix(student, 2)
-    assert shown == [0, 1]  # class 0 takes part in two mistakes, 1 and 2 in one
+    assert shown == [0, 1]  # of the first confusion
     assert counts.tolist() == [[1, 1, 0], [0, 2, 0]]
     shown, counts = compact_matrix(student, 9)
     assert (shown, counts[2].tolist()) == ([0, 1, 2], [1, 0, 1, 0])
