@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..hub.public_text import public_texts, shown
-from ..model.timm_models import is_timm_source
 from ..reliability.checkpoints import is_finished
 from .directory import JOB_FILE, read_json
 
 logger = logging.getLogger(__name__)
 
 RECIPE, STATE = "recipe.yaml", "trainer_state.json"
+STUDENT, PLAIN = "student", "plain"  # runs of a job
 SUMMARY = "# Effective settings of the run:"
 
 
@@ -46,34 +46,28 @@ def find_sources(names: Sequence[str], teacher: str | None) -> ReportSources:
     Raises:
         FileNotFoundError: a job has no finished student.
     """
-    models, jobs = [], []
+    models: dict[str, str] = {}  # by place, so that none is measured twice
     for name in names:
-        job = _job_of(Path(name))
-        if job == Path(name):
-            if not is_finished(job / "student"):
-                raise FileNotFoundError(f"`{name}` is a distillation job without a finished student; finish it first")
-            models.append(str(job / "student"))
-        else:
-            models.append(name)
-        jobs += [job] if job is not None else []
-    models += [str(job / "plain") for job in jobs if is_finished(job / "plain")]
-    unique = {_place(model): model for model in reversed(models)}
-    models = [model for model in models if model in unique.values()]
-    models = list(dict.fromkeys(models))
+        job = Path(name)
+        if not (job / JOB_FILE).is_file():
+            models.setdefault(_place(name), name)
+            continue
+        if not is_finished(job / STUDENT):
+            raise FileNotFoundError(f"`{name}` is a distillation job without a finished student; finish it first")
+        models.setdefault(_place(str(job / STUDENT)), str(job / STUDENT))
+    students = [Path(model) for model in models.values() if Path(model).name == STUDENT]
+    for plain in (student.parent / PLAIN for student in students if (student.parent / JOB_FILE).is_file()):
+        if is_finished(plain):
+            models.setdefault(_place(str(plain)), str(plain))
     if teacher is not None:
-        return ReportSources(models, teacher, asked=True)
-    found = next((each for each in map(_teacher_of, models) if each is not None), None)
-    return ReportSources(models, None if found in models else found, asked=False)
+        return ReportSources([*models.values()], teacher, asked=True)
+    found = next((each for each in map(_teacher_of, models.values()) if each is not None), None)
+    known = found is None or _place(found) in models
+    return ReportSources([*models.values()], None if known else found, asked=False)
 
 
 def _place(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else source
-
-
-def _job_of(directory: Path) -> Path | None:
-    """The job that a directory is, or that its run belongs to."""
-    places = (directory, directory.resolve().parent) if directory.is_dir() else ()
-    return next((place for place in places if (place / JOB_FILE).is_file()), None)
 
 
 def _teacher_of(model: str) -> str | None:
@@ -100,12 +94,13 @@ def _teacher_of(model: str) -> str | None:
 def display_names(sources: Sequence[str]) -> list[str]:
     """Names of models for people, each once, without the directories that they are in."""
     paths = [Path(source).resolve() if Path(source).exists() else None for source in sources]
-    names = [shown(source) if path is None else path.name for source, path in zip(sources, paths, strict=True)]
-    for place, path in enumerate(paths):
-        if path is not None and names.count(path.name) + names.count(f"{path.parent.name}/{path.name}") > 1:
-            names[place] = f"{path.parent.name}/{path.name}"
-    repeated = [name if name not in names[:place] else f"{name} ({place + 1})" for place, name in enumerate(names)]
-    return [name.removeprefix("timm:") if is_timm_source(name) else name for name in repeated]
+    short = [shown(source) if path is None else path.name for source, path in zip(sources, paths, strict=True)]
+    names: list[str] = []
+    for name, path in zip(short, paths, strict=True):
+        longer = f"{path.parent.name}/{name}" if path is not None and short.count(name) > 1 else name
+        longer = longer.removeprefix("timm:")
+        names.append(f"{longer} ({len(names) + 1})" if longer in names else longer)
+    return names
 
 
 def run_facts(model: str) -> dict[str, Any] | None:
