@@ -161,7 +161,8 @@ def write_run(folder: Path, model: PreTrainedModel, teacher: str | None) -> None
     recipe = f"{head}# teacher           /home/me/teacher, frozen\n# steps  7\n"
     named_teacher = "null" if teacher is None else teacher
     (folder / "recipe.yaml").write_text(f"{recipe}teacher_model_name_or_path: {named_teacher}\n")
-    log = [{"step": step, "loss": 2.0 / step, "eval_top1": 0.1 * step} for step in (1, 2, 3)]
+    steps = () if teacher is None else (1, 2, 3)
+    log = [{"step": step, "loss": 2.0 / step, "eval_top1": 0.1 * step} for step in steps]
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     (folder / "train_results.json").write_text(json.dumps({"epoch": 3.0, "train_runtime": 75.0}))
 
