@@ -18,6 +18,7 @@ CHECKED = (
     "deit_hf/**/*.py",
     "deit_hf/**/*.yaml",
     "deit_hf/hub/templates/*.md",
+    "deit_hf/analysis/templates/*.html",
     "model_cards/*.md",
     "scripts/**/*.py",
     "scripts/**/*.sh",

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from .option_groups import CHECK, DISTILL, EVALUATE, PREPARE, REPRODUCE, STORE, TRAIN, Option
+from .option_groups import CHECK, DISTILL, EVALUATE, PREPARE, REPORT, REPRODUCE, STORE, TRAIN, Option
 
 
 class Help(NamedTuple):
@@ -68,6 +68,18 @@ HELP = {
             "deit-hf evaluate outputs/quickstart/plain digits",
             "deit-hf evaluate outputs/photos photos/ --per_class_file classes.json",
             "deit-hf evaluate outputs/photos --validation_dir photos/test --crop_ratio 1.0 --output metrics.json",
+        ),
+    ),
+    "report": Help(
+        (
+            "deit-hf report MODEL... --data DATA [--output report.html] [--option value ...]",
+            "MODEL: Hub id or folder, also of a distillation job; DATA: folder, Hub id or digits",
+        ),
+        REPORT,
+        (
+            "deit-hf report runs/digits --data digits",
+            "deit-hf report outputs/a outputs/b --data photos/ --teacher microsoft/resnet-50",
+            "deit-hf report runs/photos/student --validation_dir photos/test --output photos.html",
         ),
     ),
     "check": Help(

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model from a recipe and options",
     "cache-teacher": "store the teacher's answers to the views of a training, to train without the teacher",
     "evaluate": "measure the accuracy of a saved model",
+    "report": "write a page about models: accuracy, calibration, confusions, mistakes, curves",
     "predict": "classify images with a saved model",
     "compare": "show a table of finished runs",
     "convert": "convert official, timm or mmpretrain weights, and back to timm's names",

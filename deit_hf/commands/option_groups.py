@@ -186,6 +186,22 @@ EVALUATE = {
     "results": RESULTS,
     "machine": BATCHES,
 }
+REPORT = {
+    "models": (
+        Option("models", "MODEL ...", None, "same as MODEL..."),
+        Option("teacher", "SOURCE", None, "Hub id, folder, or timm:NAME[@FILE]", "that of the job or run, if local"),
+    ),
+    "data": (
+        DATASET._replace(flag="--data"),
+        *(VALIDATION_DIR, EVAL_SPLIT, IMAGES, LABELS, LABEL_FILE, MAX_EVAL, CONFIG_NAME),
+    ),
+    "results": (
+        Option("output", "FILE", "report.html", "page, and its numbers as .json next to it; or .json alone"),
+        Option("overwrite", "BOOL", False, "replace the files if they exist"),
+        Option("thumbnails", "N", 12, "images in each list, 0 to 100; they are part of the page"),
+    ),
+    "machine": BATCHES,
+}
 STEPS = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
 STORE = {
     "store": (

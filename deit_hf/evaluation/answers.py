@@ -1,6 +1,6 @@
 """The class that each head of a model answers for each image, to compare models image by image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -31,6 +31,15 @@ def head_answers(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]]) -
         for name, values in {**{name: each.argmax(-1) for name, each in named.items()}, LABELS: batch[LABELS]}.items():
             found.setdefault(name, []).append(values.cpu().numpy())
     return {name: np.concatenate(parts).astype(np.uint16) for name, parts in found.items()}
+
+
+def disagreement(answers: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Share of images on which two of several answers differ, in [0, 1], as in table 4 of the paper.
+
+    Args:
+        answers: (N,) each, classes by name: of labels, models or heads.
+    """
+    return {a: {b: float(np.mean(x != y)) for b, y in answers.items()} for a, x in answers.items()}
 
 
 def mcnemar_test(correct: np.ndarray, others: np.ndarray) -> float:

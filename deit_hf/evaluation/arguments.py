@@ -58,3 +58,69 @@ class EvaluationArguments:
                 raise FileNotFoundError(f"`{name}` is {file}, but the folder `{Path(file).parent}` does not exist")
             if file is not None and Path(file).is_dir():
                 raise ValueError(f"`{name}` is {file}, which is a folder; name a file in it")
+
+
+@dataclass
+class ReportArguments:
+    """Options of a report; those of its data are in `DataArguments`.
+
+    Raises:
+        TypeError: from the constructor, if a value has the wrong type.
+        ValueError: from the constructor, if an option is out of range, or a file exists.
+        FileNotFoundError: from the constructor, if the folder of the output does not exist.
+    """
+
+    models: list[str] = field(
+        metadata={
+            "help": "Hub ids or directories of image classifiers, or of distillation jobs, which stand for their "
+            "students.",
+            "aliases": ["--model_name_or_path"],
+        }
+    )
+    output: str = field(
+        default="report.html",
+        metadata={
+            "help": "NAME.html for the page; NAME.json with all its numbers is written next to it. NAME.json writes "
+            "the numbers alone."
+        },
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id, directory, timm/NAME on the Hub, or timm:NAME[@FILE] of a teacher to compare with. "
+            "Default: the teacher of the job or run of a model, if it is a local directory."
+        },
+    )
+    thumbnails: int = field(
+        default=12,
+        metadata={"help": "Images in each list of mistakes and of different heads, 0 to 100; 0 for a page without."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace the files if they exist."})
+    batch_size: int = field(default=64, metadata={"help": "Images per batch."})
+    num_workers: int = field(default=2, metadata={"help": "Data workers (processes that decode images)."})
+    verbose: bool = field(default=False, metadata={"help": "Print what transformers prints, and silence no warning."})
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check("batch_size", self.batch_size, lambda v: v >= 1, "1 or more")
+        check("num_workers", self.num_workers, lambda v: v >= 0, "0 or more")
+        check("thumbnails", self.thumbnails, lambda v: 0 <= v <= 100, "in [0, 100]")
+        if Path(self.output).suffix not in (".html", ".json"):
+            raise ValueError(f"`output` is {self.output}, but must end in .html or .json")
+        for file in self.files:
+            if not file.parent.is_dir():
+                raise FileNotFoundError(f"`output` is {file}, but the folder `{file.parent}` does not exist")
+            if file.is_dir():
+                raise ValueError(f"`output` is {file}, which is a folder; name a file in it")
+            if file.exists() and not self.overwrite:
+                raise ValueError(f"`{file}` already exists; name another file with --output, or pass --overwrite true")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that are written: the page, unless only the numbers are wanted, and the numbers."""
+        return list(dict.fromkeys([Path(self.output), Path(self.output).with_suffix(".json")]))
+
+    @property
+    def page(self) -> Path | None:
+        """The page, or None if only the numbers are wanted."""
+        return self.files[0] if len(self.files) == 2 else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.answers import LABELS, mcnemar_test, paired_difference
+from ..evaluation.answers import LABELS, disagreement, mcnemar_test, paired_difference
 from .study import Study
 from .study_results import RESULTS_FILE, read_answers, read_results
 
@@ -179,7 +179,7 @@ class StudyTable:
                 "distillation head": answers["distillation"],
                 "mean": answers["average"],
             }
-            by_seed.append({a: {b: float(np.mean(x != y)) for b, y in named.items()} for a, x in named.items()})
+            by_seed.append(disagreement(named))
         if not by_seed:
             return None
         names = by_seed[0]

@@ -43,7 +43,8 @@ def parse_recipe(
         description: text for `--help` and `--help-all`.
         defaults: values of options that replace the defaults of the classes; recipe and flags override them.
         positionals: option that each name on the command line stands for, in order, such as {"MODEL":
-            "model_name_or_path"}. A recipe, which then must end in .yaml or .yml, comes before them.
+            "model_name_or_path"}. A recipe, which then must end in .yaml or .yml, comes before them. A single name
+            that ends in three dots, such as MODEL..., stands for a list.
 
     Returns:
         One instance of each class, in the same order.
@@ -143,15 +144,17 @@ def _names(parser: _Parser, arguments: Sequence[str], positionals: Mapping[str, 
     required = [each for each in parser.arguments if each.required]
     for action in required:
         action.required = False  # a recipe can give them
-    rest = [each for each in parser.parse_known_args(list(arguments))[1] if each != "--"]
+    rest: list[Any] = [each for each in parser.parse_known_args(list(arguments))[1] if each != "--"]
     for action in required:
         action.required = True
     recipe = rest.pop(0) if rest and (not positionals or rest[0].endswith(YAML)) else None
+    values: dict[str, Any] = {}
+    if [name[-3:] for name in positionals] == ["..."] and rest:
+        rest = [rest]
     if len(rest) > len(positionals):
         only = f", and only {' and '.join(positionals)} can be given without one" if positionals else ""
         unused = unknown_options(rest[len(positionals) :])
         raise ValueError(f"no option takes {unused}{only}; see --help for all")
-    values = {}
     for name, value in zip(positionals, rest, strict=False):
         option = positionals[name]
         flag = parser.given(option, arguments)

@@ -47,7 +47,7 @@ def evaluate(
             labels, or an option would have no effect.
         OSError: a source is not found.
     """
-    _check_used(data_args)
+    check_used(data_args)
     model, processor = load_classifier(model_name_or_path)
     _check_fusion(args, model)
     parts = load_image_parts(data_args, train=False)
@@ -80,7 +80,7 @@ def evaluate(
     return metrics
 
 
-def _check_used(data_args: DataArguments) -> None:
+def check_used(data_args: DataArguments) -> None:
     """Refuses options that only a training reads."""
     unused = {
         "train_dir": "name the folder to evaluate on with `validation_dir`",

@@ -14,7 +14,7 @@ from deit_hf.commands.option_groups import HELP_ALL_ONLY, TRAIN, WIDTH, Option
 from deit_hf.data.holdout import FRACTION
 from deit_hf.data.prepare import PrepareOptions
 from deit_hf.data.sources.arguments import DataArguments
-from deit_hf.evaluation.arguments import EvaluationArguments
+from deit_hf.evaluation.arguments import EvaluationArguments, ReportArguments
 from deit_hf.jobs.arguments import DEFAULT_STUDENT, JobArguments, ReproduceArguments
 from deit_hf.jobs.plan import TEACHER_EPOCHS
 from deit_hf.jobs.settings import (
@@ -34,6 +34,7 @@ CLASSES = {
     "train": (ModelArguments, DataArguments, DistillationArguments),
     "cache-teacher": (StoreArguments, ModelArguments, DataArguments, DistillationArguments),
     "evaluate": (EvaluationArguments, DataArguments),
+    "report": (ReportArguments, DataArguments),
     "check": (DataArguments,),
     "prepare": (PrepareOptions, DataArguments),
     "reproduce": (ReproduceArguments, ModelArguments, DataArguments, DistillationArguments),
@@ -43,6 +44,7 @@ POSITIONALS = {
     "train": {},
     "cache-teacher": {},
     "evaluate": {"MODEL": "model_name_or_path", "DATA": "dataset_name"},
+    "report": {"MODEL...": "models"},
     "check": {"DATA": "dataset_name"},
     "reproduce": {"TABLE": "table"},
     "prepare": {"SOURCE": "dataset_name", "DIR": "output_dir"},
@@ -114,6 +116,8 @@ def test_flags_that_are_shown_instead_of_the_long_ones_exist(option: Option):
     flags = ["--variant", "deit_tiny_patch16_224", "--dataset_name", "digits"]
     if option.name == "model_name_or_path":
         flags = flags[2:]
+    if option.name == "dataset_name":
+        flags = flags[:2]
     for flag in option.flag.split(", "):
         groups = parse_recipe(CLASSES["train"], [*flags, flag, "x"])
         assert "x" in [getattr(group, option.name, None) for group in groups]

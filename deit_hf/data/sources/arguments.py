@@ -20,7 +20,8 @@ class DataArguments:
         metadata={
             "help": "Hub id, builder of the datasets library, local directory of parquet files or class folders "
             "(class folders may be in train/, val/ and test/), or digits: scikit-learn's handwritten digits, which "
-            "need no download."
+            "need no download.",
+            "aliases": ["--data"],
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})

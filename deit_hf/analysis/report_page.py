@@ -1,0 +1,131 @@
+"""Renders a report as one HTML file that needs no other file and no network."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import PIL.Image
+from markupsafe import Markup
+
+from ..data.dataset import ImageDataset
+from ..data.decoding import decode_image
+from ..evaluation.intervals import wilson_interval
+from .report_facts import compact_matrix, frequent_confusions
+from .report_figures import classes_figure, curves_figure, reliability_figure
+
+TEMPLATE = Path(__file__).parent / "templates" / "report.html"
+THUMBNAIL = 144  # longer side in pixels
+MAX_MATRIX, MAX_COMPACT = 25, 15  # classes of a whole matrix; of the part that is shown of a larger one
+MAX_OPEN_CLASSES, NUM_CONFUSIONS = 40, 20
+
+
+def render_page(
+    facts: Mapping[str, Any], images: ImageDataset, logs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str:
+    """Renders the page; all names are escaped.
+
+    Args:
+        facts: of `report_facts`.
+        images: for the thumbnails.
+        logs: log of the training by model, for the curves.
+
+    Raises:
+        ImportError: matplotlib, an optional dependency, is not installed.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True
+    )
+    environment.filters |= {"percent": _percent, "short": _short, "duration": _duration, "count": _count}
+    models = facts["models"]
+    names = facts["data"]["classes"]
+    counts = [each["images"] for each in models[0]["classes"]]
+    by_accuracy = _classes_by_accuracy(models)
+    pages = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return pages.render(
+        facts=facts,
+        models=models,
+        names=names,
+        students=[model for model in models if not model["is_teacher"]],
+        counts=counts,
+        occurring=sum(count > 0 for count in counts),
+        unequal=len(set(counts)) > 1,
+        classes=by_accuracy,
+        max_open=MAX_OPEN_CLASSES,
+        classes_figure=Markup(classes_figure(models)) if len(by_accuracy) > MAX_OPEN_CLASSES else None,
+        reliability={model["name"]: Markup(reliability_figure(model)) for model in models},
+        confusions={model["name"]: frequent_confusions(model, NUM_CONFUSIONS) for model in models},
+        matrices={model["name"]: _matrix(model) for model in models},
+        curves={name: Markup(curves_figure(name, log)) for name, log in logs.items() if log},
+        thumbnails=_thumbnails(models, images),
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _count(number: float) -> str:
+    """A large number, such as `1.26 G`."""
+    return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
+
+
+def _short(name: str, most: int = 24) -> str:
+    """A class name for a narrow place: its first synonym, and not too long."""
+    name = name.partition(",")[0]
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _classes_by_accuracy(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The classes with images, first the worst ones of the first model, with the accuracy of each model."""
+    rows = []
+    for index, own in enumerate(models[0]["classes"]):
+        if own["images"]:
+            found = [model["classes"][index] for model in models]
+            intervals = [wilson_interval(each["correct"], each["images"]) for each in found]
+            rows.append({"index": index, "images": own["images"], "models": found, "intervals": intervals})
+    return sorted(rows, key=lambda row: (row["models"][0]["accuracy"], -row["images"], row["index"]))
+
+
+def _matrix(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The confusion matrix for a table: counts and shares of each row; a part of it if there are many classes."""
+    occurring = {each[side] for each in model["confusion"] for side in ("true", "predicted")}
+    whole = len(occurring) <= MAX_MATRIX
+    shown, counts = compact_matrix(model, len(occurring) if whole else MAX_COMPACT)
+    totals = counts.sum(axis=1, keepdims=True).clip(min=1)
+    return {
+        "whole": whole,
+        "shown": shown,
+        "rows": [
+            (index, [*zip(row, shares, strict=True)][: len(shown) + (not whole)])
+            for index, row, shares in zip(shown, counts.tolist(), (counts / totals).tolist(), strict=True)
+        ],
+    }
+
+
+def _thumbnails(models: Sequence[Mapping[str, Any]], images: ImageDataset) -> dict[int, str]:
+    """The images of all lists as data URLs of small JPEG files, by index."""
+    shown = {each["image"] for model in models for kind in ("mistakes", "disagreements") for each in model[kind]}
+    rows = images.rows(sorted(shown))
+    return {row.sample: thumbnail(decode_image(row.source, row.where)) for row in rows}
+
+
+def thumbnail(image: PIL.Image.Image) -> str:
+    """Returns a small copy of an RGB image as a data URL; a tiny image is enlarged without smoothing."""
+    factor = THUMBNAIL // max(image.size)
+    if factor > 1:
+        image = image.resize((image.width * factor, image.height * factor), PIL.Image.Resampling.NEAREST)
+    else:
+        image = image.copy()
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=75)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
