@@ -1,4 +1,4 @@
 """Figures and tables about models and runs.
 
-Reading order: curves, row_plot, token_similarity, model_cost, latency.
+Reading order: curves, row_plot, token_similarity, attention, attention_figures, attention_page, model_cost, latency.
 """

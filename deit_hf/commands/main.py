@@ -17,6 +17,7 @@ COMMANDS = {
     "cache-teacher": "store the teacher's answers to the views of a training, to train without the teacher",
     "evaluate": "measure the accuracy of a saved model",
     "predict": "classify images with a saved model",
+    "attention": "show what the tokens of a model attend to in images",
     "compare": "show a table of finished runs",
     "convert": "convert official, timm or mmpretrain weights, and back to timm's names",
     "export": "write a model as ONNX, to run it without torch",
