@@ -22,10 +22,11 @@ WIDTH = 6.6  # inches; the text can be read when a phone shows the figure at its
 DPI = 150
 MAX_COLUMNS = 4  # heads next to each other
 MAX_FILTERS_IN_A_ROW = 7
-TEXT = 10  # points
-TITLE, TITLES = 0.45, 0.62  # inches for one or two lines above, and one below
-KEY = "brighter:\nmore attention\n\nred:\nmore of the class token\n\nblue:\nmore of the\ndistillation token"
+TEXT = 11  # points
+TITLE, TITLES = 0.48, 0.68  # inches for one or two lines above, and one below
+KEY = "brighter:\nmore attention\n\nred:\nmore of the\nclass token\n\nblue:\nmore of the\ndistillation token"
 MAX_MAPS = 14  # positions in a row or column of their figure
+MAX_LAYERS = 12  # numbers below the curve of cosines
 MIN_CELLS = 14  # in a map of that figure
 MIN_PIXELS = 256  # short side of an overlay; smaller views are enlarged
 LIMIT = 0.98  # quantile of the patches at which the colours end: a few patches can have most of the attention
@@ -288,7 +289,7 @@ def plot_cosines(cosines: Sequence[dict[str, Any]], path: str | Path) -> None:
     if len(lines) > 1:
         axis.plot(places, lines.T, color="#9ecae1", linewidth=0.8)
     axis.plot(places, lines.mean(axis=0), color="#08519c", marker=".", linewidth=1.8)
-    step = -(-len(places) // MAX_COLUMNS // 3)
+    step = -(-(len(places) - 2) // MAX_LAYERS)
     numbers = [place for place in places[1:-1] if (place - 1) % step == 0]
     axis.set_xticks([0, *numbers, places[-1]], ["input", *map(str, numbers), "output"], fontsize=TEXT - 2)
     axis.set_xlabel("after layer", fontsize=TEXT)
