@@ -43,7 +43,7 @@ TEMPLATE = Path(__file__).parent / "templates" / "attention.html"
 PAGE = "attention.html"
 MODEL_FIGURES = ("positions.png", "filters.png", "tokens.png")
 MAX_IMAGES = 50  # each takes about 300 kB of the page
-MAX_NAME = 60  # characters of a file name; 255 bytes are the limit of most disks
+MAX_NAME = 50  # characters of a file name; 255 bytes are the limit of most disks
 NUM_BEST = 3  # classes of each head
 JPEG_QUALITY = 90
 
@@ -119,17 +119,17 @@ def write_attention(
     _check_is_free(directory, stems, overwrite=overwrite)
     model, processor = load_classifier(model_name_or_path)
     check_attends(model, model_name_or_path)
-    model = model.eval().float().to(device_of(device))
+    model, view = model.eval().float().to(device_of(device)), evaluation_view(processor)
     sections, cosines, bad_images = [], [], []
     with written_aside(directory) as aside:
         for image, stem in zip(images, stems, strict=True):
-            pixel_values = view_or_error(evaluation_view(processor), image)
+            pixel_values = view_or_error(view, image)
             if isinstance(pixel_values, Exception):
                 if not skip_bad_images:
                     raise pixel_values
                 bad_images.append(str(pixel_values))
                 continue
-            with explained_out_of_memory(lambda: "attention of all tokens to all tokens; use the device cpu"):
+            with explained_out_of_memory(lambda: "all tokens attend to all tokens; on a GPU, use `--device cpu`"):
                 attention = image_attention(model, pixel_values)
             cosines.append(attention.cosines)
             sections.append(_section(model, processor, pixel_values, attention, aside / stem, shown_name(image)))
