@@ -162,7 +162,8 @@ def patch_filters(model: PreTrainedModel, *, max_filters: int = 28) -> PatchFilt
         model: a DeiT of this package.
         max_filters: largest number to return. A component has no sign; its entry of largest size is positive here.
     """
-    weight = model.base_model.embeddings.patch_embeddings.projection.weight.float().cpu()  # (D, channels, h, w)
+    projection = model.base_model.embeddings.patch_embeddings.projection
+    weight = projection.weight.detach().float().cpu()  # (D, channels, height, width)
     if len(weight) <= max_filters:
         return PatchFilters(weight, None)
     flat = weight.flatten(1).double()

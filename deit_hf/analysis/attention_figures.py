@@ -218,14 +218,10 @@ def plot_positions(similarity: Tensor, path: str | Path) -> None:
     rows, columns = similarity.shape[:2]
     picked = [np.linspace(0, side - 1, min(side, MAX_MAPS)).round().astype(int) for side in (rows, columns)]
     scale = max(1, MIN_CELLS // max(rows, columns))  # small maps are enlarged, so that the gaps stay narrow
-    similarity = similarity.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-    rows, columns = rows * scale, columns * scale
+    maps = similarity.numpy()[picked[0]][:, picked[1]].repeat(scale, axis=2).repeat(scale, axis=3)
+    rows, columns = maps.shape[2:]
     gap = max(1, max(rows, columns) // MAX_MAPS)
-    mosaic = np.full((len(picked[0]) * (rows + gap) - gap, len(picked[1]) * (columns + gap) - gap), np.nan)
-    for i, row in enumerate(picked[0]):
-        for j, column in enumerate(picked[1]):
-            top, left = i * (rows + gap), j * (columns + gap)
-            mosaic[top : top + rows, left : left + columns] = similarity[row, column]
+    mosaic = _tiled(maps, gap, np.nan)
     figure = _figure(min(2.0, max(0.25, mosaic.shape[0] / mosaic.shape[1])) * WIDTH * 0.85 + TITLE)
     axis = figure.subplots()
     drawn = axis.imshow(mosaic, interpolation="nearest", vmin=min(0.0, float(similarity.min())), vmax=1)
@@ -258,18 +254,29 @@ def plot_filters(learned: PatchFilters, path: str | Path) -> None:
     pixels = (0.5 + filters / largest / 2).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
     columns = min(MAX_FILTERS_IN_A_ROW, len(pixels))
     rows = -(-len(pixels) // columns)
-    figure = _figure(rows * WIDTH / columns * pixels.shape[1] / pixels.shape[2] + TITLE)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, each in zip(axes, pixels, strict=False):
-        axis.imshow(each, interpolation="nearest")
+    height, width = pixels.shape[1:3]
+    tiles = np.ones((rows * columns, height, width, 3))  # white after the last filter
+    tiles[: len(pixels)] = pixels
+    mosaic = _tiled(tiles.reshape(rows, columns, height, width, 3), max(1, width // MAX_FILTERS_IN_A_ROW), 1.0)
+    figure = _figure(WIDTH * mosaic.shape[0] / mosaic.shape[1] + TITLE)
+    axis = figure.subplots()
+    axis.set_axis_off()
+    axis.imshow(mosaic, interpolation="nearest")
     title = f"all {len(pixels)} filters of the patch embedding"
     if learned.shares is not None:
         share = f"{learned.shares.sum():.0%} of the variance"
         title = f"first {len(pixels)} principal components of the patch filters, {share}"
-    figure.suptitle(title, fontsize=TEXT)
+    axis.set_title(title, fontsize=TEXT)
     _save(figure, path)
+
+
+def _tiled(tiles: np.ndarray, gap: int, empty: float) -> np.ndarray:
+    """Puts tiles (rows, columns, height, width, ...) next to each other, with gaps between them."""
+    space = [(0, 0), (0, 0), (0, gap), (0, gap), *[(0, 0)] * (tiles.ndim - 4)]
+    padded = np.pad(tiles, space, constant_values=empty)
+    rows, columns, height, width = padded.shape[:4]
+    whole = padded.swapaxes(1, 2).reshape(rows * height, columns * width, *tiles.shape[4:])
+    return whole[:-gap, :-gap]
 
 
 def plot_cosines(cosines: Sequence[dict[str, Any]], path: str | Path) -> None:
