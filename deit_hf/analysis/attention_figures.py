@@ -225,13 +225,14 @@ def plot_positions(similarity: Tensor, path: str | Path) -> None:
     figure = _figure(min(2.0, max(0.25, mosaic.shape[0] / mosaic.shape[1])) * WIDTH * 0.85 + TITLE)
     axis = figure.subplots()
     drawn = axis.imshow(mosaic, interpolation="nearest", vmin=min(0.0, float(similarity.min())), vmax=1)
-    for places, numbers, side, set_ticks in (
-        (picked[0], rows, 0, axis.set_yticks),
-        (picked[1], columns, 1, axis.set_xticks),
-    ):
-        centres = np.arange(len(places)) * (numbers + gap) + (numbers - 1) / 2
-        set_ticks(centres, places + 1, fontsize=TEXT - 2)
-        (axis.set_ylabel, axis.set_xlabel)[side](("row", "column")[side] + " of the patch", fontsize=TEXT)
+    centres = [
+        np.arange(len(each)) * (side + gap) + (side - 1) / 2
+        for each, side in zip(picked, (rows, columns), strict=True)
+    ]
+    axis.set_yticks(centres[0], picked[0] + 1, fontsize=TEXT - 2)
+    axis.set_xticks(centres[1], picked[1] + 1, fontsize=TEXT - 2)
+    axis.set_ylabel("row of the patch", fontsize=TEXT)
+    axis.set_xlabel("column of the patch", fontsize=TEXT)
     axis.tick_params(length=0)
     axis.set_frame_on(False)
     figure.colorbar(drawn, ax=axis, shrink=0.8, aspect=30).set_label("cosine", fontsize=TEXT)

@@ -120,7 +120,9 @@ def write_attention(
     model, processor = load_classifier(model_name_or_path)
     check_attends(model, model_name_or_path)
     model, view = model.eval().float().to(device_of(device)), evaluation_view(processor)
-    sections, cosines, bad_images = [], [], []
+    sections: list[ImageSection] = []
+    cosines: list[dict[str, Any]] = []
+    bad_images: list[str] = []
     with written_aside(directory) as aside:
         for image, stem in zip(images, stems, strict=True):
             pixel_values = view_or_error(view, image)
@@ -131,10 +133,11 @@ def write_attention(
                 continue
             with explained_out_of_memory(lambda: "all tokens attend to all tokens; on a GPU, use `--device cpu`"):
                 attention = image_attention(model, pixel_values)
-            cosines.append(attention.cosines)
+            if attention.cosines is not None:
+                cosines.append(attention.cosines)
             sections.append(_section(model, processor, pixel_values, attention, aside / stem, shown_name(image)))
         check_some_are_read(bad_images, len(images))
-        figures = list(_figures_of_model(model, [each for each in cosines if each is not None], aside))
+        figures = list(_figures_of_model(model, cosines, aside))
         page = _rendered(model, _model_name(model_name_or_path), sections, figures, len(bad_images))
         (aside / PAGE).write_text(page, encoding="utf-8")
     num_figures = len(figures) + sum(len(section.figures) for section in sections)

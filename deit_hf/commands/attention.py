@@ -1,7 +1,7 @@
 """Shows what a model attends to in images: deit-hf attention MODEL IMAGE... [-o DIR]
 
 MODEL is a directory or a Hub id of a DeiT or a ViT, with one head or two. IMAGE is an image, a folder (searched at any
-depth), a glob such as 'photos/**/*.jpg', or a URL; 50 images at most.
+depth), a glob such as 'photos/**/*.jpg', or a URL; 50 images at most. Drawing needs matplotlib (the extra viz).
 
 examples:
   deit-hf attention runs/flowers/student photo.jpg
