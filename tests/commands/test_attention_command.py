@@ -45,6 +45,7 @@ def error_of(capsys: pytest.CaptureFixture, *arguments: str) -> str:
 def test_two_heads_give_figures_and_one_page_that_needs_no_other_file(
     folder: Path, tiny_config: DeiTConfig, capsys: pytest.CaptureFixture
 ):
+    tiny_config.num_attention_heads = 1
     model = make_model("distilled", tiny_config)
     model.config.id2label[0] = "<i>ant</i>"
     save(model, folder / "model")
@@ -82,6 +83,7 @@ def test_two_heads_give_figures_and_one_page_that_needs_no_other_file(
 def test_one_head_and_a_bad_image_among_others(
     folder: Path, tiny_config: DeiTConfig, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ):
+    tiny_config.num_attention_heads = 6  # more than fit into a row
     save(make_model("plain", tiny_config), folder / "model")
     Path("a/bad.png").write_text("hello")
     assert exit_code("model", "a") == 1
