@@ -166,7 +166,7 @@ def file_stems(images: Sequence[str]) -> list[str]:
 
 
 def shown_name(image: str) -> str:
-    """How the page names an image: without folders of this machine, and without the query of a URL."""
+    """How the page names an image or a model: without folders of this machine, and without the query of a URL."""
     if "://" in image:
         parts = urlsplit(image)
         name = f"{parts.hostname or ''}{parts.path}"
@@ -176,7 +176,10 @@ def shown_name(image: str) -> str:
 
 
 def _model_name(source: str) -> str:
-    return Path(source).resolve().name if os.path.isdir(source) else source
+    if not os.path.isdir(source):
+        return source
+    path = Path(source)  # without a slash at the end
+    return shown_name(str(path)) if path.name not in ("", "..") else path.resolve().name
 
 
 def _check_is_free(directory: Path, stems: Sequence[str], *, overwrite: bool) -> None:

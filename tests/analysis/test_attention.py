@@ -19,13 +19,14 @@ from deit_hf.analysis.attention import (
 
 
 def test_rollout_of_three_tokens_is_the_one_worked_out_by_hand():
-    # heads of the first layer, whose mean is [[0, 1, 0], [0, 0, 1], [1, 0, 0]]; the second layer is uniform
+    # the mean of the heads of the first layer is [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
     first = torch.tensor(
         [[[0.5, 0.5, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]], [[-0.5, 1.5, 0], [0, -0.5, 1.5], [1.5, 0, -0.5]]]
     )
-    second = torch.full((2, 3, 3), 1 / 3)
-    # with half of each token kept: rows of layer 1 are (1, 1, 0) / 2 and so on; row 1 of layer 2 is (4, 1, 1) / 6
-    expected = torch.tensor([[5, 5, 2], [2, 5, 5]]) / 12
+    second = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 0, 1]]).expand(2, 3, 3)
+    # half of each token is kept: layer 1 is [[1, 1, 0], [0, 1, 1], [1, 0, 1]] / 2, and layer 2 begins with the rows
+    # [2, 0, 0] / 2 and [1, 1, 0] / 2
+    expected = torch.tensor([[2, 2, 0], [1, 2, 1]]) / 4  # layer 2 times layer 1
     found = attention_rollout([first[None], second[None]], num_queries=2)
     torch.testing.assert_close(found, expected[None], atol=1e-6, rtol=0)
 
