@@ -67,6 +67,18 @@ def test_filters_of_one_channel_are_grey_and_keep_their_places(tmp_path: Path, m
     assert list(row[3 * len(row) // 4]) == [0] * 3
 
 
+def test_each_filter_is_at_its_place_in_rows_of_seven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attention_figures, "DPI", 40)
+    filters = torch.full((14, 1, 2, 2), -1.0)
+    filters[7] = 1  # the first of the second row
+    plot_filters(PatchFilters(filters, None), tmp_path / "filters.png")
+    with PIL.Image.open(tmp_path / "filters.png") as image:
+        pixels = np.asarray(image.convert("L")).astype(int)
+    height, width = pixels.shape
+    low, high, left, right = height - width // 14, height - 3 * width // 14, width // 14, 3 * width // 14
+    assert [pixels[y, x] for y in (low, high) for x in (left, right)] == [255, 0, 0, 0]
+
+
 def test_a_tall_grid_with_more_rows_than_are_drawn_gives_a_tall_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
