@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "measure the accuracy of a saved model",
     "report": "write a page about models: accuracy, calibration, confusions, mistakes, curves",
     "predict": "classify images with a saved model",
+    "attention": "show what the tokens of a model attend to in images",
     "compare": "show a table of finished runs",
     "convert": "convert official, timm or mmpretrain weights, and back to timm's names",
     "export": "write a model as ONNX, to run it without torch",

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .errors import one_line_errors  # this import and those below take seconds
 
     with one_line_errors():
-        model, paths = _model_and_paths(options.names, options.model)
+        model, paths = model_and_paths(options.names, options.model, "deit-hf predict MODEL PATH...")
         files = {kind: Path(name) for kind in ("csv", "json") if (name := getattr(options, kind)) is not None}
         for kind, file in files.items():
             _check_file(kind, file, options.overwrite)
@@ -105,13 +105,23 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _model_and_paths(names: list[str], model: str | None) -> tuple[str, list[str]]:
+def model_and_paths(names: list[str], model: str | None, usage: str) -> tuple[str, list[str]]:
+    """The model and the images of a command line.
+
+    Args:
+        names: positional arguments.
+        model: the model, if an option names it; all names are images then.
+        usage: of the command, for errors.
+
+    Raises:
+        ValueError: the model comes after an image, or no image is named.
+    """
     if model is not None:
         return model, names
     if Path(names[0]).suffix.lower() in IMAGE_ENDINGS and Path(names[0]).is_file():
-        raise ValueError(f"`{names[0]}` is an image, but the model comes first: deit-hf predict MODEL PATH...")
+        raise ValueError(f"`{names[0]}` is an image, but the model comes first: {usage}")
     if len(names) == 1:
-        raise ValueError(f"no image is named after the model `{names[0]}`: deit-hf predict MODEL PATH...")
+        raise ValueError(f"no image is named after the model `{names[0]}`: {usage}")
     return names[0], names[1:]
 
 
@@ -128,7 +138,9 @@ def _show(predictions: Iterator["Prediction"], num_images: int, files: dict[str,
     """Prints the predictions, or writes them to the files; returns the number of images that cannot be read."""
     from tqdm import tqdm
 
-    bad: list[Prediction] = []
+    from ..evaluation.predict import check_some_are_read
+
+    bad: list[str] = []
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(WRITERS[kind](file)) for kind, file in files.items()]
         # None: a bar on a terminal only
@@ -136,18 +148,22 @@ def _show(predictions: Iterator["Prediction"], num_images: int, files: dict[str,
             for write in writers:
                 write(prediction)
             if prediction.error is not None:
-                bad.append(prediction)
+                bad.append(prediction.error)
             elif not writers:
                 tqdm.write(printable(in_words(prediction, one_line=one_line)))
-        if len(bad) == num_images:
-            raise ValueError(f"none of the {num_images} images can be read; the first: {bad[0].error}")
+        check_some_are_read(bad, num_images)
     for file in files.values():
         print(f"wrote the predictions of {num_images - len(bad)} images to {file}")
+    warn_of_bad_images(bad, num_images)
+    return len(bad)
+
+
+def warn_of_bad_images(bad: Sequence[str], num_images: int) -> None:
+    """Logs the number of images that cannot be read, and the first errors."""
     if bad:
-        named = "; ".join(str(prediction.error) for prediction in bad[:NAMED_BAD_IMAGES])
+        named = "; ".join(bad[:NAMED_BAD_IMAGES])
         more = f"; and {len(bad) - NAMED_BAD_IMAGES} more" if len(bad) > NAMED_BAD_IMAGES else ""
         logger.warning("%s", printable(f"{len(bad)} of {num_images} images cannot be read: {named}{more}"))
-    return len(bad)
 
 
 def in_words(prediction: "Prediction", *, one_line: bool) -> str:

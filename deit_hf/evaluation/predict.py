@@ -107,10 +107,10 @@ def _predictions(
 ) -> Iterator[Prediction]:
     model, processor = load_classifier(model_name_or_path)
     model = model.eval().to(device)
-    view_or_error = partial(_view_or_error, evaluation_view(processor))
+    viewed = partial(view_or_error, evaluation_view(processor))
     with ThreadPoolExecutor(min(batch_size, os.cpu_count() or 1, MAX_THREADS)) as threads:
         while batch := list(itertools.islice(sources, batch_size)):
-            decoded = zip(batch, threads.map(view_or_error, batch), strict=True)
+            decoded = zip(batch, threads.map(viewed, batch), strict=True)
             # a processor without a fixed size gives views of several shapes
             for shape, group in itertools.groupby(decoded, key=lambda item: getattr(item[1], "shape", None)):
                 images, views = zip(*group, strict=True)
@@ -122,11 +122,18 @@ def _predictions(
                     raise views[0]
 
 
-def _view_or_error(view: View, source: str) -> Tensor | Exception:
+def view_or_error(view: View, source: str) -> Tensor | Exception:
+    """The evaluation view (channels, height, width) of a path or URL, or why the image cannot be read."""
     try:
-        return view(decode_image(source, source))  # (channels, height, width)
+        return view(decode_image(source, source))
     except (BadImageError, FileNotFoundError) as error:
         return error
+
+
+def check_some_are_read(bad: Sequence[str], num_images: int) -> None:
+    """Raises a ValueError if no image can be read; `bad` has the errors."""
+    if len(bad) == num_images:
+        raise ValueError(f"none of the {num_images} images can be read; the first: {bad[0]}")
 
 
 def _classified(
