@@ -21,6 +21,7 @@ def of_command(sizes: dict) -> list[str]:
     return [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
 
 
+@pytest.mark.slow
 def test_table_and_file_have_each_package_with_and_without_teacher(tmp_path: Path, capsys: pytest.CaptureFixture):
     path = tmp_path / "result.json"
     teacher = ["--teacher", TEACHER, "--random_teacher"]

@@ -44,7 +44,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.mark.parametrize("kind", ["deit_hf-*.whl", "deit_hf-*.tar.gz"])
+@pytest.mark.parametrize("kind", ["deit_hf-*.whl", pytest.param("deit_hf-*.tar.gz", marks=pytest.mark.slow)])
 def test_an_installed_distribution_has_recipes_templates_and_types(kind: str, distributions: Path, tmp_path: Path):
     (file,) = distributions.glob(kind)
     target, empty = tmp_path / "installed", tmp_path / "empty"

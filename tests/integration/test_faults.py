@@ -105,6 +105,7 @@ def test_killed_run_ends_with_the_bits_of_one_that_was_left_alone(tmp_path: Path
     assert report["files"] > 60
 
 
+@pytest.mark.slow
 def test_interrupted_run_saves_leaves_with_its_own_code_and_ends_with_the_same_bits(tmp_path: Path):
     report = campaign(tmp_path, trials=1, seed=1, signal="SIGTERM", variation="epochs-and-workers")
     assert report["differences"] == {}

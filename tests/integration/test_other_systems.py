@@ -63,6 +63,7 @@ def test_all_modules_import_and_a_checkpoint_is_saved_without_fcntl_and_director
     assert result.stdout.splitlines()[-1] == "saved ['checkpoint-1'] 1"
 
 
+@pytest.mark.slow
 def test_spawned_workers_train_the_same_bits_as_forked_ones(
     tmp_path: Path, tiny_config: DeiTConfig, toy_rows: datasets.Dataset
 ):

@@ -73,8 +73,10 @@ def test_rows_of_peers_are_trained_measured_and_shown_with_their_time(tmp_path: 
 
 
 def test_an_option_that_a_peer_would_ignore_is_refused_before_the_first_run(tmp_path: Path):
+    averaged = STUDY.replace("save_strategy: epoch", "ema_decay: 0.9")
+    (tmp_path / "tables" / "tiny.yaml").write_text(averaged)
     with pytest.raises(ValueError, match="`ema_decay` is 0.9, but the peer timm trains with 0.0"):
-        run(tmp_path / "out", ema_decay=0.9)
+        run(tmp_path / "out")
     assert not read_results(tmp_path / "out" / "tiny-cpu")
 
 
