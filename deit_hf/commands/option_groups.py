@@ -317,8 +317,8 @@ REPRODUCE = {
         Option("output_dir", "DIR", None, "models and results", "runs/reproduce", flag="-o, --output_dir"),
     ),
     "data and weights": (
-        DATASET,
-        IMAGES,
+        Option("dataset_name", "DATA", None, "Hub id, folder of class folders or parquet files", "the table's"),
+        Option("image_column_name", "NAME", None, "column of images", "the table's"),
         LABELS,
         Option("model_name_or_path", "SOURCE", None, "of rows that start from weights", flag="--student"),
         Option("teacher_model_name_or_path", "SOURCE", None, "weights of its teacher", flag="--teacher"),
@@ -329,8 +329,8 @@ REPRODUCE = {
         MAX_EVAL,
     ),
     "machine": (
-        Option("dataloader_num_workers", "N", 0, "processes that decode and augment images"),
-        Option("per_device_eval_batch_size", "N", 8, "images per step of the measurement"),
+        Option("dataloader_num_workers", "N", None, "processes that decode and augment images", "the table's"),
+        Option("per_device_eval_batch_size", "N", None, "images per step of the measurement", "the table's"),
         Option("use_cpu", "BOOL", False, "do not use the GPU"),
     ),
 }

@@ -1,7 +1,10 @@
 """Studies: rows, seeds and teachers become trainings with the right options."""
 
+import re
+
 import pytest
 
+from deit_hf.commands.help import HELP
 from deit_hf.jobs.plan import OPTION_TYPES
 from deit_hf.jobs.study import Study, find_table, read_study, study_names
 from deit_hf.training.recipe_file import parse_recipe
@@ -91,6 +94,11 @@ def test_unknown_names_are_refused_with_the_known_ones(rows, protocol, message):
 def test_a_table_that_does_not_exist_is_refused_with_all_tables():
     with pytest.raises(ValueError, match="`table` is 'table33', but must be one of .*table3, table4.*digits"):
         find_table("table33")
+
+
+def test_help_names_all_tables():
+    tables = {table for name in study_names() for table in read_study(name).tables}
+    assert {*re.findall(r"[\w-]+", HELP["reproduce"].usage[1].partition(":")[2])} - {"your", "data"} == tables
 
 
 @pytest.mark.parametrize("name", study_names())
