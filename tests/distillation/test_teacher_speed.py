@@ -44,6 +44,7 @@ def test_measuring_calls_the_teacher_at_most_22_times(teacher: Teacher, monkeypa
     assert calls == [3] * 22
 
 
+@pytest.mark.slow
 def test_compiling_keeps_the_names_of_the_weights(teacher: Teacher, monkeypatch):
     identity = teacher_fingerprint(teacher)
     compile_teacher(teacher)

@@ -135,6 +135,7 @@ exec(snippet)
 """
 
 
+@pytest.mark.slow
 def test_pushed_run_loads_by_name_where_deit_hf_cannot_be_imported(
     hub: LocalHub, alice: str, client: Client, run_directory: Path, tmp_path: Path
 ) -> None:

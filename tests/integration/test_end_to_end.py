@@ -203,6 +203,7 @@ def test_bad_input_is_one_line_and_a_non_zero_exit(trained, arguments, message: 
     assert not (trained / "x").exists()
 
 
+@pytest.mark.slow
 def test_undecodable_image_in_training_is_named(trained: Path):
     bad = trained / "images" / "train" / "dark" / "bad.png"
     bad.write_text("not an image")

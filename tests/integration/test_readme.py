@@ -115,6 +115,7 @@ def test_every_script_explains_itself(name: str, monkeypatch: pytest.MonkeyPatch
     assert f"deit-hf {command}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_no_script_hides_a_library_from_its_neighbours():
     """As `evaluate.py` the script would be imported instead of the `evaluate` library."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import evaluate; print(evaluate.Metric)"
