@@ -2,7 +2,7 @@
 
 Trains each row with each seed, and what it needs, such as its teacher. The same command again continues; started
 several times at once, the processes share the runs. With --show it trains nothing, and writes tables and plots of all
-results under --output_dir. Any option of a training can be given, too; it overrides that of all runs.
+results under --output_dir. Options of the data, of the machine and for a shorter trial hold for all runs.
 """
 
 import logging

@@ -87,7 +87,8 @@ class _Reproduction:
         self.data = {**study.data, **{name: options[name] for name in options if name in OF_THE_DATA}}
         if args.part == "validation":
             self.data["train_val_split"] = study.validation
-        self.parts: dict[int | None, ImageParts] = {}
+        self.parts: dict[int | None, ImageParts] = {}  # by number of training images
+        self.fingerprints: dict[int | None, dict[str, Any]] = {}
         self.began = time.monotonic()
 
     def run(self) -> Path:
@@ -117,17 +118,15 @@ class _Reproduction:
     def _check_data(self) -> None:
         """Loads the data of all runs, and refuses a folder with results of other images."""
         for run in self.runs.values():
-            data_args = self._arguments(run)[1]
-            parts = self._load(data_args)
-            for line in read_results(self.folder):
-                if line["options"].get("max_train_samples") == data_args.max_train_samples:
-                    found = self._fingerprints(parts, data_args)
-                    differ = [part for part in found if found[part] != line["data"].get(part)]
-                    if differ:
-                        raise ValueError(
-                            f"{self.folder} holds a result of {line['run']} with other images ({', '.join(differ)}); "
-                            "name another directory with `--output_dir`"
-                        )
+            self._load(self._arguments(run)[1])
+        for line in read_results(self.folder):
+            found = self.fingerprints.get(line["options"].get("max_train_samples"), {})
+            differ = [part for part in found if found[part] != line["data"].get(part)]
+            if differ:
+                raise ValueError(
+                    f"{self.folder} holds a result of {line['run']} with other images ({', '.join(differ)}); name "
+                    "another directory with `--output_dir`"
+                )
 
     def _fingerprints(self, parts: ImageParts, data_args: DataArguments) -> dict[str, Any]:
         rows = {"train": parts.train, self.args.part: parts.evaluation}
@@ -193,7 +192,7 @@ class _Reproduction:
             "start": run.start,
             "peer": run.peer,
             "cosines": cosines,
-            "data": self._fingerprints(parts, data_args),
+            "data": self.fingerprints[data_args.max_train_samples],
             "environment": environment(args.device),
             "options": recorded(run.options),
         }
@@ -225,6 +224,7 @@ class _Reproduction:
                     "one with `--eval_split`, or add it"
                 )
             self.parts[key] = replace(parts, test=None)
+            self.fingerprints[key] = self._fingerprints(parts, data_args)
         return self.parts[key]
 
     def _images(self, rows: datasets.Dataset, data_args: DataArguments) -> ImageDataset:

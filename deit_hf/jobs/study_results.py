@@ -1,7 +1,6 @@
 """The results of a study: one line of JSON for each run, and the answers of its model to each image."""
 
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
@@ -20,6 +19,7 @@ from ..atomic_files import written_aside
 from ..data.dataset import EvaluationViews, ImageDataset, ViewCollator
 from ..data.transforms import evaluation_view
 from ..evaluation.answers import LABELS, head_answers
+from ..hub.public_text import shown
 from ..model.build import load_classifier
 from ..training.arguments import DistillationArguments
 
@@ -38,9 +38,7 @@ OF_THE_DATA |= {"train_split", "eval_split"}
 def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that decide about its result, as they are read from a file; without paths."""
     own = {name: value for name, value in options.items() if name not in OF_THE_MACHINE | OF_THE_DATA}
-    if os.path.exists(str(own.get("model_name_or_path"))):
-        own["model_name_or_path"] = Path(own["model_name_or_path"]).name
-    return dict(json.loads(json.dumps(own)))
+    return dict(json.loads(json.dumps(shown(own))))
 
 
 def measure(

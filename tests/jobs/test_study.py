@@ -7,6 +7,7 @@ import pytest
 from deit_hf.commands.help import HELP
 from deit_hf.jobs.plan import OPTION_TYPES
 from deit_hf.jobs.study import Study, find_table, read_study, study_names
+from deit_hf.jobs.study_results import recorded
 from deit_hf.training.recipe_file import parse_recipe
 
 STUDY = Study(
@@ -121,3 +122,13 @@ def test_every_run_of_a_shipped_study_has_options_of_a_training(name: str):
         assert row.get("against") in (None, *study.rows)
         assert row["about"]
     assert {row["teacher"] for row in study.rows.values() if "teacher" in row} <= {*study.protocols["cpu"]["teachers"]}
+
+
+def test_recorded_options_name_no_path(tmp_path):
+    (tmp_path / "weights").mkdir()
+    for source, name in (
+        (str(tmp_path / "weights"), "weights"),
+        (f"timm:resnet18@{tmp_path}/file.safetensors", "timm:resnet18@file.safetensors"),
+        ("facebook/deit-tiny-patch16-224", "facebook/deit-tiny-patch16-224"),
+    ):
+        assert recorded({"model_name_or_path": source}) == {"model_name_or_path": name}
