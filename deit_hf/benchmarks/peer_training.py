@@ -72,7 +72,7 @@ def check_peer_options(
     """Refuses options that a peer would ignore.
 
     Raises:
-        ValueError: there is no such peer, or an option has a value that it cannot follow; names both values.
+        ValueError: the peer is unknown, or an option has a value that it cannot follow; names both values.
     """
     check_choice("peer", peer, PEERS)
     check_run_options(model_args, data_args, args)

@@ -192,7 +192,7 @@ def find_table(table: str) -> tuple[Study, list[str]]:
     """Returns the study of a table, and the rows of the table.
 
     Raises:
-        ValueError: there is no such table; names the nearest or all.
+        ValueError: the table is unknown; names all tables.
     """
     studies = [read_study(name) for name in study_names()]
     known = {name: study for study in studies for name in study.tables}
