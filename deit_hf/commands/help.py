@@ -97,7 +97,7 @@ HELP = {
     "reproduce": Help(
         (
             "deit-hf reproduce TABLE [--rows ROW ...] [--seeds N ...] [--option value ...]",
-            "TABLE: table2, table3, table4, peers; transfer, resolution (your data); digits, peers-digits",
+            "TABLE: table2, table3, table4, mixing, peers; transfer, resolution (your data); digits, peers-digits",
         ),
         REPRODUCE,
         (
