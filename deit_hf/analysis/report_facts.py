@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..evaluation.answers import disagreement, mcnemar_test
-from ..evaluation.balance import ClassTally
 from ..evaluation.calibration import expected_calibration_error, reliability_bins
 from ..evaluation.confident_answers import ONLY, Answers
+from ..evaluation.confusion import Confusion
 from ..evaluation.intervals import wilson_interval
-from ..evaluation.metrics import Confusion
 
 TITLES = {"average": "both heads", "cls": "class head", "distillation": "distillation head", ONLY: "model"}
 
@@ -82,7 +81,7 @@ def report_facts(
 def _of_model(
     model: ModelAnswers, labels: np.ndarray, class_names: Sequence[str], thumbnails: int, run: Any
 ) -> dict[str, Any]:
-    confusion = Confusion(class_names)
+    confusion = Confusion(len(class_names))
     confusion.add(labels, model.main.classes)
     return {
         "name": model.name,
@@ -92,7 +91,7 @@ def _of_model(
             {"head": head, "title": TITLES[head], **_of_head(answers, labels, len(class_names))}
             for head, answers in model.answers.items()
         ],
-        **confusion.report(),
+        **confusion.report(class_names),
         "num_mistakes": int(np.sum(model.main.classes != labels)),
         "mistakes": _mistakes(model.main, labels, thumbnails),
         **_disagreements(model, labels, thumbnails),
@@ -102,15 +101,15 @@ def _of_model(
 
 def _of_head(answers: Answers, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
     correct = answers.classes == labels
-    tally = ClassTally(num_classes)
-    tally.add(labels, answers.classes)
+    confusion = Confusion(num_classes)
+    confusion.add(labels, answers.classes)
     bins = reliability_bins(answers.confidences, correct)
     return {
         "correct": int(correct.sum()),
         "top1": float(correct.mean()),
         "interval": list(wilson_interval(int(correct.sum()), len(labels))),
         "top5": float(answers.in_top5.mean()),
-        **tally.result(),
+        **confusion.means(),
         "confidence": float(answers.confidences.mean(dtype=np.float64)),
         "ece": expected_calibration_error(bins),
         "bins": [each._asdict() for each in bins],
@@ -159,35 +158,3 @@ def _comparison(model: ModelAnswers, other: ModelAnswers, labels: np.ndarray) ->
         "only_second": int(np.sum(~mine & its)),
         "p_value": mcnemar_test(mine, its),
     }
-
-
-# ---- the confusion matrix in parts that people can read ----
-
-
-def frequent_confusions(model: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
-    """The most frequent mistakes: `true`, `predicted`, `count`, and `share` of the images of the true class."""
-    wrong = [each for each in model["confusion"] if each["true"] != each["predicted"]]
-    wrong.sort(key=lambda each: (-each["count"], each["true"], each["predicted"]))
-    return [{**each, "share": each["count"] / model["classes"][each["true"]]["images"]} for each in wrong[:most]]
-
-
-def compact_matrix(model: Mapping[str, Any], most: int) -> tuple[list[int], np.ndarray]:
-    """The part of the confusion matrix with the classes of the most frequent confusions.
-
-    Args:
-        model: of the facts of a report.
-        most: number of classes.
-
-    Returns:
-        Their indices in label order, (K,), and counts (K, K + 1): rows are labels, columns are predictions, and the
-        last column has predictions of all other classes. K is less than `most` if fewer classes occur.
-    """
-    pairs = [*frequent_confusions(model, len(model["confusion"])), *model["confusion"]]
-    ranked = dict.fromkeys(pair[side] for pair in pairs for side in ("true", "predicted"))  # unique, in order
-    shown = sorted([*ranked][:most])
-    places = {index: place for place, index in enumerate(shown)}
-    matrix = np.zeros((len(shown), len(shown) + 1), dtype=int)
-    for each in model["confusion"]:
-        if each["true"] in places:
-            matrix[places[each["true"]], places.get(each["predicted"], len(shown))] += each["count"]
-    return shown, matrix

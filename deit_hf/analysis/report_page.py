@@ -13,12 +13,11 @@ from markupsafe import Markup
 from ..data.dataset import ImageDataset
 from ..data.decoding import decode_image
 from ..evaluation.intervals import wilson_interval
-from .report_facts import compact_matrix, frequent_confusions
+from .confusion_matrix import frequent_confusions, short_name, shown_matrix
 from .report_figures import classes_figure, curves_figure, reliability_figure
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 THUMBNAIL = 144  # longer side in pixels
-MAX_MATRIX, MAX_COMPACT = 25, 15  # classes of a whole matrix; of the part that is shown of a larger one
 MAX_OPEN_CLASSES, NUM_CONFUSIONS = 40, 20
 
 
@@ -38,7 +37,7 @@ def render_page(
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True
     )
-    environment.filters |= {"percent": _percent, "short": _short, "duration": _duration, "count": _count}
+    environment.filters |= {"percent": _percent, "short": short_name, "duration": _duration, "count": _count}
     models = facts["models"]
     names = facts["data"]["classes"]
     counts = [each["images"] for each in models[0]["classes"]]
@@ -72,12 +71,6 @@ def _count(number: float) -> str:
     return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
 
 
-def _short(name: str, most: int = 24) -> str:
-    """A class name for a narrow place: its first synonym, and not too long."""
-    name = name.partition(",")[0]
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -97,18 +90,11 @@ def _classes_by_accuracy(models: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 
 def _matrix(model: Mapping[str, Any]) -> dict[str, Any]:
     """The confusion matrix for a table: counts and shares of each row; a part of it if there are many classes."""
-    occurring = {each[side] for each in model["confusion"] for side in ("true", "predicted")}
-    whole = len(occurring) <= MAX_MATRIX
-    shown, counts = compact_matrix(model, len(occurring) if whole else MAX_COMPACT)
-    totals = counts.sum(axis=1, keepdims=True).clip(min=1)
-    return {
-        "whole": whole,
-        "shown": shown,
-        "rows": [
-            (index, [*zip(row, shares, strict=True)][: len(shown) + (not whole)])
-            for index, row, shares in zip(shown, counts.tolist(), (counts / totals).tolist(), strict=True)
-        ],
-    }
+    shown, counts, whole = shown_matrix(model)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    rows = zip(shown, counts.tolist(), shares.tolist(), strict=True)
+    cells = [(index, [*zip(row, row_shares, strict=True)]) for index, row, row_shares in rows]
+    return {"whole": whole, "shown": shown, "rows": cells}
 
 
 def _thumbnails(models: Sequence[Mapping[str, Any]], images: ImageDataset) -> dict[int, str]:

@@ -3,7 +3,7 @@
 The paper reports all three (table 3). The metric is a class based on the `evaluate` library; no script is downloaded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
-from .balance import ClassTally
+from .confusion import Confusion
 from .fusion import Fusion
 from .metric_names import HEADS
 
@@ -84,72 +84,31 @@ def ranked_classes(logits: Tensor) -> np.ndarray:
     return logits.topk(min(5, logits.shape[-1]), dim=-1).indices.cpu().numpy()
 
 
-class Confusion:
-    """Confusion matrix of an evaluation; every image must have exactly one correct class.
-
-    Args:
-        names: class names in label order.
-    """
-
-    def __init__(self, names: Sequence[str]):
-        self.names = names
-        self._codes: list[np.ndarray] = []
-
-    def add(self, labels: np.ndarray, answers: np.ndarray) -> None:
-        """Adds a batch of labels (B,) or (B, 1) and predicted classes (B,)."""
-        self._codes.append(labels.reshape(len(answers)) * len(self.names) + answers)
-
-    def report(self) -> dict[str, list[dict[str, Any]]]:
-        """Returns the counts as plain data.
-
-        Returns:
-            `classes`: for each class, in label order, its `index`, `name`, number of `images`, `correct` predictions,
-            and `accuracy` in [0, 1], None without images; `confusion`: for each pair of classes that occurs, the
-            class indices `true` and `predicted`, and its `count`. Correct predictions are pairs, too.
-        """
-        num_classes = len(self.names)
-        codes, counts = np.unique(np.concatenate(self._codes), return_counts=True)
-        true, predicted = np.divmod(codes, num_classes)
-        images = np.bincount(true, weights=counts, minlength=num_classes).astype(int).tolist()
-        correct = np.bincount(true, weights=counts * (true == predicted), minlength=num_classes).astype(int).tolist()
-        return {
-            "classes": [
-                {"index": i, "name": name, "images": n, "correct": right, "accuracy": right / n if n else None}
-                for i, (name, n, right) in enumerate(zip(self.names, images, correct, strict=True))
-            ],
-            "confusion": [
-                {"true": t, "predicted": p, "count": n}
-                for t, p, n in zip(true.tolist(), predicted.tolist(), counts.tolist(), strict=True)
-            ],
-        }
-
-
 class HeadAccuracy:
     """Computes accuracy and loss batch by batch; a `compute_metrics` for `Trainer` with `batch_eval_metrics`.
 
     Predictions are logits (B, C) of a model with one head, or a tuple of them in the order of `HEADS`. The result has
     `loss` (mean `negative_log_likelihood`, in nats), and `top1` and `top5`. With two heads it has `top1_average`,
     `top1_cls` and `top1_distillation`, and the same for `top5`; "average" stands for both heads combined, whose loss
-    is reported. If every image has exactly one correct label, it has `balanced_accuracy` and `macro_f1` (balance.py)
+    is reported. If every image has exactly one correct label, it has `balanced_accuracy` and `macro_f1` (confusion.py)
     of each of them, too.
 
     Attributes:
         num_images: number of images in the last result.
+        confusion: confusion matrix of the last result, of the only head or of both heads combined; None if an image
+            has several correct labels.
     """
 
-    def __init__(self, confusion: Confusion | None = None) -> None:
-        """Resets the counters.
-
-        Args:
-            confusion: also gets the predictions of the only head, or of both heads combined.
-        """
-        self.confusion, self.num_images = confusion, 0
+    def __init__(self) -> None:
+        """Resets the counters."""
+        self.num_images = 0
+        self.confusion: Confusion | None = None
         self.reset()
 
     def reset(self) -> None:
         """Discards the batches since the last result."""
         self._metrics: list[TopKAccuracy] = []
-        self._tallies: list[ClassTally] = []
+        self._confusions: list[Confusion] = []
         self._single = True  # whether all images so far have one correct label
         self._loss_sum, self._num_images = 0.0, 0
 
@@ -171,12 +130,10 @@ class HeadAccuracy:
             metric.add_batch(predictions=classes, references=labels.cpu().numpy())
         right = labels.cpu().numpy().reshape(len(labels), -1)  # (B, K)
         self._single = self._single and bool(((right >= 0).sum(axis=1) == 1).all())
-        self._tallies = self._tallies or [ClassTally(head.shape[-1]) for head in logits]
-        for tally, classes in zip(self._tallies, ranked, strict=True):
+        self._confusions = self._confusions or [Confusion(head.shape[-1]) for head in logits]
+        for confusion, classes in zip(self._confusions, ranked, strict=True):
             if self._single:
-                tally.add(right.max(axis=1), classes[:, 0])
-        if self.confusion is not None:
-            self.confusion.add(labels.cpu().numpy(), ranked[0][:, 0])
+                confusion.add(right.max(axis=1), classes[:, 0])
         self._loss_sum += negative_log_likelihood(logits[0], labels).sum().item()
         self._num_images += len(labels)
 
@@ -187,8 +144,9 @@ class HeadAccuracy:
         for name, metric in zip(names, self._metrics, strict=True):
             accuracy: dict[str, Any] = metric.compute()
             result.update({f"{key}{name}": value for key, value in accuracy.items()})
-        for name, tally in zip(names, self._tallies if self._single else [], strict=False):
-            result.update({f"{key}{name}": value for key, value in tally.result().items()})
+        for name, confusion in zip(names, self._confusions if self._single else [], strict=False):
+            result.update({f"{key}{name}": value for key, value in confusion.means().items()})
         self.num_images = self._num_images
+        self.confusion = self._confusions[0] if self._single else None
         self.reset()
         return result

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
+from .confusion import Confusion
 from .metrics import HeadAccuracy
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ class MetricsWithAccuracy:
         self._takes_batches = "compute_result" in inspect.signature(own).parameters
         self._warned_of: set[str] = set()
         self.reset()
+
+    @property
+    def confusion(self) -> Confusion | None:
+        """Confusion matrix of the last result; see `HeadAccuracy`."""
+        return self.accuracy.confusion
 
     def reset(self) -> None:
         """Discards the batches of an unfinished evaluation."""

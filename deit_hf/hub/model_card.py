@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..evaluation.fusion import FUSIONS
+from ..evaluation.intervals import wilson_interval
 from ..evaluation.metric_names import MeasuredSet, accuracy_name, measured_sets
 from .markdown import Markdown, code_block, escaped, one_line, quoted, table
 from .model_facts import ModelFacts
@@ -62,6 +63,7 @@ def render_model_card(facts: ModelFacts) -> str:
         properties=table(("", ""), _properties(facts).items()),
         data=_data_table(facts),
         measured=_measured_table(facts),
+        by_class=_class_table(facts),
         reported=_reported_table(facts),
         settings=_settings(facts),
         recipe=_recipe(facts),
@@ -206,6 +208,33 @@ def _reported_table(facts: ModelFacts) -> str | None:
         for row in facts.reported
     ]
     return table(head, rows) if rows else None
+
+
+def _class_table(facts: ModelFacts) -> str | None:
+    """Formats the accuracy of each class with its 95 % interval, one column per measured set, worst class first."""
+    parts = {part: [each for each in classes if each["images"]] for part, classes in facts.by_class.items()}
+    parts = {part: classes for part, classes in parts.items() if len(classes) > 1}
+    if not parts:
+        return None
+    first = next(iter(parts.values()))
+    found = {part: {each["index"]: each for each in classes} for part, classes in parts.items()}
+    ranked = sorted(first, key=lambda each: (each["accuracy"], each["index"]))
+    many = len(ranked) > MAX_CLASSES
+    lowest, highest = (ranked[:NUM_SHOWN], ranked[-NUM_SHOWN:]) if many else (ranked, [])
+    rows = [[each["name"], *(_of_class(found[part].get(each["index"])) for part in parts)] for each in lowest]
+    rows += [["…", *("" for _ in parts)]] if many else []
+    rows += [[each["name"], *(_of_class(found[part].get(each["index"])) for part in parts)] for each in highest]
+    text = table(["class", *parts], rows)
+    left = len(ranked) - len(lowest) - len(highest)
+    return text if not left else Markdown(f"{text}\n\n{left:,} classes between them are not shown.")
+
+
+def _of_class(counts: Mapping[str, Any] | None) -> str:
+    if counts is None:
+        return "–"
+    low, high = wilson_interval(counts["correct"], counts["images"])
+    share = f"{100 * counts['accuracy']:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+    return f"{share}, {counts['correct']:,} of {counts['images']:,}"
 
 
 # ---- metadata ----

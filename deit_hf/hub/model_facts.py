@@ -18,7 +18,7 @@ from ..model.image_processing_deit import crop_in_words, crop_size
 from ..model.labels import real_names
 from ..model.timm_models import is_timm_source
 from .public_text import shown
-from .run_files import read_json
+from .run_files import CLASS_RESULTS, CONFUSION_MATRIX, CURVES, read_json
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class ModelFacts:
         dataset: training data, a Hub id or words.
         data: images of each part of the data, such as `training` and `evaluation`.
         evaluated_on: the data of `metrics`, in words.
+        by_class: `classes` of `Confusion.report` for each measured set, by its title.
+        confusion: file name of an image of the confusion matrix in the directory of the card.
         metrics: named as in metric_names.py; the card shows only accuracies and F1, which must be in [0, 1].
         crop: crop of the evaluation, in words.
         fusion: how the outputs of two heads are combined, in words; the model itself uses the mean of their logits.
@@ -108,6 +110,8 @@ class ModelFacts:
     data: Mapping[str, PartFacts] = field(default_factory=dict)
     evaluated_on: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    by_class: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    confusion: str | None = None
     crop: str = "unknown"
     fusion: str = FUSIONS["logit_mean"]
     environment: str | None = None
@@ -173,7 +177,7 @@ def model_facts(model: PreTrainedModel, processor: Any) -> dict[str, Any]:
 
 def file_facts(directory: Path) -> dict[str, Any]:
     """Returns the facts in the files that a run saves with its model; missing files are skipped."""
-    recipe_file, curves = directory / "recipe.yaml", directory / "training_curves.png"
+    recipe_file = directory / "recipe.yaml"
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) or {} if recipe_file.exists() else {}
     state = read_json(directory / "trainer_state.json")
     results = (read_json(directory / f"{part}_results.json") for part in ("eval", "test"))
@@ -182,7 +186,9 @@ def file_facts(directory: Path) -> dict[str, Any]:
         "is_trained": bool(recipe or state),
         "training": training_in_words(state, loads_best=bool(recipe.get("load_best_model_at_end"))),
         "metrics": {name: value for result in results for name, value in result.items()},
-        "curves": curves.name if curves.exists() else None,
+        "by_class": {part: report["classes"] for part, report in read_json(directory / CLASS_RESULTS).items()},
+        "confusion": CONFUSION_MATRIX if (directory / CONFUSION_MATRIX).exists() else None,
+        "curves": CURVES if (directory / CURVES).exists() else None,
     }
 
 

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.confusion import Confusion
 from ..evaluation.metric_names import measured_sets
+from ..model.labels import real_names
 from ..reliability.resumable_trainer import ResumableTrainer
 from .model_card import write_model_card
 from .model_facts import ModelFacts, file_facts
 from .push import push_or_warn
-from .trainer_facts import trainer_facts
+from .trainer_facts import metrics_of_weights, trainer_facts
 
 
 class PushingTrainer(ResumableTrainer):
@@ -18,7 +20,9 @@ class PushingTrainer(ResumableTrainer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._evaluated: dict[str, Any] = {}  # dataset of the last evaluation, by the prefix of its metrics
+        # of the last evaluation, by the prefix of its metrics: dataset, and confusion matrix if there is one
+        self._evaluated: dict[str, Any] = {}
+        self._confusions: dict[str, Confusion | None] = {}
         self._is_saving = False
         super().__init__(*args, **kwargs)
 
@@ -30,10 +34,21 @@ class PushingTrainer(ResumableTrainer):
         return {}
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
-        """Like `Trainer.evaluation_loop`, and also stores the dataset for the model card."""
+        """Like `Trainer.evaluation_loop`, and also stores dataset and confusion matrix for the model card."""
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         if description == "Evaluation":
-            self._evaluated[kwargs.get("metric_key_prefix", "eval")] = dataloader.dataset
-        return super().evaluation_loop(dataloader, description, *args, **kwargs)
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            self._evaluated[prefix] = dataloader.dataset
+            self._confusions[prefix] = getattr(self.compute_metrics, "confusion", None)
+        return output
+
+    def class_results(self) -> dict[str, dict[str, Any]]:
+        """Returns `Confusion.report` of each set that was measured with the current weights, by its title."""
+        metrics = metrics_of_weights(self.state, loads_best=self.args.load_best_model_at_end)
+        config = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).config
+        names = real_names(config.id2label) or [str(index) for index in range(config.num_labels)]
+        found = {each.title: self._confusions.get(each.key) for each in measured_sets(metrics)}
+        return {title: confusion.report(names) for title, confusion in found.items() if confusion is not None}
 
     def create_model_card(self, **facts: Any) -> None:
         """Writes README.md from the run and the metrics of the current weights, unless it was edited by hand.
@@ -47,13 +62,15 @@ class PushingTrainer(ResumableTrainer):
         directory.mkdir(parents=True, exist_ok=True)
         source = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).name_or_path
         is_trained = self.state.global_step > 0
-        live = trainer_facts(self, self._evaluated)
+        by_class = {part: report["classes"] for part, report in self.class_results().items()}
+        live = trainer_facts(self, self._evaluated) | {"by_class": by_class}
         if is_trained or not source or Path(source).resolve() != directory.resolve():
             run = {"is_trained": is_trained, "base_model": source or None, **self.run_facts()}
         else:
             run = file_facts(directory)  # the model was loaded from the finished run in this directory
         known = {"model_name": self.args.hub_model_id or directory.resolve().name, **run, **live}
-        known["metrics"] = live["metrics"] if measured_sets(live["metrics"]) else run.get("metrics", {})
+        if not measured_sets(live["metrics"]):
+            known |= {name: run[name] for name in ("metrics", "by_class") if name in run}
         write_model_card(directory, ModelFacts(**{**known, **facts}))
 
     def save_model(self, output_dir: str | None = None, **options: Any) -> None:

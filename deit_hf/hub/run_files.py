@@ -8,8 +8,16 @@ from typing import Any
 
 # Files that a push uploads if they exist, in addition to the weights.
 OF_A_MODEL = ("config.json", "preprocessor_config.json")
-OF_A_RUN = ("README.md", "recipe.yaml", "trainer_state.json", "training_curves.png", "all_results.json")
-RESULTS = ("train_results.json", "eval_results.json", "test_results.json")
+CURVES, CONFUSION_MATRIX, CLASS_RESULTS = "training_curves.png", "confusion_matrix.png", "class_results.json"
+OF_A_RUN = ("README.md", "recipe.yaml", "trainer_state.json", CURVES)
+RESULTS = (  # of the last measurement; a run that starts over deletes those of the run before
+    "all_results.json",
+    "train_results.json",
+    "eval_results.json",
+    "test_results.json",
+    CLASS_RESULTS,
+    CONFUSION_MATRIX,
+)
 OF_AVERAGES = ("config.json", "preprocessor_config.json", "averaging.json")
 
 # Files that a push never uploads, not even on request: pickles can run code when they are loaded.

@@ -1,6 +1,7 @@
 """One run, from options to files: loads the data, builds student and teacher, trains, evaluates and saves."""
 
 import importlib.util
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import datasets
 import torch
 from transformers import BaseImageProcessor, PreTrainedConfig, set_seed
 
+from ..analysis.confusion_matrix import plot_confusion_matrix
 from ..analysis.curves import plot_training_curves
 from ..data.check import check_data, log_data_report
 from ..data.sources.arguments import DataArguments
@@ -19,7 +21,7 @@ from ..data.sources.shards import ShardedRows
 from ..distillation.teacher import Teacher
 from ..distillation.teacher_speed import choose_layout, compile_teacher
 from ..hub.push import push_or_warn
-from ..hub.run_files import read_json
+from ..hub.run_files import CLASS_RESULTS, CONFUSION_MATRIX, CURVES, RESULTS, read_json
 from ..model.arguments import ModelArguments
 from ..model.build import build_student
 from ..model.image_processing_deit import crop_in_words, crop_size, statistics_of
@@ -229,8 +231,10 @@ def _save(
 ) -> dict[str, Any]:
     """Writes the files of a finished run; the model first, so that a later failure cannot lose it."""
     args = trainer.args
-    if trainer.is_world_process_zero():
-        shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)  # of an earlier run; would be pushed
+    if trainer.is_world_process_zero():  # what an earlier run left would be pushed
+        shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)
+        for name in RESULTS:
+            (Path(args.output_dir) / name).unlink(missing_ok=True)
     with explained_write_error("the finished model", args.output_dir):
         trainer.save_model()
         trainer.save_state()
@@ -247,10 +251,13 @@ def _save(
         test_metrics = trainer.evaluate(test_rows, metric_key_prefix="test")
         trainer.save_metrics("test", test_metrics)
         measured |= test_metrics
-    curves = Path(args.output_dir) / "training_curves.png" if importlib.util.find_spec("matplotlib") else None
+    confusion = _write_class_results(trainer)
+    curves = Path(args.output_dir) / CURVES if importlib.util.find_spec("matplotlib") else None
     if trainer.is_world_process_zero() and curves is not None:
         plot_training_curves(trainer.state.log_history, curves)
-    trainer.create_model_card(license=model_args.model_license, curves=None if curves is None else curves.name)
+    trainer.create_model_card(
+        license=model_args.model_license, curves=None if curves is None else curves.name, confusion=confusion
+    )
     end_run(args)
     if args.verbose:
         trainer.log_metrics("all", measured)
@@ -259,6 +266,20 @@ def _save(
     if args.push_to_hub:
         trainer.push_saved_files()  # after `end_run`, so that a failing Hub leaves a finished run
     return metrics
+
+
+def _write_class_results(trainer: DistillationTrainer) -> str | None:
+    """Writes the accuracy of each class and the confusions; returns the file name of their figure, if there is one."""
+    results = trainer.class_results()
+    if not results or not trainer.is_world_process_zero():
+        return None
+    directory = Path(trainer.args.output_dir)
+    (directory / CLASS_RESULTS).write_text(json.dumps(results), encoding="utf-8")
+    if not importlib.util.find_spec("matplotlib"):
+        return None
+    part = "test" if "test" in results else next(iter(results))
+    plot_confusion_matrix(results[part], directory / CONFUSION_MATRIX, part)
+    return CONFUSION_MATRIX
 
 
 def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:

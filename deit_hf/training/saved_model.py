@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from ..data.check import check_data, log_data_report
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import load_image_parts
-from ..evaluation.metrics import Confusion, HeadAccuracy
+from ..evaluation.metrics import HeadAccuracy
 from ..model.build import load_classifier
 from ..model.image_processing_deit import EvalCrop, with_crop
 from ..model.labels import check_single_labels
@@ -56,11 +56,9 @@ def evaluate(
         log_data_report(check_data(parts, **columns))
     eval_rows = parts.evaluation
     assert eval_rows is not None
-    confusion = None
     if per_class_file is not None:
         check_single_labels(eval_rows, data_args.label_column_name)
-        confusion = Confusion([model.config.id2label[index] for index in sorted(model.config.id2label)])
-    accuracy = HeadAccuracy(confusion)
+    accuracy = HeadAccuracy()
     trainer = DistillationTrainer(
         model,
         args,
@@ -72,11 +70,12 @@ def evaluate(
     metrics = evaluate_trainer(trainer)
     metrics["eval_samples"] = accuracy.num_images
     assert accuracy.num_images == len(eval_rows)
-    if confusion is not None and per_class_file is not None and trainer.is_world_process_zero():
+    if per_class_file is not None and accuracy.confusion is not None and trainer.is_world_process_zero():
         means = ("eval_balanced_accuracy", "eval_macro_f1")  # of the model's answer
         names = ("eval_crop", "eval_fusion", *means, *(f"{name}_average" for name in means))
         report = {name: metrics[name] for name in names if name in metrics}
-        Path(per_class_file).write_text(json.dumps({**report, **confusion.report()}, indent=1), encoding="utf-8")
+        report |= accuracy.confusion.report([model.config.id2label[index] for index in sorted(model.config.id2label)])
+        Path(per_class_file).write_text(json.dumps(report, indent=1), encoding="utf-8")
     return metrics
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deit_hf.analysis.report_facts import ModelAnswers, compact_matrix, frequent_confusions, report_facts
+from deit_hf.analysis.report_facts import ModelAnswers, report_facts
 from deit_hf.evaluation.confident_answers import Answers
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
@@ -69,13 +69,3 @@ def test_table_of_disagreements_has_the_teacher_before_the_heads():
 def test_models_are_compared_image_by_image():
     (comparison,) = facts()["comparisons"]
     assert (comparison["only_first"], comparison["only_second"], comparison["p_value"]) == (0, 1, 1.0)
-
-
-def test_confusions_and_the_compact_matrix():
-    student = facts()["models"][0]
-    assert frequent_confusions(student, 1) == [{"true": 0, "predicted": 1, "count": 1, "share": 0.5}]
-    shown, counts = compact_matrix(student, 2)
-    assert shown == [0, 1]  # of the first confusion
-    assert counts.tolist() == [[1, 1, 0], [0, 2, 0]]
-    shown, counts = compact_matrix(student, 9)
-    assert (shown, counts[2].tolist()) == ([0, 1, 2], [1, 0, 1, 0])

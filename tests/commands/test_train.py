@@ -9,7 +9,10 @@ import pytest
 import timm
 
 from deit_hf import DistillationArguments
+from deit_hf.commands.evaluate import main as evaluate_main
 from deit_hf.data.sources.arguments import DataArguments
+from deit_hf.hub.model_facts import file_facts
+from deit_hf.hub.run_files import RESULTS
 from deit_hf.model.arguments import ModelArguments
 from deit_hf.training.run import train
 from deit_hf.training.saved_model import evaluate
@@ -113,6 +116,32 @@ def test_test_part_is_measured_once_at_the_end_and_with_the_final_weights(tmp_pa
     again = evaluate(str(tmp_path / "run"), DataArguments(validation_dir=f"{root}/test"), args)
     assert test["test_loss"] == pytest.approx(again["eval_loss"], abs=1e-6)
     assert test["test_loss"] != metrics["eval_loss"]
+
+
+def test_accuracy_of_each_class_is_written_and_is_that_of_the_command(tmp_path: Path):
+    root = write_parts(tmp_path / "d", "train", "val", "test")
+    train_on(tmp_path, {"dataset_name": root})
+    run = tmp_path / "run"
+    results = json.loads((run / "class_results.json").read_text())
+    for part, folder in (("evaluation", "val"), ("test", "test")):
+        evaluate_main([str(run), f"{root}/{folder}", "--per_class_file", str(tmp_path / "again.json")])
+        again = json.loads((tmp_path / "again.json").read_text())
+        assert results[part] == {name: again[name] for name in ("classes", "confusion")}
+    card = (run / "README.md").read_text()
+    assert card.count("(confusion_matrix.png)") == 1
+    assert (run / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+    assert "| class | evaluation | test |" in card
+    assert file_facts(run)["by_class"] == {part: report["classes"] for part, report in results.items()}
+
+
+def test_results_of_an_earlier_run_are_not_left_in_its_directory(tmp_path: Path):
+    """Red when a run without a test part keeps, and later pushes, the test results of the run before."""
+    root = write_parts(tmp_path / "d", "train", "val", "test")
+    train_on(tmp_path, {"dataset_name": root})
+    train_on(tmp_path, {"train_dir": f"{root}/train"}, overwrite_output_dir=True, eval_strategy="no")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names & set(RESULTS) == {"train_results.json", "all_results.json"}
+    assert not any("test" in name for name in json.loads((tmp_path / "run" / "all_results.json").read_text()))
 
 
 def test_card_of_a_timm_student_tells_the_model_that_was_trained(tmp_path: Path):

@@ -85,6 +85,37 @@ def test_card_tells_both_heads_crop_fusion_recipe_and_curves() -> None:
     assert "2012.12877" in section(card, "## Citation")
 
 
+def counts_of(*correct: int) -> list[dict]:
+    return [
+        {"index": i, "name": f"kind | {i}", "images": 40, "correct": n, "accuracy": n / 40}
+        for i, n in enumerate(correct)
+    ]
+
+
+def test_classes_are_ordered_by_accuracy_and_have_intervals() -> None:
+    parts = {"evaluation": counts_of(30, 10, 40), "test": counts_of(0, 20, 40)[:2]}
+    card = render_model_card(replace(RUN, by_class=parts, confusion="confusion_matrix.png"))
+    table = section(card, "### Measured").partition("Accuracy of each class")[2]
+    assert re.findall(r"^\|.*", table, re.MULTILINE) == [
+        "| class | evaluation | test |",
+        "|---|---|---|",
+        r"| kind \| 1 | 25.0 (14–40), 10 of 40 | 50.0 (35–65), 20 of 40 |",
+        r"| kind \| 0 | 75.0 (60–86), 30 of 40 | 0.0 (0–9), 0 of 40 |",
+        r"| kind \| 2 | 100.0 (91–100), 40 of 40 | – |",
+    ]
+    assert "![Confusion matrix](confusion_matrix.png)" in table
+    assert "Accuracy of each class" not in render_model_card(RUN)
+    assert "Confusion matrix" not in render_model_card(RUN)
+
+
+def test_of_many_classes_the_worst_and_the_best_are_shown() -> None:
+    card = render_model_card(replace(RUN, by_class={"evaluation": counts_of(*range(40), *range(20))}))
+    table = section(card, "### Measured").partition("Accuracy of each class")[2]
+    accuracies = re.findall(r"(\d+) of 40 \|$", table, re.MULTILINE)
+    assert accuracies == [*"0011223344", *(str(each) for each in range(30, 40))]
+    assert "40 classes between them are not shown." in table
+
+
 def test_card_of_another_fusion_does_not_call_it_the_models_answer() -> None:
     card = render_model_card(replace(RUN, fusion="sum of both heads' softmaxes"))
     assert "| sum of both heads' softmaxes | 74.48 | 91.92 |" in section(card, "### Measured")

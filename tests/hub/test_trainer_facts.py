@@ -67,6 +67,12 @@ def test_trained_and_evaluated_in_python_the_card_has_both(tmp_path, tiny_studen
     assert results[None, "top-1, class head"] == pytest.approx(metrics["eval_top1_cls"], abs=1e-6)
     names = {each.dataset_split: each.dataset_name for each in ModelCard(card).data.eval_results}
     assert names == {None: "evaluation split", "test": "data (test)"}
+    by_class = rows_of(card.partition("Accuracy of each class")[2], "class")
+    (confusion,) = [trainer.class_results()[part]["classes"] for part in ("test",)]
+    assert {each["name"]: f"{each['correct']:,} of 8" for each in confusion if each["images"]} == {
+        name: cells[1].partition(", ")[2] for name, cells in by_class.items() if cells[1] != "–"
+    }
+    assert by_class.keys() == {"a", "b", "c", "d", "e"}
     counts = rows_of(card, "class")
     assert counts["all classes"] == ["40", "12", "16"]
     assert [counts[name] for name in "abc"] == [["8", "3", "8"], ["8", "3", "8"], ["8", "2", "0"]]
@@ -98,7 +104,9 @@ def test_what_was_measured_of_other_weights_is_not_shown(tmp_path, tiny_student,
     trainer = make_trainer(tmp_path, tiny_student, toy_rows, toy_rows)
     trainer.evaluate()
     assert "\nNot measured.\n" not in card_of(trainer)
+    assert trainer.class_results().keys() == {"evaluation"}
     trainer.train()
+    assert trainer.class_results() == {}
     card = card_of(trainer)
     assert "\nNot measured.\n" in card
     assert "model-index" not in card

@@ -55,6 +55,7 @@ def test_images_with_several_right_labels_have_no_means_over_classes():
     for rows in (lists, lists[:10]):
         metric.add((torch.from_numpy(logits[0][: len(rows)]),), torch.from_numpy(rows))
     assert metric.result().keys() == {"loss", "top1", "top5"}
+    assert metric.confusion is None
     metric.add((torch.from_numpy(logits[0]),), torch.full((45,), -1))  # no label at all
     assert metric.result().keys() == {"loss", "top1", "top5"}
 
