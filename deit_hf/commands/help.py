@@ -103,7 +103,8 @@ HELP = {
         (
             "deit-hf reproduce digits",
             "deit-hf reproduce table3 --rows none token-hard --seeds 3",
-            "deit-hf reproduce transfer --dataset_name photos/ --show",
+            "deit-hf reproduce transfer --dataset_name photos/",
+            "deit-hf reproduce table3 --show",
         ),
     ),
     "prepare": Help(

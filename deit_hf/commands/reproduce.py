@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError("no table is named; see --help for all tables")
         args = ReproduceArguments(**own)
         if args.show:
+            unused = sorted({*own, *given} - {"table", "show"})
+            if unused:
+                print(f"--show reads results and does not use {', '.join(unused)}", file=sys.stderr)
             print(write_report(output_dir, args.table))
             return
         results = reproduce(args, given, output_dir)

@@ -27,7 +27,7 @@ from ..training.changeable_options import HARMLESS, NOT_RECORDED
 from ..training.preflight import measure
 from ..training.progress import duration
 from ..training.run import train
-from ..training.same_run import student_start
+from ..training.same_run import weights_facts
 from .arguments import JobArguments
 from .directory import RESULTS_FILE, TEACHER_FILE, begin_job, read_json, write_json
 from .plan import RUNS_FOLDER, JobRun, load_data, plan_student, plan_teacher, repeats_digits, without_teacher
@@ -86,7 +86,7 @@ class Job:
             )
 
     def _identity(self, model_args: ModelArguments, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        teacher = None if self.source is None else student_start(ModelArguments(model_name_or_path=self.source))
+        teacher = None if self.source is None else weights_facts(self.source)
         ignored = HARMLESS | NOT_RECORDED | {"variant"}
         own = {name: value for name, value in self.options.items() if name not in ignored}
         fitting = [self.job_args.teacher_epochs, self.job_args.teacher_train_only]
@@ -96,7 +96,7 @@ class Job:
             "teacher": teacher,
             "teacher_classes": self.teacher_classes,
             "teacher_fitting": None if self.misfit is None else fitting,
-            "student": student_start(model_args) or model_args.variant,
+            "student": weights_facts(model_args.model_name_or_path) or model_args.variant,
             "options": {name: value for name, value in own.items() if value != defaults.get(name)},
         }
         return dict(json.loads(json.dumps(identity, default=str)))  # as it is when it is read from the file

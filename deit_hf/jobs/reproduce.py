@@ -18,15 +18,18 @@ from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts, load_image_parts
 from ..hub.run_files import read_json
 from ..model.labels import label_config
-from ..reliability.checkpoints import is_finished
+from ..reliability.checkpoints import find_checkpoint, is_finished
 from ..reliability.run_identity import Difference
 from ..training.progress import duration, say
 from ..training.recipe_file import parse_recipe
 from ..training.run import train
+from ..training.same_run import weights_facts
 from .arguments import ReproduceArguments
+from .directory import write_json
 from .plan import OPTION_TYPES
 from .study import Study, StudyRun, find_table, folder_of
 from .study_results import OF_THE_DATA, OF_THE_MACHINE, add_result, measure, read_results, recorded, top1_by_head
+from .study_table import answer_of
 
 RUNS = "runs"
 SECONDS_BETWEEN_LOOKS = 5
@@ -45,16 +48,21 @@ def reproduce(args: ReproduceArguments, options: Mapping[str, Any], output_dir: 
         output_dir: for models and results, in a folder for each study, protocol and part.
 
     Raises:
-        ValueError: a row or option is unknown, or the folder holds results of other options.
-        OSError: the data is not found.
+        ValueError: a row or option is unknown, or the folder holds results of other options, images or weights.
+        OSError: the data is not found, or `output_dir` is a file.
         TrainingStopped: a signal was received; the same call continues.
     """
     study, rows = find_table(args.table)
-    runs = study.runs(rows if args.rows is None else args.rows, args.seeds, args.protocol, check_given(study, options))
+    rows = rows if args.rows is None else args.rows
+    if output_dir.exists() and not output_dir.is_dir():
+        raise NotADirectoryError(f"`output_dir` {output_dir} is a file; name a directory")
+    check_given(study, options)
+    runs = study.runs(rows, args.seeds, args.protocol, options)
+    _check_sources(study, rows, options)
     return _Reproduction(study, runs, args, options, output_dir).run()
 
 
-def check_given(study: Study, options: Mapping[str, Any]) -> Mapping[str, Any]:
+def check_given(study: Study, options: Mapping[str, Any]) -> None:
     """Refuses options that the rows of a table set, and a launch of several processes."""
     for name in options:
         if name not in OF_THE_MACHINE | OF_THE_DATA | SOURCES | SHORTER:
@@ -67,9 +75,14 @@ def check_given(study: Study, options: Mapping[str, Any]) -> Mapping[str, Any]:
         )
     if "dataset_name" not in {*study.data, *options}:
         raise ValueError("this table is for data of your own; name it with `--dataset_name`")
+
+
+def _check_sources(study: Study, rows: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Refuses weights that no row would use."""
     if not study.starts_from_weights and SOURCES & {*options}:
         raise ValueError(f"no row of the study {study.name} starts from weights; leave out --student and --teacher")
-    return options
+    if "teacher_model_name_or_path" in options and not any("teacher" in study.rows[row] for row in rows):
+        raise ValueError(f"the rows {', '.join(rows)} have no teacher; leave out --teacher")
 
 
 class _Reproduction:
@@ -95,6 +108,7 @@ class _Reproduction:
         self._check_options()
         self._check_results()
         self._check_data()
+        self._check_begun()
         left = self._unfinished()
         say(f"{len(self.runs)} runs in {self.folder}, {len(left)} of them to do")
         while left := self._unfinished():
@@ -106,7 +120,9 @@ class _Reproduction:
         """Refuses a folder with results of other options, so that each table has runs of equal options only."""
         for line in read_results(self.folder):
             planned = self.study.planned_options(line["row"], self.args.protocol, self.options)
-            given, stored = recorded(planned), line["options"]
+            given, stored = recorded(planned), dict(line["options"])
+            if line.get("source") is not None and "model_name_or_path" in planned:
+                given["weights"], stored["weights"] = weights_facts(planned["model_name_or_path"]), line["source"]
             names = [name for name in {**given, **stored} if given.get(name) != stored.get(name)]
             if names:
                 found = "; ".join(str(Difference(name, stored.get(name), given.get(name))) for name in names)
@@ -120,12 +136,47 @@ class _Reproduction:
         for run in self.runs.values():
             self._load(self._arguments(run)[1])
         for line in read_results(self.folder):
-            found = self.fingerprints.get(line["options"].get("max_train_samples"), {})
+            same_size = self.fingerprints.get(line["options"].get("max_train_samples"))
+            found = same_size or {self.args.part: next(iter(self.fingerprints.values()))[self.args.part]}
             differ = [part for part in found if found[part] != line["data"].get(part)]
             if differ:
                 raise ValueError(
                     f"{self.folder} holds a result of {line['run']} with other images ({', '.join(differ)}); name "
                     "another directory with `--output_dir`"
+                )
+
+    def _check_begun(self) -> None:
+        """Refuses models without a result that were trained with other options, on other images or from others."""
+        for run in self.runs.values():
+            plan, directory = read_json(self._plan_file(run)), self.folder / RUNS / run.name
+            if plan and directory.is_dir() and plan != self._plan(run):
+                names = [name for name, value in self._plan(run).items() if plan.get(name) != value]
+                found = "; ".join(str(Difference(name, plan.get(name), self._plan(run)[name])) for name in names)
+                raise ValueError(
+                    f"{directory} holds a model that was trained otherwise ({found}); delete it, or name another "
+                    "directory with `--output_dir`"
+                )
+
+    def _plan_file(self, run: StudyRun) -> Path:
+        return self.folder / RUNS / f"{run.name}.json"
+
+    def _plan(self, run: StudyRun) -> dict[str, Any]:
+        """What decides about the model of a run."""
+        return {
+            "options": recorded(run.options),
+            "data": self.fingerprints[run.options.get("max_train_samples")],
+            "source": weights_facts(run.options.get("model_name_or_path")),
+        }
+
+    def _check_needed(self, run: StudyRun) -> None:
+        """Refuses to start from, or to learn from, weights that are not those of the results."""
+        lines = {line["run"]: line for line in read_results(self.folder)}
+        for name in run.needs:
+            directory, expected = self.folder / RUNS / name, lines[name].get("model")
+            if expected is not None and weights_facts(str(directory)) != expected:
+                raise ValueError(
+                    f"{directory} does not hold the weights of its result: a file is damaged, missing or of another "
+                    "model; delete the directory, and the same command trains it again"
                 )
 
     def _fingerprints(self, parts: ImageParts, data_args: DataArguments) -> dict[str, Any]:
@@ -166,16 +217,19 @@ class _Reproduction:
         say(f"\nrun {len(self.runs) - len(left) + 1} of {len(self.runs)}: {run.name}{self._time_left(left)}")
         model_args, data_args, args = self._arguments(run)
         parts = self._load(data_args)
+        self._check_needed(run)
+        directory = Path(args.output_dir)
+        in_one_go = not is_finished(directory) and find_checkpoint(args) is None
+        write_json(self._plan_file(run), self._plan(run))
         if run.peer is None:
             train(model_args, data_args, args, parts=replace(parts, evaluation=None))
         else:
             train_peer(run.peer, model_args, data_args, args, replace(parts, evaluation=None))
-        directory = Path(args.output_dir)
         assert isinstance(parts.train, datasets.Dataset)
         images = self._images(parts.evaluation, data_args)
         answers, cosines = measure(directory, images, args)
         trained = read_json(directory / "train_results.json")
-        line = {
+        line: dict[str, Any] = {
             "run": run.name,
             "study": self.study.name,
             "row": run.row,
@@ -185,9 +239,11 @@ class _Reproduction:
             "top1": top1_by_head(answers),
             "num_images": len(images),
             "num_train_images": len(parts.train),
-            "seconds": trained["train_runtime"],
-            "views_per_second": trained["train_samples_per_second"],
+            "seconds": trained["train_runtime"] if in_one_go else None,  # else only those of the last part
+            "source": weights_facts(run.options.get("model_name_or_path")),
+            "model": weights_facts(str(directory)),
             "teacher": run.teacher,
+            "teacher_top1": self._top1_of(run.teacher),
             "teacher_fit": {name: value for name, value in trained.items() if name.startswith("teacher_")},
             "start": run.start,
             "peer": run.peer,
@@ -197,7 +253,11 @@ class _Reproduction:
             "options": recorded(run.options),
         }
         add_result(self.folder, line, answers)
-        say(f"{run.name}: top-1 {_in_words(line['top1'])} on {len(images):,} images ({duration(line['seconds'])})")
+        time_in_words = f" ({duration(line['seconds'])})" if in_one_go else ""
+        say(f"{run.name}: top-1 {_in_words(line['top1'])} on {len(images):,} images{time_in_words}")
+
+    def _top1_of(self, name: str | None) -> float | None:
+        return next((answer_of(line) for line in read_results(self.folder) if line["run"] == name), None)
 
     def _arguments(self, run: StudyRun) -> Any:
         sources: dict[str, Any] = {"output_dir": str(self.folder / RUNS / run.name)}
@@ -223,6 +283,12 @@ class _Reproduction:
                     f"the data has no test part to measure the models on ({', '.join(parts.names.values())}); name "
                     "one with `--eval_split`, or add it"
                 )
+            assert isinstance(parts.train, datasets.Dataset)
+            if key is not None and len(parts.train) < key and "max_train_samples" not in self.options:
+                raise ValueError(
+                    f"a row trains on {key:,} images, but the data has {len(parts.train):,} to train on; name other "
+                    "rows with `--rows`, or fewer images with `--max_train_samples`"
+                )
             self.parts[key] = replace(parts, test=None)
             self.fingerprints[key] = self._fingerprints(parts, data_args)
         return self.parts[key]
@@ -235,6 +301,7 @@ class _Reproduction:
     def _time_left(self, left: Sequence[StudyRun]) -> str:
         """Estimates the time of all runs that are left, from finished runs of the same row or of as many epochs."""
         lines = read_results(self.folder)
+        lines = [line for line in lines if line["seconds"] is not None]
         if not lines:
             return ""
         seconds = sum(_estimate(run, lines) for run in left)

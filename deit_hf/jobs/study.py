@@ -108,7 +108,9 @@ class Study:
         return found
 
     def has_row(self, row: str, protocol: str) -> bool:
-        """Whether there is such a row, or a teacher `teacher-NAME`."""
+        """Whether the protocol has such a row, or a teacher `teacher-NAME`."""
+        if protocol not in self.protocols:
+            return False
         if row.startswith(TEACHER):
             return row.removeprefix(TEACHER) in self.protocols[protocol]["teachers"]
         return row in self.rows

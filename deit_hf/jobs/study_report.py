@@ -1,6 +1,7 @@
 """The results of studies as Markdown and figures; every number is computed from the files of the runs."""
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,8 @@ def _section(results: StudyTable, figures: Path | None) -> str:
     blocks = [f"## {results.study.title} ({first['protocol']} protocol, {first['part']} images)", _facts(results)]
     by_hand = results.folder / NOTES
     blocks += [by_hand.read_text(encoding="utf-8").strip()] if by_hand.is_file() else []
-    for table in results.study.tables:
+    for table in _shown_tables(results):
         rows = results.rows(table)
-        if not any(row.difference for row in rows):
-            continue
         command = f"deit-hf reproduce {table} --protocol {first['protocol']}"
         command += "" if first["part"] == "test" else f" --part {first['part']}"
         missing = [row for row in results.study.tables[table] if not results.of_row(row)]
@@ -86,16 +85,28 @@ def _section(results: StudyTable, figures: Path | None) -> str:
     return "\n\n".join(blocks)
 
 
+def _shown_tables(results: StudyTable) -> list[str]:
+    """The tables with a comparison, and those whose rows are in none of them."""
+    rows = {table: results.rows(table) for table in results.study.tables}
+    compared = [table for table, found in rows.items() if any(row.difference for row in found)]
+    shown = {row.name for table in compared for row in rows[table]}
+    alone = [table for table, found in rows.items() if {row.name for row in found} - shown]
+    return [table for table in rows if table in {*compared, *alone}]
+
+
 def _facts(results: StudyTable) -> str:
     """What the numbers rest on: images, time, machines, versions."""
     lines = results.lines
     images = sorted({line["num_train_images"] for line in lines})
-    seconds = [line["seconds"] for line in lines]
+    seconds = [line["seconds"] for line in lines if line["seconds"] is not None]
     machines = sorted({_machine(line["environment"]) for line in lines})
-    times = " to ".join(dict.fromkeys(map(duration, (min(seconds), max(seconds)))))
+    times = " to ".join(dict.fromkeys(map(duration, (min(seconds), max(seconds))))) if seconds else "unknown time"
     trained = f"{len(lines)} run{'' if len(lines) == 1 else 's'} on {_listed(f'{count:,}' for count in images)}"
     measured = f"measured once on {lines[0]['num_images']:,}; {times} each"
-    return f"{trained} training images, {measured}. {'; '.join(machines)}.{_other_options(results)}"
+    started = results.study.starts_from_weights
+    sources = {str(line["options"]["model_name_or_path"]) for line in lines if "model_name_or_path" in line["options"]}
+    weights = f" Pretrained weights: {_listed(f'`{each}`' for each in sorted(sources))}." if started else ""
+    return f"{trained} training images, {measured}. {'; '.join(machines)}.{weights}{_other_options(results)}"
 
 
 def _other_options(results: StudyTable) -> str:
@@ -157,8 +168,11 @@ def _teachers(results: StudyTable) -> list[str]:
     for line in results.lines:
         students = [each for each in results.lines if each["teacher"] == line["run"] and each["teacher_fit"]]
         if students:
-            fit = {name: [each["teacher_fit"].get(name) for each in students] for name in METRICS_OF_FIT}
-            shares = ["not mixed" if None in fit[name] else _accuracy(fit[name]) for name in METRICS_OF_FIT[:2]]
+            # rows of the same seed and views measure the same
+            distinct = {json.dumps([each["seed"], each["teacher_fit"]], sort_keys=True): each for each in students}
+            found = [each["teacher_fit"] for each in distinct.values()]
+            fit = {name: [each[name] for each in found if name in each] for name in METRICS_OF_FIT}
+            shares = [_accuracy(fit[name]) if fit[name] else "not mixed" for name in METRICS_OF_FIT[:2]]
             rows = {each["row"]: results.of_row(each["row"]).values() for each in students}
             top1 = (f"`{row}` {100 * np.mean([answer_of(each) for each in lines]):.1f}" for row, lines in rows.items())
             number = f"{sum(fit[METRICS_OF_FIT[2]]):,}"
@@ -174,7 +188,9 @@ def _accuracy(values: Sequence[float]) -> str:
 
 def _seconds(row: Row) -> str:
     """The time of a training: mean over its seeds and their standard deviation."""
-    values = [line["seconds"] for line in row.lines]
+    values = [line["seconds"] for line in row.lines if line["seconds"] is not None]
+    if not values:
+        return "unknown"
     deviation = spread(values)
     return f"{np.mean(values):,.0f}" + ("" if deviation is None else f" ± {deviation:,.0f}")
 

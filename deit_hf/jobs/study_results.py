@@ -2,7 +2,8 @@
 
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,20 @@ from ..atomic_files import written_aside
 from ..data.dataset import EvaluationViews, ImageDataset, ViewCollator
 from ..data.transforms import evaluation_view
 from ..evaluation.answers import LABELS, head_answers
+from ..evaluation.confident_answers import ONLY
+from ..evaluation.metric_names import HEADS
 from ..hub.public_text import shown
 from ..model.build import load_classifier
 from ..training.arguments import DistillationArguments
 
+HEADS_OF_A_LINE = ({ONLY}, {*HEADS})
 RESULTS_FILE, ANSWERS = "results.jsonl", "answers"
 IMAGES_OF_COSINES = 1_000
-FIELDS = {"run", "study", "row", "seed", "protocol", "part", "top1", "num_images", "num_train_images", "seconds"}
-FIELDS |= {"teacher", "teacher_fit", "cosines", "data", "environment", "options"}  # that every line has
+# The fields that every line has, and their types.
+FIELDS: dict[str, Any] = dict.fromkeys(("run", "study", "row", "protocol", "part"), str)
+FIELDS |= dict.fromkeys(("seed", "num_images", "num_train_images"), int)
+FIELDS |= dict.fromkeys(("top1", "teacher_fit", "cosines", "data", "environment", "options"), dict)
+FIELDS |= {"seconds": (int, float, type(None)), "teacher": (str, type(None))}
 
 # Options that change neither the training nor what is measured, so that they may differ between runs of a table.
 OF_THE_MACHINE = {"use_cpu", "disable_tqdm", "per_device_eval_batch_size", "report_to"}
@@ -87,18 +94,28 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     path = folder / RESULTS_FILE
     if not path.is_file():
         return []
-    lines = []
+    lines: list[dict[str, Any]] = []
     for number, text in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             line = json.loads(text) if text.strip() else None
         except ValueError as error:
             raise ValueError(f"`{path}`, line {number}, is damaged ({error}); delete the line") from error
         if line is not None:
-            missing = FIELDS - {*line} if isinstance(line, dict) else FIELDS
-            if missing:
-                raise ValueError(f"`{path}`, line {number}, lacks {', '.join(sorted(missing))}; delete the line")
+            _check_line(line, f"`{path}`, line {number},", {each["run"] for each in lines})
             lines.append(line)
     return lines
+
+
+def _check_line(line: Any, where: str, earlier: Collection[str]) -> None:
+    missing = FIELDS.keys() - {*line} if isinstance(line, dict) else FIELDS
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(sorted(missing))}; delete the line")
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(line[name], kind)]
+    wrong += [] if {*line["top1"]} in HEADS_OF_A_LINE else ["top1"]
+    if wrong:
+        raise ValueError(f"{where} has `{wrong[0]}` {line[wrong[0]]!r}, which no run writes; delete the line")
+    if line["run"] in earlier:
+        raise ValueError(f"{where} is of {line['run']}, as a line before it; delete one of them")
 
 
 def read_answers(folder: Path, line: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -119,7 +136,7 @@ def read_answers(folder: Path, line: Mapping[str, Any]) -> dict[str, np.ndarray]
     try:
         with np.load(path, allow_pickle=False) as stored:
             answers = dict(stored)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"`{path}` is damaged; {advice}") from error
     lengths = {len(values) for values in answers.values()}
     if LABELS not in answers or lengths != {line["num_images"]} or top1_by_head(answers) != line["top1"]:

@@ -98,14 +98,16 @@ class StudyTable:
             if line["study"] != study.name or not study.has_row(line["row"], line["protocol"]):
                 raise ValueError(
                     f"`{folder / RESULTS_FILE}` has a result of the row {line['row']} of the study {line['study']}, "
-                    f"but the study {study.name} has no such row; delete the line"
+                    f"protocol {line['protocol']}, but the study {study.name} has no such row; delete the line"
                 )
         self._answers: dict[str, dict[str, np.ndarray]] = {}
 
     def answers(self, run: str) -> dict[str, np.ndarray]:
         """The answers of the model of a run, by head."""
         if run not in self._answers:
-            line = next((line for line in self.lines if line["run"] == run), {"run": run, "num_images": 0, "top1": {}})
+            line = next((line for line in self.lines if line["run"] == run), None)
+            if line is None:
+                raise ValueError(f"`{self.folder / RESULTS_FILE}` lacks a line of {run}, which other lines name")
             self._answers[run] = read_answers(self.folder, line)
         return self._answers[run]
 
@@ -123,15 +125,20 @@ class StudyTable:
         other = self.study.rows[name].get("against")
         lines = [*self.of_row(name).values()]
         heads = lines[0]["top1"]
-        teachers = [line for line in self.lines if line["run"] == lines[0]["teacher"]]
         return Row(
             name,
             lines,
             {head: [line["top1"][head] for line in lines] for head in heads},
             lines[0]["num_images"],
             self.difference(name, other if other in names else None),
-            answer_of(teachers[0]) if teachers else None,
+            self._top1_of_teacher(lines),
         )
+
+    def _top1_of_teacher(self, lines: Sequence[Mapping[str, Any]]) -> float | None:
+        """Top-1 of the teacher of these runs; lines of earlier versions lack it, so the teacher's line counts."""
+        now = {line["run"]: answer_of(line) for line in self.lines}
+        found = [line.get("teacher_top1", now.get(line["teacher"])) for line in lines if line["teacher"]]
+        return float(np.mean(found)) if found and None not in found else None
 
     def difference(self, row: str, other: str | None) -> Difference | None:
         """Compares two rows; None if the second is None or they have no seed in common."""

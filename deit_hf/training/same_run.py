@@ -18,7 +18,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..data.dataset import TrainingViews
 from ..data.fingerprint import data_fingerprint, file_fingerprint
 from ..distillation.teacher import Teacher
-from ..model.arguments import ModelArguments
 from ..reliability.run_identity import Difference, differences, read_identity, refusal
 from ..reliability.run_lock import decided_by_first
 from .arguments import DistillationArguments
@@ -160,7 +159,7 @@ def collect_identity(training: Training, groups: Mapping[str, Any]) -> dict[str,
         facts["data"] = data_fingerprint(training.views)
     facts |= teacher_facts(teacher) if isinstance(teacher, Teacher) else teacher or {"teacher": None}
     if "model" in groups:
-        facts["student"] = student_start(groups["model"])
+        facts["student"] = weights_facts(groups["model"].model_name_or_path)
     facts["optimizer"] = training.given_optimizer
     facts["libraries"] = {name: installed_version(name) for name in LIBRARIES}
     options = {"training": training_options, **{name: _options(group) for name, group in groups.items()}}
@@ -228,9 +227,12 @@ def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def student_start(model_args: ModelArguments) -> dict[str, Any] | None:
-    """Identifies the weights that a student starts from: local files by content, others by name; None from scratch."""
-    source = model_args.model_name_or_path
+def weights_facts(source: str | None) -> dict[str, Any] | None:
+    """Identifies weights: local files by content, others by name; None for none.
+
+    Args:
+        source: as in `model_name_or_path`.
+    """
     if source is None:
         return None
     name, _, file = source.partition("@")

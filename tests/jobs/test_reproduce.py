@@ -5,15 +5,19 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 from filelock import FileLock
 
+from deit_hf import DeiTConfig, DeiTForImageClassification
 from deit_hf.commands.reproduce import main
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.sources.load import load_image_parts
 from deit_hf.jobs import reproduce as module
 from deit_hf.jobs.arguments import ReproduceArguments
 from deit_hf.jobs.study_results import read_results
+from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.training.arguments import DistillationArguments
 from deit_hf.training.saved_model import evaluate
 
@@ -93,7 +97,114 @@ def test_the_same_call_continues_after_an_error_with_the_runs_that_are_left(fini
     assert [Path(each).name for each in trained] == ["distilled-seed0", "plain-seed1", "distilled-seed1"]
     assert {line["run"] for line in read_results(folder)} == {*RUNS}
     for old, new in zip(read_results(finished), read_results(folder), strict=True):
-        assert (new["top1"], new["cosines"]) == (old["top1"], old["cosines"])
+        assert (new["top1"], new["cosines"], new["model"]) == (old["top1"], old["cosines"], old["model"])
+    times = {line["run"]: line["seconds"] for line in read_results(folder)}
+    # the time of a model that was found is unknown: a resumed training only knows that of its last part
+    assert times["distilled-seed0"] is times["plain-seed1"] is None
+    assert times["distilled-seed1"] > 0
+
+
+def test_models_that_were_trained_otherwise_get_no_result(finished: Path, tmp_path, capsys):
+    """Red when a folder without results.jsonl records a model under options that it was not trained with."""
+    folder = copied(finished, tmp_path)
+    (folder / "results.jsonl").unlink()
+    longer = [*SHORT, "--num_train_epochs", "2"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["digits", "--rows", "plain", "--seeds", "0", *longer, "-o", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert (
+        "runs/plain-seed0 holds a model that was trained otherwise (`options` (num_train_epochs 1.0, now 2.0))"
+        in error
+    )
+    shutil.rmtree(folder / "runs" / "plain-seed0")
+    main(["digits", "--rows", "plain", "--seeds", "0", *longer, "-o", str(tmp_path)])
+    assert [line["run"] for line in read_results(folder)] == ["plain-seed0"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")]
+)
+def test_nothing_is_learned_from_a_teacher_whose_weights_are_not_those_of_its_result(
+    finished: Path, tmp_path, capsys, damage
+):
+    folder = copied(finished, tmp_path)
+    damage(folder / "runs" / "teacher-convnet" / "model.safetensors")
+    with pytest.raises(SystemExit, match="2"):
+        main(["digits", "--rows", "distilled", "--seeds", "2", *SHORT, "-o", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert "runs/teacher-convnet does not hold the weights of its result" in error
+    assert "delete the directory, and the same command trains it again" in error
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    """Two datasets of noise of two classes in `a` and `b`, and two tiny students."""
+    root = tmp_path_factory.mktemp("transfer")
+    for seed, name in enumerate("ab"):
+        generator = np.random.default_rng(seed)
+        for part, number in (("train", 52), ("test", 4)):
+            for kind in ("cat", "dog"):
+                (root / name / part / kind).mkdir(parents=True)
+                for i in range(number):
+                    pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                    PIL.Image.fromarray(pixels).save(root / name / part / kind / f"{i}.png")
+        torch.manual_seed(seed)
+        config = DeiTConfig(
+            image_size=112,
+            patch_size=16,
+            hidden_size=8,
+            num_attention_heads=1,
+            num_hidden_layers=1,
+            intermediate_size=8,
+        )
+        DeiTForImageClassification(config).save_pretrained(root / f"student-{name}" / "m")
+        make_processor(112).save_pretrained(root / f"student-{name}" / "m")
+    (root / "few" / "test").mkdir(parents=True)
+    for part, number in (("train", 30), ("test", 4)):
+        for kind in ("cat", "dog"):
+            (root / "few" / part / kind).mkdir(parents=True)
+            for i in range(number):
+                shutil.copy(root / "a" / "train" / kind / f"{i}.png", root / "few" / part / kind)
+    short = ["--num_train_epochs", "1", "--dataloader_num_workers", "0", "--use_cpu", "true", "--seeds", "0"]
+    student = ["--student", str(root / "student-a" / "m"), "--dataset_name", str(root / "a")]
+    main(["transfer", "--rows", "none-50", *student, *short, "-o", str(root / "out")])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("data", "student", "more", "message"),
+    [
+        ("b", "a", [], "holds a result of none-50-seed0 with other images (test)"),
+        ("a", "b", [], "holds a result of none-50-seed0 with other options (`weights` (model.safetensors"),
+        ("few", "a", [], "a row trains on 100 images, but the data has 60 to train on"),
+        ("a", "a", ["--teacher", "x"], "the rows none-100 have no teacher; leave out --teacher"),
+    ],
+)
+def test_rows_of_other_images_or_weights_do_not_get_into_one_table(
+    folders: Path, tmp_path, capsys, data, student, more, message
+):
+    shutil.copytree(folders / "out" / "transfer-cpu", tmp_path / "transfer-cpu")
+    options = ["--student", str(folders / f"student-{student}" / "m"), "--dataset_name", str(folders / data)]
+    options += ["--num_train_epochs", "1", "--dataloader_num_workers", "0", "--seeds", "0", *more]
+    with pytest.raises(SystemExit, match="2"):
+        main(["transfer", "--rows", "none-100", *options, "-o", str(tmp_path)])
+    assert message in capsys.readouterr().err
+
+
+def test_the_report_names_the_weights_and_shows_rows_without_a_comparison(folders: Path, capsys):
+    main(["transfer", "--show", "--rows", "none-50", "--num_train_epochs", "1", "-o", str(folders / "out")])
+    shown = capsys.readouterr()
+    (line,) = read_results(folders / "out" / "transfer-cpu")
+    assert f"| none-50 | 1 | {100 * line['top1']['only']:.1f} |" in shown.out
+    assert "Pretrained weights: `m`." in shown.out
+    assert "--show reads results and does not use num_train_epochs, rows\n" in shown.err
+
+
+def test_results_do_not_go_into_a_file(tmp_path, capsys):
+    (tmp_path / "out").touch()
+    with pytest.raises(SystemExit, match="2"):
+        start(tmp_path / "out")
+    assert "out is a file; name a directory" in capsys.readouterr().err
 
 
 def test_a_teacher_whose_model_is_gone_is_trained_again_for_a_new_seed(finished: Path, tmp_path):
@@ -229,12 +340,16 @@ def test_without_data_workers_none_are_kept(tmp_path, monkeypatch):
             "plain-seed0.npz` is damaged; delete it and its line",
         ),
         (lambda path: path.write_bytes(b""), "plain-seed0.npz` is damaged"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:60] + b"\xff" * 15 + path.read_bytes()[75:]),
+            "plain-seed0.npz` is damaged",
+        ),
         (lambda path: np.savez(path, labels=np.array(["a"], object)), "plain-seed0.npz` is damaged"),
         (lambda path: np.savez(path, labels=np.zeros(3), only=np.zeros(3)), "does not have the answers of its line"),
         (lambda path: shutil.copy(path.with_name("plain-seed1.npz"), path), "does not have the answers of its line"),
         (lambda path: path.unlink(), "plain-seed0.npz` is missing"),
     ],
-    ids=["cut", "empty", "pickled", "other length", "of another run", "missing"],
+    ids=["cut", "empty", "overwritten", "pickled", "other length", "of another run", "missing"],
 )
 def test_damaged_answers_are_named_in_one_line(finished: Path, tmp_path, capsys, damage, message):
     folder = copied(finished, tmp_path)
@@ -252,6 +367,27 @@ def test_damaged_lines_are_named(finished: Path, tmp_path, capsys, line, message
     folder = copied(finished, tmp_path)
     with (folder / "results.jsonl").open("ab") as file:
         file.write(line.encode("latin-1"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["digits", "--show", "-o", str(tmp_path)])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"protocol": "cpu"', '"protocol": "zpu"', "protocol zpu, but the study digits has no such row"),
+        ('"top1": {"only"', '"top1": {"first"', "line 1, has `top1` {'first'"),
+        ('"seed": 0', '"seed": "0"', "line 1, has `seed` '0', which no run writes"),
+        ('"num_images": 40', '"num_images": null', "line 1, has `num_images` None, which no run writes"),
+        ('"run": "plain-seed1"', '"run": "plain-seed0"', "line 4, is of plain-seed0, as a line before it"),
+        ('"run": "teacher-convnet"', '"run": "teacher"', "lacks a line of teacher-convnet, which other lines name"),
+    ],
+)
+def test_changed_lines_are_named(finished: Path, tmp_path, capsys, old, new, message):
+    folder = copied(finished, tmp_path)
+    text = (folder / "results.jsonl").read_text()
+    assert old in text
+    (folder / "results.jsonl").write_text(text.replace(old, new))
     with pytest.raises(SystemExit, match="2"):
         main(["digits", "--show", "-o", str(tmp_path)])
     assert message in capsys.readouterr().err

@@ -20,7 +20,7 @@ from deit_hf.model.arguments import ModelArguments
 from deit_hf.reliability.run_identity import RUN_IDENTITY, read_identity
 from deit_hf.reliability.run_lock import LOCK
 from deit_hf.training.run import train
-from deit_hf.training.same_run import student_start, teacher_fingerprint
+from deit_hf.training.same_run import teacher_fingerprint, weights_facts
 
 SIZES = {"patch_size": 8, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 24}
 OPTIONS = {
@@ -425,10 +425,10 @@ def test_starting_weights_are_known_by_content(tmp_path: Path):
     for name, content in (("a", b"1" * 100), ("copy", b"1" * 100), ("b", b"2" * 100)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(content)
-    starts = {name: student_start(ModelArguments(str(tmp_path / name))) for name in ("a", "copy", "b")}
+    starts = {name: weights_facts(str(tmp_path / name)) for name in ("a", "copy", "b")}
     assert starts["a"] == starts["copy"] != starts["b"]
     files = {name: f"timm:resnet18@{tmp_path / name / 'model.safetensors'}" for name in ("a", "copy", "b")}
-    starts = {name: student_start(ModelArguments(files[name])) for name in files}
+    starts = {name: weights_facts(files[name]) for name in files}
     assert starts["a"] == starts["copy"] != starts["b"]
-    assert student_start(ModelArguments(variant="deit_tiny_patch16_224")) is None
-    assert student_start(ModelArguments("user/model")) == {"source": "user/model"}
+    assert weights_facts(None) is None
+    assert weights_facts("user/model") == {"source": "user/model"}
