@@ -1,6 +1,5 @@
 """One run, from options to files: loads the data, builds student and teacher, trains, evaluates and saves."""
 
-import importlib.util
 import logging
 import shutil
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ import datasets
 import torch
 from transformers import BaseImageProcessor, PreTrainedConfig, set_seed
 
-from ..analysis.curves import plot_training_curves
 from ..data.check import check_data, log_data_report
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts, load_image_parts
@@ -36,6 +34,7 @@ from .ema import EMA_FOLDER
 from .option_values import check_stream_options
 from .progress import results_in_words, say
 from .recipe_file import write_recipe
+from .run_figures import CURVES, TrainingCurves
 from .trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -87,8 +86,11 @@ def _train(
     begin_run(args)  # after all checks, so that a refused run changes nothing
     if args.should_save:
         write_identity(args.output_dir, trainer.same_run.record())
+    curves = TrainingCurves()
+    trainer.add_callback(curves)
+    trainer.first_views.by_default = True
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = _save(trainer, result.metrics, model_args, data_args, test_rows)
+    metrics = _save(trainer, result.metrics, model_args, data_args, test_rows, curves)
     trainer.release_workers()
     return metrics
 
@@ -226,6 +228,7 @@ def _save(
     model_args: ModelArguments,
     data_args: DataArguments,
     test_rows: datasets.Dataset | None,
+    curves: TrainingCurves,
 ) -> dict[str, Any]:
     """Writes the files of a finished run; the model first, so that a later failure cannot lose it."""
     args = trainer.args
@@ -247,10 +250,8 @@ def _save(
         test_metrics = trainer.evaluate(test_rows, metric_key_prefix="test")
         trainer.save_metrics("test", test_metrics)
         measured |= test_metrics
-    curves = Path(args.output_dir) / "training_curves.png" if importlib.util.find_spec("matplotlib") else None
-    if trainer.is_world_process_zero() and curves is not None:
-        plot_training_curves(trainer.state.log_history, curves)
-    trainer.create_model_card(license=model_args.model_license, curves=None if curves is None else curves.name)
+    has_curves = curves.draw(args, trainer.state)
+    trainer.create_model_card(license=model_args.model_license, curves=CURVES if has_curves else None)
     end_run(args)
     if args.verbose:
         trainer.log_metrics("all", measured)
