@@ -222,7 +222,7 @@ def _draw(axis: Any, panel: Panel, legend_lines: int) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.tick_params(labelsize="small")
-    axis.grid(alpha=0.3)
+    axis.grid(alpha=0.2)
     axis.spines[["top", "right"]].set_visible(False)
     above = 1 + (_LEGEND_LINE * legend_lines + 0.09) / panel.height
     axis.text(0, above, title.replace("$", r"\$"), transform=axis.transAxes, va="bottom")

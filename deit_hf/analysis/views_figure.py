@@ -66,9 +66,14 @@ def target_lines(shares: np.ndarray, names: Sequence[str]) -> list[str]:
     """
     first, second = np.argsort(-shares, kind="stable")[:2].tolist() if len(shares) > 1 else (0, 0)
     if shares[first] > 0.995:
-        return [shortened(names[first], MAX_LINE)]
+        return [short_name(names[first], MAX_LINE)]
     words = [f"{names[each]} {shares[each]:.2f}" for each in (first, second)]
     if len(" + ".join(words)) <= MAX_LINE:
         return [" + ".join(words)]
-    words = [f"{shortened(names[each], MAX_LINE - 7)} {shares[each]:.2f}" for each in (first, second)]
+    words = [f"{short_name(names[each], MAX_LINE - 7)} {shares[each]:.2f}" for each in (first, second)]
     return [f"{words[0]} +", words[1]]
+
+
+def short_name(name: str, length: int) -> str:
+    """A class name of at most `length` characters; of several names, as ImageNet's classes have, the first."""
+    return shortened(name if len(name) <= length else name.split(",")[0], length)

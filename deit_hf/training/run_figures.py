@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, TrainerCallback
 
 from ..analysis.curves import plot_training_curves
-from ..analysis.views_figure import MAX_CAPTION_LINE, MAX_LINE, draw_views, shortened, target_lines
+from ..analysis.views_figure import MAX_CAPTION_LINE, MAX_LINE, draw_views, short_name, target_lines
 from ..data.mixing import mix_targets
 from ..distillation.losses import TopLogits
 from ..model.labels import real_names
@@ -162,7 +162,7 @@ class FirstViews(TrainerCallback):
         names = class_names(self.config())
         titles = [target_lines(shares.numpy(), names) for shares in self._shares]
         if len(self._answers) == len(titles):
-            answers = [shortened(names[answer], MAX_LINE - 9) for answer in self._answers]
+            answers = [short_name(names[answer], MAX_LINE - 9) for answer in self._answers]
             titles = [[*lines, f"teacher: {answer}"] for lines, answer in zip(titles, answers, strict=True)]
         draw_views(views.numpy(), titles, path, caption=self._caption(args))
 
