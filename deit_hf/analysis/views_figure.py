@@ -58,7 +58,7 @@ def draw_views(
 
 
 def target_lines(shares: np.ndarray, names: Sequence[str]) -> list[str]:
-    """Describes a target as `rose 0.7 + tulip 0.3`, in two lines if it is long.
+    """Describes a target as `rose 0.70 + tulip 0.30`, in two lines if it is long; quotes classes that are numbers.
 
     Args:
         shares: of the classes, (C,); they sum to 1. At most two are told.
@@ -67,11 +67,12 @@ def target_lines(shares: np.ndarray, names: Sequence[str]) -> list[str]:
     first, second = np.argsort(-shares, kind="stable")[:2].tolist() if len(shares) > 1 else (0, 0)
     if shares[first] > 0.995:
         return [short_name(names[first], MAX_LINE)]
-    words = [f"{names[each]} {shares[each]:.2f}" for each in (first, second)]
-    if len(" + ".join(words)) <= MAX_LINE:
-        return [" + ".join(words)]
-    words = [f"{short_name(names[each], MAX_LINE - 7)} {shares[each]:.2f}" for each in (first, second)]
-    return [f"{words[0]} +", words[1]]
+    both = [f'"{names[each]}"' if names[each].isdecimal() else names[each] for each in (first, second)]
+    line = f"{both[0]} {shares[first]:.2f} + {both[1]} {shares[second]:.2f}"
+    if len(line) <= MAX_LINE:
+        return [line]
+    one, other = (short_name(name, MAX_LINE - 7) for name in both)
+    return [f"{one} {shares[first]:.2f} +", f"{other} {shares[second]:.2f}"]
 
 
 def short_name(name: str, length: int) -> str:

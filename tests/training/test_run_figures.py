@@ -244,6 +244,7 @@ def test_a_figure_has_800_pixels_and_shows_the_pixels(tmp_path: Path, shape: tup
         ([0.3, 0.7, 0.0], ["tulip", "rose", "daisy"], ["rose 0.70 + tulip 0.30"]),
         ([1.0, 0.0], ["tulip", "rose"], ["tulip"]),
         ([1.0], ["only"], ["only"]),
+        ([0.75, 0.25], ["4", "6"], ['"4" 0.75 + "6" 0.25']),
         ([1.0, 0.0], ["tench, Tinca tinca, of the carp family", "rose"], ["tench"]),
         ([0.5, 0.5], ["a" * 20, "b" * 40], [f"{'a' * 20} 0.50 +", f"{'b' * 9}...{'b' * 10} 0.50"]),
     ],
