@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .views_figure import short_name
+
 MAX_WHOLE, MAX_COMPACT = 25, 15  # classes of a whole matrix; of the part that is shown of a larger one
 
 
@@ -51,12 +53,6 @@ def shown_matrix(model: Mapping[str, Any]) -> tuple[list[int], np.ndarray, bool]
     whole = len(occurring) <= MAX_WHOLE
     shown, counts = compact_matrix(model, len(occurring) if whole else MAX_COMPACT)
     return shown, counts[:, : len(shown)] if whole else counts, whole
-
-
-def short_name(name: str, most: int = 24) -> str:
-    """Returns a class name for a narrow place: its first synonym, and not too long."""
-    name = name.partition(",")[0]
-    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def plot_confusion_matrix(report: Mapping[str, Any], path: str | Path, title: str) -> None:

@@ -144,6 +144,5 @@ def curves_figure(name: str, log_history: Sequence[Mapping[str, Any]]) -> str:
     with _style(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "curves.svg"
         plot_training_curves(log_history, path)
-        return _inline(
-            path.read_text(encoding="utf-8"), f"Loss, accuracy and learning rate of {name} by optimizer step"
-        )
+        words = f"Loss, accuracy, learning rate and waiting for data in the training of {name}"
+        return _inline(path.read_text(encoding="utf-8"), words)

@@ -13,8 +13,9 @@ from markupsafe import Markup
 from ..data.dataset import ImageDataset
 from ..data.decoding import decode_image
 from ..evaluation.intervals import wilson_interval
-from .confusion_matrix import frequent_confusions, short_name, shown_matrix
+from .confusion_matrix import frequent_confusions, shown_matrix
 from .report_figures import classes_figure, curves_figure, reliability_figure
+from .views_figure import short_name
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 THUMBNAIL = 144  # longer side in pixels

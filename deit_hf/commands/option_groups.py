@@ -340,7 +340,7 @@ HELP_ALL_ONLY = {"config_overrides", "eval_crop", "dataset_config_name", "train_
 HELP_ALL_ONLY |= {"max_eval_samples", "distillation_reduction", "mixup_switch_prob", "crop_mode"}
 HELP_ALL_ONLY |= {"min_steps_per_epoch", "base_learning_rate", "learning_rate_stepping", "warmup_learning_rate"}
 HELP_ALL_ONLY |= {"layer_decay", "timm_optimizer", "student_mode", "on_bad_image", "ema_warmup", "num_train_samples"}
-HELP_ALL_ONLY |= {"teacher_dtype", "teacher_compile", "teacher_channels_last"}
+HELP_ALL_ONLY |= {"training_views", "teacher_dtype", "teacher_compile", "teacher_channels_last"}
 HELP_ALL_ONLY |= {"teacher_cache_epochs", "num_streams", "shuffle_buffer_size", "max_bad_steps", "allow_changes"}
 # These have one value that works, or are set for the user.
 HELP_ALL_ONLY |= {"remove_unused_columns", "batch_eval_metrics", "restore_callback_states_from_checkpoint"}

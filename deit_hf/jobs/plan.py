@@ -40,9 +40,11 @@ OPTION_TYPES = (ModelArguments, DataArguments, DistillationArguments)
 FOR_THE_TEACHER = {"seed", "data_seed", "bf16", "fp16", "tf32", "on_bad_image", "class_weighting", "use_cpu"}
 FOR_THE_TEACHER |= {"per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"}
 FOR_THE_TEACHER |= {"disable_tqdm", "report_to", "overwrite_output_dir", "ddp_backend", "ddp_timeout", "verbose"}
+FOR_THE_TEACHER |= {"training_views"}
 WORKER_OPTIONS = "dataloader_"
 # Options that do not change what a job on the digits trains, apart from its random numbers.
 REPEATS_DIGITS = {"dataset_name", "seed", "data_seed", "disable_tqdm", "report_to", "overwrite_output_dir", "verbose"}
+REPEATS_DIGITS |= {"training_views"}
 _ONLY_WITH_A_TEACHER = ("teacher_", "distillation_", "evaluate_teacher", "push_to_hub", "hub_")
 _SOURCES = ("teacher_model_name_or_path", "model_name_or_path", "variant")
 _DEFAULTS = {each.name: each.default for each in fields(DataArguments)}

@@ -265,7 +265,7 @@ class _Reproduction:
             sources["teacher_model_name_or_path"] = str(self.folder / RUNS / run.teacher)
         if run.start is not None:
             sources["model_name_or_path"] = str(self.folder / RUNS / run.start)
-        fixed = {"eval_strategy": "no", "seed": run.seed}
+        fixed = {"eval_strategy": "no", "seed": run.seed, "training_views": False}  # hundreds of runs
         options = {**fixed, **self.data, **run.options, **sources}
         if not int(options.get("dataloader_num_workers", 0)):
             options["dataloader_persistent_workers"] = False

@@ -255,6 +255,13 @@ class DistillationArguments(TrainingArguments):
     hub_strategy: str = field(
         default="end", metadata={"help": "Must be end: with push_to_hub, the finished run is pushed in one commit."}
     )
+    training_views: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Draw the first training views with their targets to training_views.png. Default: true in the "
+            "trainings of the commands, false in Python."
+        },
+    )
     verbose: bool = field(default=False, metadata={"help": "Print what transformers prints, and silence no warning."})
     overwrite_output_dir: bool = field(
         default=False,

@@ -19,7 +19,15 @@ NOT_RECORDED = {"allow_changes", "overwrite_output_dir", "resume_from_checkpoint
 HARMLESS = {"output_dir", "do_train", "do_eval", "do_predict", "skip_memory_metrics", "debug"}
 HARMLESS |= {"logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_level"}
 HARMLESS |= {"log_level_replica", "log_on_each_node", "include_num_input_tokens_seen", "disable_tqdm", "report_to"}
-HARMLESS |= {"run_name", "verbose", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"}
+HARMLESS |= {
+    "run_name",
+    "verbose",
+    "training_views",
+    "project",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
+}
 HARMLESS |= {"eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size"}
 HARMLESS |= {"eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object", "prediction_loss_only"}
 HARMLESS |= {"include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval", "evaluate_teacher"}

@@ -143,7 +143,7 @@ def _trial_options(args: DistillationArguments) -> Iterator[DistillationArgument
     states: tuple[Any, Any] = random.getstate(), np.random.get_state()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, torch.random.fork_rng():
         trial = copy.copy(args)
-        trial.output_dir, trial.report_to = folder, []
+        trial.output_dir, trial.report_to, trial.training_views = folder, [], False
         trial.resume_from_checkpoint, trial.push_to_hub = None, False
         trial.eval_on_start, trial.disable_tqdm, trial.overwrite_output_dir = False, True, False
         trial.dataloader_persistent_workers = False  # or they would stay

@@ -1,6 +1,5 @@
 """One run, from options to files: loads the data, builds student and teacher, trains, evaluates and saves."""
 
-import importlib.util
 import json
 import logging
 import shutil
@@ -12,8 +11,6 @@ import datasets
 import torch
 from transformers import BaseImageProcessor, PreTrainedConfig, set_seed
 
-from ..analysis.confusion_matrix import plot_confusion_matrix
-from ..analysis.curves import plot_training_curves
 from ..data.check import check_data, log_data_report
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts, load_image_parts
@@ -38,6 +35,7 @@ from .ema import EMA_FOLDER
 from .option_values import check_stream_options
 from .progress import results_in_words, say
 from .recipe_file import write_recipe
+from .run_figures import TrainingCurves, draw_confusion_matrix
 from .trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -89,8 +87,11 @@ def _train(
     begin_run(args)  # after all checks, so that a refused run changes nothing
     if args.should_save:
         write_identity(args.output_dir, trainer.same_run.record())
+    curves = TrainingCurves()
+    trainer.add_callback(curves)
+    trainer.first_views.by_default = True
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = _save(trainer, result.metrics, model_args, data_args, test_rows)
+    metrics = _save(trainer, result.metrics, model_args, data_args, test_rows, curves)
     trainer.release_workers()
     return metrics
 
@@ -228,6 +229,7 @@ def _save(
     model_args: ModelArguments,
     data_args: DataArguments,
     test_rows: datasets.Dataset | None,
+    curves: TrainingCurves,
 ) -> dict[str, Any]:
     """Writes the files of a finished run; the model first, so that a later failure cannot lose it."""
     args = trainer.args
@@ -251,12 +253,12 @@ def _save(
         test_metrics = trainer.evaluate(test_rows, metric_key_prefix="test")
         trainer.save_metrics("test", test_metrics)
         measured |= test_metrics
-    confusion = _write_class_results(trainer)
-    curves = Path(args.output_dir) / CURVES if importlib.util.find_spec("matplotlib") else None
-    if trainer.is_world_process_zero() and curves is not None:
-        plot_training_curves(trainer.state.log_history, curves)
+    has_confusion = _write_class_results(trainer)
+    has_curves = curves.draw(args, trainer.state)
     trainer.create_model_card(
-        license=model_args.model_license, curves=None if curves is None else curves.name, confusion=confusion
+        license=model_args.model_license,
+        curves=CURVES if has_curves else None,
+        confusion=CONFUSION_MATRIX if has_confusion else None,
     )
     end_run(args)
     if args.verbose:
@@ -268,18 +270,15 @@ def _save(
     return metrics
 
 
-def _write_class_results(trainer: DistillationTrainer) -> str | None:
-    """Writes the accuracy of each class and the confusions; returns the file name of their figure, if there is one."""
+def _write_class_results(trainer: DistillationTrainer) -> bool:
+    """Writes the accuracy of each class, the confusions and their figure; returns whether there is a figure."""
     results = trainer.class_results()
     if not results or not trainer.is_world_process_zero():
-        return None
+        return False
     directory = Path(trainer.args.output_dir)
     (directory / CLASS_RESULTS).write_text(json.dumps(results), encoding="utf-8")
-    if not importlib.util.find_spec("matplotlib"):
-        return None
     part = "test" if "test" in results else next(iter(results))
-    plot_confusion_matrix(results[part], directory / CONFUSION_MATRIX, part)
-    return CONFUSION_MATRIX
+    return draw_confusion_matrix(results[part], directory, part)
 
 
 def evaluate_trainer(trainer: DistillationTrainer) -> dict[str, Any]:

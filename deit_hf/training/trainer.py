@@ -15,7 +15,7 @@ from ..distillation.losses import ObjectiveTerms, TopLogits, distillation_object
 from ..distillation.teacher import Teacher
 from ..evaluation.metrics import HeadAccuracy
 from ..evaluation.own_metrics import ComputeMetrics, PreprocessLogits
-from ..model.image_processing_deit import crop_size
+from ..model.image_processing_deit import crop_size, statistics_of
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
 from .arguments import DistillationArguments
@@ -24,6 +24,7 @@ from .class_weights import ClassWeights, weights_in_words
 from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews
 from .recipe_file import write_recipe
+from .run_figures import FirstViews
 from .run_summary import LogRunSummary, Run
 from .same_run import SameRun, Training
 from .teacher_trainer import TeacherTrainer
@@ -121,7 +122,8 @@ class DistillationTrainer(TeacherTrainer):
         )
         epochs = EpochOfViews(self._set_epoch)
         layout = SettleGradientLayout(lambda: self.model_wrapped, crop_size(self.processing_class))
-        for callback in (epochs, layout, self.faults, self.loss_log, self.bad_images):
+        self.first_views = FirstViews(lambda: statistics_of(self.processing_class), lambda: self.model.config)
+        for callback in (epochs, layout, self.faults, self.loss_log, self.bad_images, self.first_views):
             self.add_callback(callback)
         self._summary = LogRunSummary(self._describe_run, self.loss_log)
         self.callback_handler.callbacks.insert(1, self._summary)  # before the progress bar starts
@@ -185,6 +187,7 @@ class DistillationTrainer(TeacherTrainer):
         targets = self._views.targets(inputs)  # (B, C)
         terms = self._objective(outputs, targets, teacher_logits)
         self.loss_log.add_terms(terms, taught_logits(outputs), teacher_logits)
+        self.first_views.see_answers(teacher_logits)
         return (terms.loss, outputs) if return_outputs else terms.loss
 
     def _student_outputs(self, model: nn.Module, pixel_values: Tensor) -> ModelOutput:
@@ -219,7 +222,9 @@ class DistillationTrainer(TeacherTrainer):
         """Like `Trainer.training_step`, and also passes the loss to the check for infinite values and to the log."""
         self.bad_images.add(inputs.get("bad_images", ()))
         self.see_views(inputs)
-        loss = super().training_step(model, self._views.model_inputs(inputs), num_items_in_batch)
+        model_inputs = self._views.model_inputs(inputs)
+        self.first_views.see(inputs, model_inputs["pixel_values"])
+        loss = super().training_step(model, model_inputs, num_items_in_batch)
         self.faults.see(loss, model, step=self.state.global_step + 1, ends_step=self.accelerator.sync_gradients)
         self.loss_log.add_loss(loss * self.args.gradient_accumulation_steps)
         return loss

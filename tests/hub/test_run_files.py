@@ -17,6 +17,7 @@ OTHERS = [
     "training_args.bin",
     "checkpoint-5/model.safetensors",
     "bad_images.jsonl",
+    "training_views.png",
     "runs/events.1",
     "old.safetensors",
 ]

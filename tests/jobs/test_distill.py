@@ -26,7 +26,7 @@ from deit_hf.jobs.distill import run_job
 from deit_hf.jobs.job import Job
 from deit_hf.jobs.results import DIGITS_SPREAD
 from deit_hf.model.image_processing_deit import make_processor
-from deit_hf.training import run as run_module
+from deit_hf.training import run_figures
 
 TINY = {"patch_size": 8, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
 NAMES = ["ant", "bee"]
@@ -72,7 +72,8 @@ REAL_MEASURE = job_module.measure
 @pytest.fixture(autouse=True)
 def no_plots_and_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time of these tests, and have their own."""
-    monkeypatch.setattr(run_module, "plot_training_curves", lambda history, path: path.touch())
+    monkeypatch.setattr(run_figures, "plot_training_curves", lambda history, path: path.touch())
+    monkeypatch.setattr(run_figures, "draw_views", lambda views, titles, path, **_: path.touch())
     needs = SimpleNamespace(seconds=60.0, num_steps=0, images_per_step=0)
     monkeypatch.setattr(job_module, "measure", lambda *_: needs)
 

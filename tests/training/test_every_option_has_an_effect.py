@@ -331,6 +331,7 @@ ELSEWHERE = {
     "teacher_cache_epochs": "test_views_of_a_few_epochs_are_repeated",
     "ddp_find_unused_parameters": "test_ddp_wraps_the_student_alone_and_searches_for_no_unused_parameter",
     "verbose": "test_verbose_training_prints_as_transformers_does",
+    "training_views": "test_a_training_has_the_same_bits_with_and_without_the_figures",
     "overwrite_output_dir": "test_overwriting_deletes_the_checkpoints_and_nothing_else",
     "allow_changes": "test_options_of_the_optimizer_are_refused_or_used",
 }

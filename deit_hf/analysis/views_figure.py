@@ -1,0 +1,80 @@
+"""A figure of training views with their targets, to check the data of a training."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic_files import written_aside
+from .curves import shortened
+
+NUM_COLUMNS = 4
+MAX_LINE, MAX_CAPTION_LINE = 29, 105  # characters that fit above a view, and above all of them
+# Inches.
+_WIDTH, _BETWEEN, _LINE = 8.0, 0.12, 0.16
+
+
+def draw_views(
+    views: np.ndarray, titles: Sequence[Sequence[str]], path: str | Path, *, caption: Sequence[str]
+) -> None:
+    """Draws views in a grid and saves them as a PNG file of 800 pixels width, which is complete or absent.
+
+    Small views are enlarged without smoothing.
+
+    Args:
+        views: (N, height, width, 3) in [0, 1].
+        titles: lines above each view.
+        path: of the PNG file.
+        caption: lines at the top.
+
+    Raises:
+        ImportError: matplotlib, an optional dependency, is not installed.
+        OSError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure  # an optional dependency, imported only to draw
+
+    side = (_WIDTH - _BETWEEN) / NUM_COLUMNS - _BETWEEN
+    height = side * views.shape[1] / views.shape[2]
+    row = _LINE * max(map(len, titles)) + height + _BETWEEN
+    above = _LINE * len(caption) + 2 * _BETWEEN
+    figure = Figure(figsize=(_WIDTH, above + row * -(-len(views) // NUM_COLUMNS)))
+    axis = figure.add_axes((0, 0, 1, 1))  # its units are inches from the upper left corner
+    smoothing = "antialiased" if side * figure.dpi < 2 * views.shape[2] else "nearest"
+    for i, line in enumerate(caption):
+        axis.text(_BETWEEN, _BETWEEN + _LINE * i, line, fontsize=9, va="top", parse_math=False)
+    for i, (view, lines) in enumerate(zip(views, titles, strict=True)):
+        left = _BETWEEN + i % NUM_COLUMNS * (side + _BETWEEN)
+        bottom = above + (i // NUM_COLUMNS + 1) * row - _BETWEEN
+        axis.imshow(view, extent=(left, left + side, bottom, bottom - height), interpolation=smoothing)
+        for k, line in enumerate(reversed(lines)):
+            axis.text(left, bottom - height - 0.03 - _LINE * k, line, fontsize=8, va="bottom", parse_math=False)
+    axis.set(xlim=(0, _WIDTH), ylim=(figure.get_figheight(), 0), aspect="auto")
+    axis.axis("off")
+    path, file = Path(path), BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    with written_aside(path.parent) as aside:
+        (aside / path.name).write_bytes(file.getvalue())
+
+
+def target_lines(shares: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Describes a target as `rose 0.70 + tulip 0.30`, in two lines if it is long; quotes classes that are numbers.
+
+    Args:
+        shares: of the classes, (C,); they sum to 1. At most two are told.
+        names: of the classes.
+    """
+    first, second = np.argsort(-shares, kind="stable")[:2].tolist() if len(shares) > 1 else (0, 0)
+    if shares[first] > 0.995:
+        return [short_name(names[first], MAX_LINE)]
+    both = [f'"{names[each]}"' if names[each].isdecimal() else names[each] for each in (first, second)]
+    line = f"{both[0]} {shares[first]:.2f} + {both[1]} {shares[second]:.2f}"
+    if len(line) <= MAX_LINE:
+        return [line]
+    one, other = (short_name(name, MAX_LINE - 7) for name in both)
+    return [f"{one} {shares[first]:.2f} +", f"{other} {shares[second]:.2f}"]
+
+
+def short_name(name: str, length: int = 24) -> str:
+    """A class name of at most `length` characters; of several names, as ImageNet's classes have, the first."""
+    return shortened(name if len(name) <= length else name.split(",")[0], length)
