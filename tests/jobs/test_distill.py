@@ -73,6 +73,7 @@ REAL_MEASURE = job_module.measure
 def no_plots_and_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time of these tests, and have their own."""
     monkeypatch.setattr(run_figures, "plot_training_curves", lambda history, path: path.touch())
+    monkeypatch.setattr(run_figures, "plot_confusion_matrix", lambda report, path, title: path.touch())
     monkeypatch.setattr(run_figures, "draw_views", lambda views, titles, path, **_: path.touch())
     needs = SimpleNamespace(seconds=60.0, num_steps=0, images_per_step=0)
     monkeypatch.setattr(job_module, "measure", lambda *_: needs)
