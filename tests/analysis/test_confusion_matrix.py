@@ -47,7 +47,7 @@ def test_a_figure_has_every_count_and_name_that_it_has_room_for(tmp_path: Path, 
     plot_confusion_matrix(found, tmp_path / "figure.svg", "on $5 bills")
     drawn = re.findall(r"<!-- (.+?) -->", (tmp_path / "figure.svg").read_text())
     for index in shown:
-        assert drawn.count(f"kind {index}") == 2
+        assert drawn.count(f"kind {index}, a synonym") == 2
     assert "on $5 bills" in drawn
     assert (f"the 15 most confused of {num_classes:,} classes" in drawn) == (not whole)
     digits = [int(text) for text in drawn if text.isdecimal()]
