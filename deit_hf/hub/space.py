@@ -80,7 +80,36 @@ def write_space(
     if teacher is not None and teacher.startswith("timm:") and "@" in teacher:
         raise ValueError(f"the teacher `{teacher}` is a file, which a Space cannot load; name a directory or a Hub id")
     gradio = version("gradio")
-    hub_ids = [each for each in (model_name_or_path, teacher) if each and not _is_local(each) and ":" not in each]
+    with written_aside(directory) as aside:
+        app = APP.format(
+            model=_stored(model_name_or_path, aside, "model"),
+            teacher=None if teacher is None else _stored(teacher, aside, "teacher"),
+            examples='[HERE / "examples"]' if examples else "[]",
+            top_k=top_k,
+            title=repr(title),
+        )
+        needed = [each for each in requires("deit_hf") or [] if "extra ==" not in each]
+        texts = {
+            "app.py": app,
+            "requirements.txt": "\n".join([*needed, "matplotlib>=3.10", f"gradio=={gradio}"]) + "\n",
+            "README.md": _card(model_name_or_path, teacher, title, gradio),
+        }
+        for name, text in texts.items():
+            (aside / name).write_text(text, encoding="utf-8")
+        _write_examples(examples, aside / "examples")
+        shutil.copytree(PACKAGE, aside / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def check_is_free(directory: str | Path) -> None:
+    """Raises a FileExistsError unless a directory is new or empty."""
+    directory = Path(directory)
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+        raise FileExistsError(f"`{directory}` is not an empty directory; name a new one with --write_space")
+
+
+def _card(model: str, teacher: str | None, title: str, gradio: str) -> str:
+    """The README.md of a Space, with its settings for the Hub."""
+    hub_ids = [each for each in (model, teacher) if each and not _is_local(each) and ":" not in each]
     settings = SpaceCardData(
         title=title,
         emoji="🔎",
@@ -92,35 +121,13 @@ def write_space(
         app_file="app.py",
         models=hub_ids or None,
     )
-    with written_aside(directory) as aside:
-        app = APP.format(
-            model=_stored(model_name_or_path, aside, "model"),
-            teacher=None if teacher is None else _stored(teacher, aside, "teacher"),
-            examples='[HERE / "examples"]' if examples else "[]",
-            top_k=top_k,
-            title=repr(title),
-        )
-        _write_examples(examples, aside / "examples")
-        (aside / "app.py").write_text(app, encoding="utf-8")
-        needed = [each for each in requires("deit_hf") or [] if "extra ==" not in each]
-        lines = [*needed, "matplotlib>=3.10", f"gradio=={gradio}"]
-        (aside / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        card = CARD.format(
-            settings=settings.to_yaml(),
-            title=escaped(title),
-            model=_in_words(model_name_or_path, "a model in `model`"),
-            teacher=f", next to its teacher, {_in_words(teacher, 'in `teacher`')}" if teacher else "",
-            version=version("deit_hf"),
-        )
-        (aside / "README.md").write_text(card, encoding="utf-8")
-        shutil.copytree(PACKAGE, aside / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-
-
-def check_is_free(directory: str | Path) -> None:
-    """Raises a FileExistsError unless a directory is new or empty."""
-    directory = Path(directory)
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise FileExistsError(f"`{directory}` is not an empty directory; name a new one with --write_space")
+    return CARD.format(
+        settings=settings.to_yaml(),
+        title=escaped(title),
+        model=_in_words(model, "a model in `model`"),
+        teacher=f", next to its teacher, {_in_words(teacher, 'in `teacher`')}" if teacher else "",
+        version=version("deit_hf"),
+    )
 
 
 def _is_local(source: str) -> bool:
