@@ -57,7 +57,7 @@ def launch_demo(
 ) -> "gr.Blocks":
     """Starts the page in a thread of this process, and returns it; `block_thread()` of it waits for Ctrl-C.
 
-    Uploaded images are in gradio's temporary folder (`GRADIO_TEMP_DIR`) until they are ten minutes old or the page
+    Uploaded images are in gradio's temporary folder (`GRADIO_TEMP_DIR`) for about ten minutes, or until the page
     ends.
 
     Args:
