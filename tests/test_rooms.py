@@ -164,7 +164,7 @@ def test_tests_mirror_the_rooms():
 
 def test_files_that_docstrings_name_exist():
     file_name = re.compile(r"(?<![\w/-])(?<!official )(?<!timm )(\w+\.py)\b(?!:\d)")  # `losses.py:50` is official
-    of_others = {"main.py", "models_v2.py", "run_image_classification.py"}
+    of_others = {"app.py", "main.py", "models_v2.py", "run_image_classification.py"}
     files = {path.name for folder in (PACKAGE, PACKAGE.parent / "scripts") for path in folder.rglob("*.py")}
     missing = {
         f"{name}: {file}"

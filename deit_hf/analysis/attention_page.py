@@ -138,7 +138,7 @@ def write_attention(
             sections.append(_section(model, processor, pixel_values, attention, aside / stem, shown_name(image)))
         check_some_are_read(bad_images, len(images))
         figures = list(_figures_of_model(model, cosines, aside))
-        page = _rendered(model, _model_name(model_name_or_path), sections, figures, len(bad_images))
+        page = _rendered(model, shown_model(model_name_or_path), sections, figures, len(bad_images))
         (aside / PAGE).write_text(page, encoding="utf-8")
     num_figures = len(figures) + sum(len(section.figures) for section in sections)
     return Written(directory / PAGE, num_figures, bad_images)
@@ -175,7 +175,8 @@ def shown_name(image: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _model_name(source: str) -> str:
+def shown_model(source: str) -> str:
+    """How a page names a model: by its Hub id, or by its directory without the folders of this machine."""
     if not os.path.isdir(source):
         return source
     path = Path(source)  # without a slash at the end

@@ -19,6 +19,7 @@ COMMANDS = {
     "report": "write a page about models: accuracy, calibration, confusions, mistakes, curves",
     "predict": "classify images with a saved model",
     "attention": "show what the tokens of a model attend to in images",
+    "demo": "try a model in the browser: upload or webcam, classes of each head, attention",
     "compare": "show a table of finished runs",
     "convert": "convert official, timm or mmpretrain weights, and back to timm's names",
     "export": "write a model as ONNX, to run it without torch",

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 
 from ..analysis.latency import milliseconds
 from ..distillation.teacher import Teacher
+from ..distillation.teacher_view import own_processor
 from ..evaluation.teacher_fit import TeacherFit
 from ..model.arguments import ModelArguments
 from ..model.build import build_student, load_classifier
@@ -32,7 +33,7 @@ from .arguments import JobArguments
 from .directory import RESULTS_FILE, TEACHER_FILE, begin_job, read_json, write_json
 from .plan import RUNS_FOLDER, JobRun, load_data, plan_student, plan_teacher, repeats_digits, without_teacher
 from .results import rows_of_run
-from .teacher_stage import measure_teacher, own_processor, why_it_does_not_fit
+from .teacher_stage import measure_teacher, why_it_does_not_fit
 
 logger = logging.getLogger(__name__)
 

@@ -21,19 +21,18 @@ from ..data.dataset import EvaluationViews, ImageDataset, ViewCollator
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts, load_image_parts
 from ..data.transforms import evaluation_view
-from ..distillation.teacher import Teacher
+from ..distillation.teacher_view import load_with_own_view
 from ..evaluation.arguments import ReportArguments
 from ..evaluation.confident_answers import Answers, confident_answers
 from ..evaluation.metrics import head_logits
 from ..hub.public_text import shown
 from ..model.build import load_classifier
-from ..model.image_processing_deit import crop_in_words, crop_size, statistics_of, with_crop
+from ..model.image_processing_deit import crop_in_words, crop_size, with_crop
 from ..model.labels import class_names, match_labels, real_names
 from ..training.arguments import DistillationArguments
 from ..training.input_pipeline import InputPipeline
 from ..training.saved_model import check_used
 from .report_sources import display_names, find_sources, run_facts
-from .teacher_stage import own_processor
 
 logger = logging.getLogger(__name__)
 
@@ -172,11 +171,7 @@ def _measured_teacher(
 ) -> list[ModelAnswers]:
     """The teacher on its own views, in a list; an empty one if nobody asked for it and it does not fit."""
     try:
-        processor = own_processor(Teacher.from_pretrained(source, student_config=None))
-        pixels = statistics_of(processor)
-        teacher = Teacher.from_pretrained(
-            source, student_config=config, student_mean=pixels["mean"], student_std=pixels["std"], device=args.device
-        )
+        teacher, processor = load_with_own_view(source, student_config=config, device=args.device)
     except (ValueError, OSError) as error:
         if asked:
             raise

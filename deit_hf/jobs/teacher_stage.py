@@ -2,21 +2,18 @@
 
 from typing import Any
 
-import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
-from transformers import AutoImageProcessor, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ..data.dataset import EvaluationViews, ViewCollator
 from ..data.transforms import evaluation_view
 from ..distillation.teacher import Teacher
 from ..evaluation.teacher_accuracy import teacher_accuracy
-from ..model.image_processing_deit import make_processor, savable_processor, statistics_of
+from ..model.image_processing_deit import statistics_of
 from ..model.labels import match_labels, real_names
-from ..model.safe_loading import named_errors
-from ..model.timm_models import is_timm_source
 from ..training.arguments import DistillationArguments
 from .plan import JobData
 
@@ -31,22 +28,6 @@ def why_it_does_not_fit(teacher: Teacher, data: JobData) -> str | None:
     except ValueError as error:
         return str(error).partition("; ")[0]
     return None
-
-
-def own_processor(teacher: Teacher) -> Any:
-    """The image processor of a teacher: the views on which its accuracy is published."""
-    if is_timm_source(teacher.name) and not teacher.name.startswith("timm/"):
-        view = timm.data.resolve_model_data_config(teacher.module)
-        squash = view["crop_mode"] == "squash"
-        return make_processor(
-            tuple(view["input_size"][1:]),
-            crop_ratio=None if squash else view["crop_pct"],
-            eval_crop="squash" if squash else "center",
-            mean=view["mean"],
-            std=view["std"],
-        )
-    with named_errors(teacher.name):
-        return savable_processor(AutoImageProcessor.from_pretrained(teacher.name, trust_remote_code=False))
 
 
 def measure_teacher(
