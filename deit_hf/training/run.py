@@ -18,7 +18,7 @@ from ..data.sources.shards import ShardedRows
 from ..distillation.teacher import Teacher
 from ..distillation.teacher_speed import choose_layout, compile_teacher
 from ..hub.push import push_or_warn
-from ..hub.run_files import CLASS_RESULTS, CONFUSION_MATRIX, CURVES, RESULTS, read_json
+from ..hub.run_files import CLASS_RESULTS, CONFUSION_MATRIX, RESULTS, read_json
 from ..model.arguments import ModelArguments
 from ..model.build import build_student
 from ..model.image_processing_deit import crop_in_words, crop_size, statistics_of
@@ -254,12 +254,8 @@ def _save(
         trainer.save_metrics("test", test_metrics)
         measured |= test_metrics
     has_confusion = _write_class_results(trainer)
-    has_curves = curves.draw(args, trainer.state)
-    trainer.create_model_card(
-        license=model_args.model_license,
-        curves=CURVES if has_curves else None,
-        confusion=CONFUSION_MATRIX if has_confusion else None,
-    )
+    curves.draw(args, trainer.state)
+    trainer.create_model_card(license=model_args.model_license, confusion=CONFUSION_MATRIX if has_confusion else None)
     end_run(args)
     if args.verbose:
         trainer.log_metrics("all", measured)

@@ -68,19 +68,23 @@ class TrainingCurves(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.draw(args, state)
 
-    def draw(self, args: Any, state: Any) -> bool:
-        """Draws the log of `state` on the first process, if that has not been done; returns whether it is drawn."""
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the figure of this training is in its directory."""
+        return self._num_drawn >= 0 and not self._fails
+
+    def draw(self, args: Any, state: Any) -> None:
+        """Draws the log of `state` on the first process, if that has not been done."""
         self._is_due = False
         if self._fails or not state.is_world_process_zero or not can_draw():
-            return False
+            return
         if len(state.log_history) == self._num_drawn:
-            return True
+            return
         start = time.monotonic()
         path = Path(args.output_dir) / CURVES
         self._fails = not _drawn(path, lambda: plot_training_curves(state.log_history, path))
         now = time.monotonic()
         self._num_drawn, self._next_time = len(state.log_history), now + (now - start) / MAX_SHARE
-        return not self._fails
 
 
 class FirstViews(TrainerCallback):

@@ -15,6 +15,7 @@ from ..distillation.losses import ObjectiveTerms, TopLogits, distillation_object
 from ..distillation.teacher import Teacher
 from ..evaluation.metrics import HeadAccuracy
 from ..evaluation.own_metrics import ComputeMetrics, PreprocessLogits
+from ..hub.run_files import CURVES
 from ..model.image_processing_deit import crop_size, statistics_of
 from ..reliability.gradient_layout import SettleGradientLayout
 from ..reliability.numerical_faults import NumericalFaults
@@ -24,7 +25,7 @@ from .class_weights import ClassWeights, weights_in_words
 from .global_batch import warn_of_global_batch
 from .input_pipeline import EpochOfViews
 from .recipe_file import write_recipe
-from .run_figures import FirstViews
+from .run_figures import FirstViews, TrainingCurves
 from .run_summary import LogRunSummary, Run
 from .same_run import SameRun, Training
 from .teacher_trainer import TeacherTrainer
@@ -296,7 +297,8 @@ class DistillationTrainer(TeacherTrainer):
         """Returns the fields of `ModelFacts` that are known from the training."""
         if not self.state.global_step:
             return evaluation_facts(self.args)
-        return run_facts(
+        curves = [each for each in self.callback_handler.callbacks if isinstance(each, TrainingCurves)]
+        facts = run_facts(
             self.args,
             self.same_run.groups,
             self.state,
@@ -304,6 +306,7 @@ class DistillationTrainer(TeacherTrainer):
             teacher=self.teacher_name if self._summary.teacher_was_asked else None,
             effective_recipe=self.effective_recipe,
         )
+        return {**facts, "curves": CURVES if any(each.is_drawn for each in curves) else None}
 
     def write_missing_files(self) -> None:
         """Writes recipe.yaml of the last training; keeps an existing one if this trainer has not trained."""

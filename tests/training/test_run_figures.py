@@ -82,8 +82,10 @@ def test_curves_are_drawn_after_all_sets_of_each_evaluation(tmp_path, tiny_stude
     trainer = DistillationTrainer(tiny_student, args, train_dataset=toy_rows, eval_dataset=sets, callbacks=[curves])
     trainer.train()
     assert [sum("eval_second_loss" in entry for entry in log) for log in drawn_curves] == [1, 2, 3]
-    assert curves.draw(args, trainer.state)  # nothing new: not drawn again
+    curves.draw(args, trainer.state)  # nothing new: not drawn again
     assert len(drawn_curves) == 3
+    trainer.create_model_card()
+    assert "![Training curves](training_curves.png)" in (Path(args.output_dir) / "README.md").read_text()
     assert (Path(args.output_dir) / "training_curves.png").exists()
 
 
@@ -118,6 +120,8 @@ def test_a_failure_to_draw_is_one_warning(tmp_path, tiny_config, toy_rows, monke
         (line,) = [line for line in lines if name in line]
         assert line.endswith(f"{name} could not be drawn (OSError: no space left); the training continues without it")
     assert trainer.state.global_step == 3
+    trainer.create_model_card()
+    assert "training_curves.png" not in (Path(trainer.args.output_dir) / "README.md").read_text()
 
 
 def test_without_matplotlib_one_line_says_how_to_get_it(tmp_path, tiny_config, toy_rows, monkeypatch, caplog):
