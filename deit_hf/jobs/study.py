@@ -111,9 +111,12 @@ class Study:
         """Whether the protocol has such a row, or a teacher `teacher-NAME`."""
         if protocol not in self.protocols:
             return False
-        if row.startswith(TEACHER):
-            return row.removeprefix(TEACHER) in self.protocols[protocol]["teachers"]
-        return row in self.rows
+        return row in self.rows or self._is_teacher(row, protocol)
+
+    def _is_teacher(self, name: str, protocol: str) -> bool:
+        """Whether the name is that of a teacher; a row may begin with the same word."""
+        teachers = self.protocols[protocol].get("teachers", {})
+        return name not in self.rows and name.startswith(TEACHER) and name.removeprefix(TEACHER) in teachers
 
     def planned_options(self, row: str, protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options of the runs of a row or of a teacher.
@@ -123,7 +126,7 @@ class Study:
             protocol: of the study.
             given: options of the user.
         """
-        if row.startswith(TEACHER):
+        if self._is_teacher(row, protocol):
             return self._add_teacher(row.removeprefix(TEACHER), protocol, given, {}).options
         return self._add(row, 0, protocol, given, {}).options
 

@@ -97,6 +97,15 @@ def test_a_table_that_does_not_exist_is_refused_with_all_tables():
         find_table("table33")
 
 
+def test_a_row_whose_name_begins_like_that_of_a_teacher_is_a_row():
+    study = read_study("transfer")
+    row = "teacher-160-to-224"
+    assert study.has_row(row, "cpu")
+    assert study.planned_options(row, "cpu", {})["image_size"] == 224
+    assert study.planned_options("teacher-convnet-50", "cpu", {})["max_train_samples"] == 50
+    assert not study.has_row("teacher-of-nobody", "cpu")
+
+
 def test_help_names_all_tables():
     tables = {table for name in study_names() for table in read_study(name).tables}
     assert {*re.findall(r"[\w-]+", HELP["reproduce"].usage[1].partition(":")[2])} - {"your", "data"} == tables
