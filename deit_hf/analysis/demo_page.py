@@ -162,7 +162,8 @@ def _launched(page: "gr.Blocks", host: str | None, port: int | None, *, share: b
         if port is None or "empty port" not in str(error):
             raise
         raise OSError(
-            f"`port` is {port}, which is not free; name another one, or leave it out for the first free one from 7860"
+            f"`port` {port} of `host` {host or '127.0.0.1'} cannot be opened: it is not free, or the address is not "
+            "of this machine; name another one, or leave both out for the first free port from 7860"
         ) from error
     if share and page.share_url is None:
         page.close()

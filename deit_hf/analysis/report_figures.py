@@ -13,6 +13,7 @@ import numpy as np
 
 from .curves import plot_training_curves
 
+MIN_IMAGES = 5  # of a bin, for the lines of the reliability diagram; fewer are noise
 PAGE_COLOR = "#010203"  # stands for the text colour of the page until the SVG is written
 COLORS = ("#3b82f6", "#e08a00", "#10a37f", "#d0488f", "#8b6cef", "#7a7a7a")  # readable on white and on black
 _STYLE = {
@@ -73,6 +74,8 @@ def _saved(figure: Any, description: str) -> str:
 def reliability_figure(model: Mapping[str, Any]) -> str:
     """Draws accuracy over confidence: bars of the model's answer, a line for each of two heads, and counts below.
 
+    Bins of few images are not part of the lines.
+
     Args:
         model: of the facts of a report.
 
@@ -90,7 +93,10 @@ def reliability_figure(model: Mapping[str, Any]) -> str:
         middles = [(each["low"] + each["high"]) / 2 for each in bins]
         axis.bar(middles, [each["accuracy"] for each in bins], 0.9 * width, alpha=0.55, label=main["title"])
         for color, head in zip(COLORS[1:], heads, strict=False):
-            points = [(each["confidence"], each["accuracy"]) for each in head["bins"] if each["images"]]
+            shown = [each for each in head["bins"] if each["images"] >= MIN_IMAGES]
+            if not shown:
+                continue
+            points = [(each["confidence"], each["accuracy"]) for each in shown]
             axis.plot(*zip(*points, strict=True), marker=".", color=color, label=head["title"])
         axis.plot([0, 1], [0, 1], "--", color=PAGE_COLOR, linewidth=1, label="perfect")
         axis.set_ylabel("accuracy")

@@ -51,7 +51,6 @@ def render_page(
         students=[model for model in models if not model["is_teacher"]],
         counts=counts,
         occurring=sum(count > 0 for count in counts),
-        unequal=len(set(counts)) > 1,
         classes=by_accuracy,
         max_open=MAX_OPEN_CLASSES,
         classes_figure=Markup(classes_figure(models)) if len(by_accuracy) > MAX_OPEN_CLASSES else None,

@@ -133,7 +133,11 @@ def _data_table(facts: ModelFacts) -> str | None:
 
 def _settings(facts: ModelFacts) -> str | None:
     width = max(map(len, facts.effective_recipe), default=0)
-    lines = [f"{name:{width}}  {without_paths(one_line(value))}" for name, value in facts.effective_recipe.items()]
+    lines = []
+    for name, value in facts.effective_recipe.items():
+        for source in filter(None, (facts.teacher, facts.base_model)):  # also relative paths
+            value = value.replace(source, str(shown(source)))
+        lines.append(f"{name:{width}}  {without_paths(one_line(value))}")
     return code_block("\n".join(lines)) if lines else None
 
 

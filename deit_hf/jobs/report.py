@@ -72,15 +72,15 @@ def make_report(options: ReportArguments, data_args: DataArguments, args: Distil
     parts = load_image_parts(data_args, train=False)
     log_data_report(check_data(parts, **columns))
     names = display_names([*sources.models, *([] if sources.teacher is None else [sources.teacher])])
-    views = [
-        InputPipeline(args, processor, model.config, *columns.values()).evaluation(parts.evaluation)
-        for model, processor in loaded
-    ]
+    pipelines = [InputPipeline(args, processor, model.config, *columns.values()) for model, processor in loaded]
+    views = [_views(pipeline, parts, name) for pipeline, name in zip(pipelines, names, strict=False)]
     labels = _labels_of(views[0].images)
     config = loaded[0][0].config
     measured = []
     for (model, processor), view, name in zip(loaded, views, names, strict=False):
-        cost, order = _cost(model, processor, args), _order(model.config, config, name, names[0])
+        cost, order = _cost(model, processor, args), np.arange(config.num_labels)
+        if model is not loaded[0][0]:
+            order = _order(model.config, config, name, names[0])
         found = _measure(_forward(model), view, args, name)
         found = {head: each._replace(classes=order[each.classes]) for head, each in found.items()}
         measured.append(ModelAnswers(name, found, cost, is_teacher=False))
@@ -99,6 +99,13 @@ def make_report(options: ReportArguments, data_args: DataArguments, args: Distil
     return Report(facts, views[0].images, {name: run["log"] for name, run in runs.items()})
 
 
+def _views(pipeline: InputPipeline, parts: ImageParts, name: str) -> EvaluationViews:
+    try:
+        return pipeline.evaluation(parts.evaluation)
+    except ValueError as error:
+        raise ValueError(f"model `{name}`: {error}") from error
+
+
 def data_name(data_args: DataArguments) -> str:
     """The data for people, without the directories that it is in."""
     source = data_args.dataset_name or data_args.validation_dir or data_args.train_dir
@@ -113,8 +120,8 @@ def _labels_of(images: ImageDataset) -> np.ndarray:
         row = int(np.argmax((labels >= 0).sum(axis=1) > 1))
         found = [label for label in labels[row].tolist() if label >= 0]
         raise ValueError(
-            f"row {row} has the labels {found}, but a report needs one label per image; leave out the label file, or "
-            "use `deit-hf evaluate`"
+            f"row {row} has the labels {found}, but a report needs one label per image; name a column of single "
+            "labels (`label_column_name`), leave out a label file, or use `deit-hf evaluate`"
         )
     return labels.reshape(len(labels))
 

@@ -111,7 +111,7 @@ def test_page_has_its_title_stays_on_this_machine_and_loads_nothing_from_elsewhe
 
 def test_a_port_that_is_taken_is_one_line(page: Any, tmp_path: Path):
     port = int(page.local_url.rstrip("/").rpartition(":")[2])
-    with pytest.raises(OSError, match=f"`port` is {port}, which is not free"):
+    with pytest.raises(OSError, match=f"`port` {port} of `host` 127.0.0.1 cannot be opened: it is not free"):
         launch_demo(tmp_path / "model", port=port, device="cpu")
 
 

@@ -257,6 +257,15 @@ def test_no_path_of_this_machine_is_in_a_card(tmp_path, tiny_student, toy_rows):
     assert 'model="run")' in card
     hidden = {"teacher": f"timm:x@{tmp_path}/weights.pth, top-1 50 %"}
     assert "/weights.pth" not in card_of(trainer, effective_recipe=hidden)
+
+
+def test_a_relative_path_of_a_teacher_is_not_in_a_card(tmp_path, tiny_student, toy_rows, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine/teacher").mkdir(parents=True)
+    facts = {"teacher": "mine/teacher", "effective_recipe": {"teacher": "a model, mine/teacher, 20 MB"}}
+    card = card_of(make_trainer(tmp_path, tiny_student, toy_rows), **facts)
+    assert "a model, teacher, 20 MB" in card
+    assert "mine/teacher" not in card
     assert ModelCard(card).data.datasets is None
 
 
