@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .curves import save_figure
 from .views_figure import short_name
 
 MAX_WHOLE, MAX_COMPACT = 25, 15  # classes of a whole matrix; of the part that is shown of a larger one
@@ -56,11 +57,11 @@ def shown_matrix(model: Mapping[str, Any]) -> tuple[list[int], np.ndarray, bool]
 
 
 def plot_confusion_matrix(report: Mapping[str, Any], path: str | Path, title: str) -> None:
-    """Plots the confusion matrix, or the classes of the most frequent confusions, and saves it as a PNG file.
+    """Plots the confusion matrix, or the classes of the most frequent confusions, and saves it; see `save_figure`.
 
     Args:
         report: of `Confusion.report`.
-        path: of the PNG file.
+        path: of the file.
         title: what was measured.
 
     Raises:
@@ -86,4 +87,4 @@ def plot_confusion_matrix(report: Mapping[str, Any], path: str | Path, title: st
     axis.set(xlabel="prediction", ylabel="label")
     of = "" if whole else f"\nthe {len(shown)} most confused of {len(report['classes']):,} classes"
     axis.set_title(f"{title}{of}", fontsize="medium")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

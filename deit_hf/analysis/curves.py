@@ -94,8 +94,13 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | P
             _draw(axis, panel, _legend_lines(row))
             axis.set_xlim(0, max(1, *(entry[place] for entry in log)) * 1.02)
             axis.set_xlabel("epoch" if place == "epoch" else "optimizer step", fontsize="small")
+    save_figure(figure, path, dpi=150)
+
+
+def save_figure(figure: Any, path: str | Path, *, dpi: int) -> None:
+    """Saves a figure of matplotlib as PNG, or as the file name says; the file is complete or absent."""
     path, file = Path(path), BytesIO()
-    figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=150)
+    figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=dpi)
     with written_aside(path.parent) as aside:
         (aside / path.name).write_bytes(file.getvalue())
 

@@ -1,13 +1,11 @@
 """A figure of training views with their targets, to check the data of a training."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
-from ..atomic_files import written_aside
-from .curves import shortened
+from .curves import save_figure, shortened
 
 NUM_COLUMNS = 4
 MAX_LINE, MAX_CAPTION_LINE = 29, 105  # characters that fit above a view, and above all of them
@@ -51,10 +49,7 @@ def draw_views(
             axis.text(left, bottom - height - 0.03 - _LINE * k, line, fontsize=8, va="bottom", parse_math=False)
     axis.set(xlim=(0, _WIDTH), ylim=(figure.get_figheight(), 0), aspect="auto")
     axis.axis("off")
-    path, file = Path(path), BytesIO()
-    figure.savefig(file, format="png", dpi=100)
-    with written_aside(path.parent) as aside:
-        (aside / path.name).write_bytes(file.getvalue())
+    save_figure(figure, path, dpi=100)
 
 
 def target_lines(shares: np.ndarray, names: Sequence[str]) -> list[str]:

@@ -148,10 +148,10 @@ class _Reproduction:
     def _check_begun(self) -> None:
         """Refuses models without a result that were trained with other options, on other images or from others."""
         for run in self.runs.values():
-            plan, directory = read_json(self._plan_file(run)), self.folder / RUNS / run.name
-            if plan and directory.is_dir() and plan != self._plan(run):
-                names = [name for name, value in self._plan(run).items() if plan.get(name) != value]
-                found = "; ".join(str(Difference(name, plan.get(name), self._plan(run)[name])) for name in names)
+            stored, given, directory = read_json(self._plan_file(run)), self._plan(run), self.folder / RUNS / run.name
+            if stored and directory.is_dir() and stored != given:
+                names = [name for name, value in given.items() if stored.get(name) != value]
+                found = "; ".join(str(Difference(name, stored.get(name), given[name])) for name in names)
                 raise ValueError(
                     f"{directory} holds a model that was trained otherwise ({found}); delete it, or name another "
                     "directory with `--output_dir`"

@@ -235,11 +235,12 @@ def _save(
     args = trainer.args
     if trainer.is_world_process_zero():  # what an earlier run left would be pushed
         shutil.rmtree(Path(args.output_dir) / EMA_FOLDER, ignore_errors=True)
-        for name in RESULTS:
-            (Path(args.output_dir) / name).unlink(missing_ok=True)
     with explained_write_error("the finished model", args.output_dir):
         trainer.save_model()
         trainer.save_state()
+        if trainer.is_world_process_zero():
+            for name in RESULTS:
+                (Path(args.output_dir) / name).unlink(missing_ok=True)
         trainer.save_metrics("train", metrics)
     if trainer.is_world_process_zero():
         path, options = Path(args.output_dir) / "recipe.yaml", (model_args, data_args, args)
