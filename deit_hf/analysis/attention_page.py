@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import jinja2
 import PIL.Image
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -38,8 +37,8 @@ from .attention_figures import (
     plot_positions,
     seen_image,
 )
+from .page_template import render
 
-TEMPLATE = Path(__file__).parent / "templates" / "attention.html"
 PAGE = "attention.html"
 MODEL_FIGURES = ("positions.png", "filters.png", "tokens.png")
 MAX_IMAGES = 50  # each takes about 300 kB of the page
@@ -258,19 +257,12 @@ def _figure(file: Path, alt: str) -> Figure:
 def _rendered(
     model: PreTrainedModel, name: str, sections: Sequence[ImageSection], figures: Sequence[Figure], num_bad: int
 ) -> str:
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
-        name=name,
-        config=model.config,
-        patch_size=to_pair(model.config.patch_size),
-        sections=sections,
-        figures=figures,
-        num_bad=num_bad,
-    )
+    values = {
+        "name": name,
+        "config": model.config,
+        "patch_size": to_pair(model.config.patch_size),
+        "sections": sections,
+        "figures": figures,
+        "num_bad": num_bad,
+    }
+    return render("attention.html", values)

@@ -9,10 +9,8 @@ import importlib.util
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import PIL.Image
 
@@ -21,11 +19,11 @@ from ..data.decoding import decode_image
 from ..data.sources.image_paths import find_images
 from .attention_page import shown_model
 from .demo import Answer, Demo, opened
+from .page_template import TEMPLATES, render
 
 if TYPE_CHECKING:
     import gradio as gr
 
-TEMPLATES = Path(__file__).parent / "templates"
 JPEG_QUALITY = 90
 MAX_EXAMPLES = 24
 MAX_FILE_SIZE = "50mb"
@@ -118,11 +116,12 @@ def make_page(demo: Demo, *, title: str, examples: Sequence[str] = ()) -> "gr.Bl
         try:
             image = opened(upload["path"], upload.get("orig_name") or "this file")
         except ValueError as error:
-            return None, _rendered("demo_bad_image.html", error=error)
+            return None, render("demo_bad_image.html", {"error": error})
         return gr.skip(), answer_html(demo.answer(image))
 
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
-        gr.HTML(_rendered("demo_head.html", title=title, model=demo.model, has_tokens=demo.has_tokens), padding=False)
+        head = {"title": title, "model": demo.model, "has_tokens": demo.has_tokens}
+        gr.HTML(render("demo_head.html", head), padding=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 image = gr.Image(label="Image", sources=["upload", "webcam", "clipboard"], height=320, elem_id="image")
@@ -192,14 +191,7 @@ class OnlyOwnSources:
 
 def answer_html(answer: Answer) -> str:
     """The HTML of an answer: a list of classes for each head, and the attention of the tokens."""
-    return _rendered("demo_answer.html", answer=answer, jpeg=_jpeg)
-
-
-def _rendered(template: str, **values: Any) -> str:
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string((TEMPLATES / template).read_text(encoding="utf-8")).render(**values)
+    return render("demo_answer.html", {"answer": answer, "jpeg": _jpeg})
 
 
 def _jpeg(pixels: np.ndarray) -> str:

@@ -3,10 +3,8 @@
 import base64
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import PIL.Image
 from markupsafe import Markup
 
@@ -14,10 +12,10 @@ from ..data.dataset import ImageDataset
 from ..data.decoding import decode_image
 from ..evaluation.intervals import wilson_interval
 from .confusion_matrix import frequent_confusions, shown_matrix
+from .page_template import render
 from .report_figures import classes_figure, curves_figure, reliability_figure
 from .views_figure import short_name
 
-TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 THUMBNAIL = 144  # longer side in pixels
 MAX_OPEN_CLASSES, NUM_CONFUSIONS = 40, 20
 
@@ -35,31 +33,28 @@ def render_page(
     Raises:
         ImportError: matplotlib, an optional dependency, is not installed.
     """
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True
-    )
-    environment.filters |= {"percent": _percent, "short": short_name, "duration": _duration, "count": _count}
     models = facts["models"]
     names = facts["data"]["classes"]
     counts = [each["images"] for each in models[0]["classes"]]
     by_accuracy = _classes_by_accuracy(models)
-    pages = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return pages.render(
-        facts=facts,
-        models=models,
-        names=names,
-        students=[model for model in models if not model["is_teacher"]],
-        counts=counts,
-        occurring=sum(count > 0 for count in counts),
-        classes=by_accuracy,
-        max_open=MAX_OPEN_CLASSES,
-        classes_figure=Markup(classes_figure(models)) if len(by_accuracy) > MAX_OPEN_CLASSES else None,
-        reliability={model["name"]: Markup(reliability_figure(model)) for model in models},
-        confusions={model["name"]: frequent_confusions(model, NUM_CONFUSIONS) for model in models},
-        matrices={model["name"]: _matrix(model) for model in models},
-        curves={name: Markup(curves_figure(name, log)) for name, log in logs.items() if log},
-        thumbnails=_thumbnails(models, images),
-    )
+    values = {
+        "facts": facts,
+        "models": models,
+        "names": names,
+        "students": [model for model in models if not model["is_teacher"]],
+        "counts": counts,
+        "occurring": sum(count > 0 for count in counts),
+        "classes": by_accuracy,
+        "max_open": MAX_OPEN_CLASSES,
+        "classes_figure": Markup(classes_figure(models)) if len(by_accuracy) > MAX_OPEN_CLASSES else None,
+        "reliability": {model["name"]: Markup(reliability_figure(model)) for model in models},
+        "confusions": {model["name"]: frequent_confusions(model, NUM_CONFUSIONS) for model in models},
+        "matrices": {model["name"]: _matrix(model) for model in models},
+        "curves": {name: Markup(curves_figure(name, log)) for name, log in logs.items() if log},
+        "thumbnails": _thumbnails(models, images),
+    }
+    filters = {"percent": _percent, "short": short_name, "duration": _duration, "count": _count}
+    return render("report.html", values, filters=filters)
 
 
 def _percent(share: float) -> str:

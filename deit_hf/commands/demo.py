@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         public = f", and for all at {page.share_url}" if page.share_url else ""
         print(f"the page is at {page.local_url}{public}; Ctrl-C ends it", flush=True)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which deletes the uploaded images
+        for number in (signal.SIGINT, signal.SIGTERM):  # gradio deletes the uploaded images after KeyboardInterrupt
+            signal.signal(number, signal.default_int_handler)
         page.block_thread()
 
 

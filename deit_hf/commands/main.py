@@ -3,8 +3,12 @@
 The module of a sub-command is imported only when it is used, so that help and tables need no torch.
 """
 
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 
 from ..argument_checks import nearest_option, without_tokens
@@ -56,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: name and arguments of the sub-command; those of the process by default.
 
     Raises:
-        SystemExit: with the exit code of the sub-command; 2 if there is no such command.
+        SystemExit: with the exit code of the sub-command; 2 if there is no such command; 128 + N after signal N, as in
+            a shell, where the sub-command has no code of its own for it.
     """
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     if name in ("-h", "--help"):
@@ -64,9 +69,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif name == "--version":
         sys.stdout.write(f"deit-hf {import_module(__package__.partition('.')[0]).__version__}\n")
     elif name in COMMANDS:
-        import_module(f".{name.replace('-', '_')}", __package__).main(rest)
+        with _cleans_up_after_signals():
+            import_module(f".{name.replace('-', '_')}", __package__).main(rest)
     else:
         kind, known = ("option", ("--help", "--version")) if name.startswith("-") else ("command", COMMANDS)
         hint = nearest_option(name, known).replace("--help", "deit-hf --help")
         sys.stderr.write(f"error: unknown {kind} {without_tokens(name.partition('=')[0])}{hint}\n")
         raise SystemExit(2)
+
+
+@contextlib.contextmanager
+def _cleans_up_after_signals() -> Iterator[None]:
+    """Ends the command after SIGTERM or Ctrl-C without a traceback, once its temporary files are deleted.
+
+    A training has its own way meanwhile (reliability/stop_signals.py). Only Python's main thread receives signals.
+    """
+    process = os.getpid()
+
+    def end(number: int, *_: object) -> None:
+        if os.getpid() != process:  # a forked data worker, which nothing keeps
+            os._exit(128 + number)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

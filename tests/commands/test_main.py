@@ -1,15 +1,20 @@
 """The `deit-hf` command finds its sub-commands, and helps with a mistyped one."""
 
+import contextlib
 import inspect
+import os
+import signal
 import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import deit_hf
+from deit_hf.atomic_files import written_aside
 from deit_hf.commands.main import COMMANDS, help_text, main
 
 ROOT = Path(__file__).parents[2]
@@ -66,3 +71,35 @@ def test_module_runs_the_command_and_hands_out_its_exit_code():
     code, printed, error = run("compare", "--nme")
     assert (code, printed) == (2, "")
     assert error.startswith("error: unknown option --nme")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_a_command_after_its_temporary_files_are_deleted(tmp_path, monkeypatch, number: signal.Signals):
+    def write(arguments: list[str]) -> None:
+        with written_aside(tmp_path / "report") as aside:
+            (aside / "report.html").write_text("half of the p")
+            signal.raise_signal(number)
+
+    monkeypatch.setattr("deit_hf.commands.main.import_module", lambda *_: SimpleNamespace(main=write))
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        main(["report"])
+    assert stopped.value.code == 128 + number
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) is before
+
+
+def test_signal_to_a_forked_worker_ends_only_the_worker(monkeypatch):
+    codes = []
+
+    def fork(arguments: list[str]) -> None:
+        worker = os.fork()
+        if worker == 0:
+            with contextlib.suppress(SystemExit):  # which would run what is left of this test twice
+                signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]))
+
+    monkeypatch.setattr("deit_hf.commands.main.import_module", lambda *_: SimpleNamespace(main=fork))
+    main(["report"])
+    assert codes == [128 + signal.SIGTERM]
