@@ -48,6 +48,17 @@ def written_aside(directory: str | Path) -> Iterator[Path]:
         raise
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file in UTF-8, in full or not at all.
+
+    Raises:
+        OSError: the directory cannot be created or written to.
+    """
+    path = Path(path)
+    with written_aside(path.parent) as aside:
+        (aside / path.name).write_text(text, encoding="utf-8")
+
+
 def write_manifest(directory: Path) -> list[Path]:
     """Writes the manifest of all files in a directory, and returns the files.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deit_hf.atomic_files import written_aside
+from deit_hf.atomic_files import write_text, written_aside
 
 
 def test_files_arrive_together_and_what_was_there_stays(tmp_path: Path):
@@ -45,3 +45,10 @@ def test_a_new_directory_is_removed_after_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="refused"), written_aside(tmp_path / "new"):
         raise ValueError("refused")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_text_that_cannot_be_written_leaves_the_old_file(tmp_path: Path):
+    write_text(tmp_path / "new folder" / "card.md", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "new folder" / "card.md", "new, cut \ud800 in the middle")
+    assert [(path.name, path.read_text()) for path in (tmp_path / "new folder").iterdir()] == [("card.md", "old")]

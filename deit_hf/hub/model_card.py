@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..atomic_files import write_text
 from ..evaluation.fusion import FUSIONS
 from ..evaluation.intervals import wilson_interval
 from ..evaluation.metric_names import MeasuredSet, accuracy_name, measured_sets
@@ -327,5 +328,5 @@ def write_model_card(directory: str | Path, facts: ModelFacts) -> bool:
     if path.exists() and unsealed(path.read_text(encoding="utf-8")) is None:
         logger.warning("%s was edited by hand and is kept; move it away to get a new one", path)
         return False
-    path.write_text(sealed(render_model_card(facts)), encoding="utf-8")
+    write_text(path, sealed(render_model_card(facts)))
     return True

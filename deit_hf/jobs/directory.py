@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..atomic_files import written_aside
+from ..atomic_files import write_text
 from ..reliability.checkpoints import is_finished
 from ..reliability.run_identity import Difference
 from ..reliability.run_lock import HOLDER, LOCK
@@ -121,6 +121,4 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a file of a job, in full or not at all."""
-    with written_aside(path.parent) as aside:
-        text = json.dumps(content, indent=1, ensure_ascii=False, default=os.fspath)
-        (aside / path.name).write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=os.fspath) + "\n")

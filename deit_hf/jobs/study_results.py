@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ..analysis.token_similarity import token_cosines
-from ..atomic_files import written_aside
+from ..atomic_files import write_text, written_aside
 from ..data.dataset import EvaluationViews, ImageDataset, ViewCollator
 from ..data.transforms import evaluation_view
 from ..evaluation.answers import LABELS, head_answers
@@ -155,6 +155,4 @@ def add_result(folder: Path, line: Mapping[str, Any], answers: Mapping[str, np.n
 
 def write_results(folder: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Writes all lines of a study, in full or not at all."""
-    with written_aside(folder) as aside:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (aside / RESULTS_FILE).write_text(text, encoding="utf-8")
+    write_text(folder / RESULTS_FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -15,6 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..argument_checks import ListsArguments, check_flags, nearest_option, unknown_options, without_tokens
+from ..atomic_files import write_text
 from .shipped_recipes import YAML, find_recipe
 
 SHORT_FLAGS = {"--output_dir": "-o"}  # others are `aliases` in the metadata of a field
@@ -251,7 +252,7 @@ def write_recipe(
     if effective_recipe:
         head += ["Effective settings of the run:", *as_block(effective_recipe).splitlines()]
     comments = "".join(f"# {line}\n" for line in head)
-    Path(path).write_text(f"{comments}{text}", encoding="utf-8")
+    write_text(path, f"{comments}{text}")
 
 
 def as_block(recipe: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ import datasets
 import torch
 from transformers import BaseImageProcessor, PreTrainedConfig, set_seed
 
+from ..atomic_files import write_text
 from ..data.check import check_data, log_data_report
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts, load_image_parts
@@ -273,7 +274,7 @@ def _write_class_results(trainer: DistillationTrainer) -> bool:
     if not results or not trainer.is_world_process_zero():
         return False
     directory = Path(trainer.args.output_dir)
-    (directory / CLASS_RESULTS).write_text(json.dumps(results), encoding="utf-8")
+    write_text(directory / CLASS_RESULTS, json.dumps(results))
     part = "test" if "test" in results else next(iter(results))
     return draw_confusion_matrix(results[part], directory, part)
 

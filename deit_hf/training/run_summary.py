@@ -183,8 +183,11 @@ def _learning_rate(run: Run) -> str:
     *of_steps, end = run.rates
     changes_by_epoch = not is_given and args.learning_rate_stepping == "official"
     stepping = ", once per epoch and one epoch late (official)" if changes_by_epoch else ""
+    shape = f"{name} to {end:g}{stepping}"
+    if run.num_warmup_steps is not None and run.num_warmup_steps >= len(of_steps):
+        shape = f"the warm-up takes all steps, so no {name} schedule follows"
     return (
-        f"{base}{max(of_steps):g} at its peak; {name} to {end:g}{stepping}; "
+        f"{base}{max(of_steps):g} at its peak; {shape}; "
         f"{of_steps[0]:.3g} in the first step, {of_steps[-1]:.3g} in the last{decay}"
     )
 

@@ -116,7 +116,10 @@ def test_warm_up_longer_than_the_run_is_said_with_the_rate_that_it_reaches(tmp_p
         "the run ends during its warm-up: it has 10 steps, but the warm-up has 25, so the learning rate only reaches "
         f"{highest:.3g} instead of 0.001; lower `warmup_epochs` (5; the run has 2 epochs), or train for longer"
     ]
-    assert trainer.effective_recipe["learning rate"].startswith(f"{highest:g} at its peak")
+    assert trainer.effective_recipe["learning rate"] == (
+        f"{highest:g} at its peak; the warm-up takes all steps, so no cosine schedule follows; "
+        f"1e-06 in the first step, {highest:.3g} in the last"
+    )
 
 
 def warnings_for(args: DistillationArguments, sampler: ViewSampler, caplog, *, num_steps=100, warmup=0, rates=None):

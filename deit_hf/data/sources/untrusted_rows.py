@@ -58,6 +58,7 @@ def explained_by_cause(name: str) -> Iterator[None]:
     Raises:
         ConnectionError: the dataset is not a local directory, and the Hub cannot be reached.
         DatasetNotFoundError: the dataset is neither a local directory nor on the Hub.
+        FileNotFoundError: the dataset has no files, or one of them does not exist.
         ValueError: the dataset has its own code or cannot be read (for example, a file name leads out of it), or its
             configuration is wrong.
     """
@@ -68,6 +69,11 @@ def explained_by_cause(name: str) -> Iterator[None]:
         raise type(error)(
             f"`{name}` is not a local directory and could not be loaded from the Hub: {reason}; name a directory, or "
             "a Hub id while the Hub can be reached"
+        ) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"dataset `{name}` has no files that can be read: {' '.join(str(error).split())}; it must contain one "
+            "folder of images per class, or files of rows, such as parquet"
         ) from error
     except datasets.exceptions.DatasetGenerationError as error:
         reason = " ".join(str(error.__cause__ or error).split())

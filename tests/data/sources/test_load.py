@@ -340,6 +340,12 @@ def test_source_that_is_a_file_or_no_directory_is_said_before_the_hub_is_asked(t
         load_image_datasets(DataArguments(dataset_name="nodata", streaming=streaming))
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_folder_without_files_is_named_with_what_it_must_contain(tmp_path: Path, streaming: bool):
+    with pytest.raises(FileNotFoundError, match=r"no files .*one folder of images per class, or .* parquet$"):
+        load_image_datasets(DataArguments(dataset_name=str(tmp_path), streaming=streaming))
+
+
 def test_folder_that_is_a_file_is_said_with_its_option(tmp_path: Path):
     (tmp_path / "data.zip").write_bytes(b"PK")
     with pytest.raises(FileNotFoundError, match=r"data.zip` \(it is a file; .* unpack it\); .*`train_dir`"):
