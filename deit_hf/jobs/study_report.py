@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,20 +165,28 @@ def _legend(study: Study, rows: Sequence[Row]) -> str:
 def _teachers(results: StudyTable) -> list[str]:
     """How often the teachers are right on test images, and on the training views of their students."""
     cells = [["teacher", "top-1", "on training views", "on mixed views", "views", "top-1 of their students"]]
-    for line in results.lines:
-        students = [each for each in results.lines if each["teacher"] == line["run"] and each["teacher_fit"]]
-        if students:
-            # rows of the same seed and views measure the same
-            distinct = {json.dumps([each["seed"], each["teacher_fit"]], sort_keys=True): each for each in students}
-            found = [each["teacher_fit"] for each in distinct.values()]
-            fit = {name: [each[name] for each in found if name in each] for name in METRICS_OF_FIT}
-            shares = [_accuracy(fit[name]) if fit[name] else "not mixed" for name in METRICS_OF_FIT[:2]]
-            rows = {each["row"]: results.of_row(each["row"]).values() for each in students}
-            top1 = (f"`{row}` {100 * np.mean([answer_of(each) for each in lines]):.1f}" for row, lines in rows.items())
-            number = f"{sum(fit[METRICS_OF_FIT[2]]):,}"
-            cells.append([line["row"], f"{100 * answer_of(line):.1f}", *shares, number, ", ".join(top1)])
+    for (teacher, top1), students in results.students_by_teacher().items():
+        measured = [each for each in students if each["teacher_fit"]]
+        # rows of the same seed and views measure the same
+        distinct = {json.dumps([each["seed"], each["teacher_fit"]], sort_keys=True): each for each in measured}
+        fit = {name: _present(name, [each["teacher_fit"] for each in distinct.values()]) for name in METRICS_OF_FIT}
+        if not measured or not fit[METRICS_OF_FIT[0]]:
+            continue
+        shares = [_accuracy(fit[name]) if fit[name] else "not mixed" for name in METRICS_OF_FIT[:2]]
+        number = f"{sum(fit[METRICS_OF_FIT[2]]):,}"
+        cells.append([teacher, f"{100 * top1:.1f}", *shares, number, ", ".join(_means_by_row(measured))])
     note = "Training views are of images that the teacher was trained on, too."
     return [f"### Do the teachers fit the views?\n\n{_table(cells)}\n\n{note}"] if len(cells) > 1 else []
+
+
+def _present(name: str, found: Iterable[Mapping[str, Any]]) -> list[Any]:
+    return [each[name] for each in found if name in each]
+
+
+def _means_by_row(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The mean accuracy of each row, such as "`token-hard` 47.4"."""
+    for row in dict.fromkeys(line["row"] for line in lines):
+        yield f"`{row}` {100 * np.mean([answer_of(line) for line in lines if line['row'] == row]):.1f}"
 
 
 def _accuracy(values: Sequence[float]) -> str:

@@ -135,10 +135,27 @@ class StudyTable:
         )
 
     def _top1_of_teacher(self, lines: Sequence[Mapping[str, Any]]) -> float | None:
-        """Top-1 of the teacher of these runs; lines of earlier versions lack it, so the teacher's line counts."""
-        now = {line["run"]: answer_of(line) for line in self.lines}
-        found = [line.get("teacher_top1", now.get(line["teacher"])) for line in lines if line["teacher"]]
-        return float(np.mean(found)) if found and None not in found else None
+        """Mean top-1 of the teachers of these runs; None without one, and if it is unknown."""
+        found = [self._teacher_top1(line) for line in lines if line["teacher"]]
+        known = [top1 for top1 in found if top1 is not None]
+        return float(np.mean(known)) if known and len(known) == len(found) else None
+
+    def _teacher_top1(self, line: Mapping[str, Any]) -> float | None:
+        """Top-1 of the teacher of a run; lines of earlier versions lack it, so the teacher's line counts."""
+        top1: float | None = line.get("teacher_top1", self._top1_now().get(line["teacher"]))
+        return top1
+
+    def _top1_now(self) -> dict[str, float]:
+        return {line["run"]: answer_of(line) for line in self.lines}
+
+    def students_by_teacher(self) -> dict[tuple[str, float], list[dict[str, Any]]]:
+        """The runs with a teacher, by its name and top-1: a teacher that was trained again is another one."""
+        found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+        for line in self.lines:
+            top1 = self._teacher_top1(line) if line["teacher"] else None
+            if top1 is not None:
+                found.setdefault((line["teacher"], top1), []).append(line)
+        return found
 
     def difference(self, row: str, other: str | None) -> Difference | None:
         """Compares two rows; None if the second is None or they have no seed in common."""
@@ -167,6 +184,7 @@ class StudyTable:
     def disagreement(self, plain: str, distilled: str) -> dict[str, dict[str, float]] | None:
         """Share of images on which two of labels, teacher, plain student and the heads differ, mean over seeds.
 
+        Seeds whose teacher was trained again since do not count, because its answers are not kept.
         Source: table 4 of the paper.
 
         Args:
@@ -174,9 +192,11 @@ class StudyTable:
             distilled: row with a token and a teacher.
         """
         mine, others = self.of_row(distilled), self.of_row(plain)
-        seeds = [seed for seed in mine if seed in others]
+        now = self._top1_now()
         by_seed = []
-        for seed in seeds:
+        for seed, line in mine.items():
+            if seed not in others or self._teacher_top1(line) != now.get(line["teacher"]):
+                continue
             answers = self.answers(mine[seed]["run"])
             named = {
                 "labels": answers[LABELS],

@@ -16,7 +16,7 @@ from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.sources.load import load_image_parts
 from deit_hf.jobs import reproduce as module
 from deit_hf.jobs.arguments import ReproduceArguments
-from deit_hf.jobs.study_results import read_results
+from deit_hf.jobs.study_results import read_results, write_results
 from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.training.arguments import DistillationArguments
 from deit_hf.training.saved_model import evaluate
@@ -425,3 +425,23 @@ def test_show_writes_what_the_files_say(finished: Path, tmp_path, capsys):
     assert f"| distilled | 2 | {np.mean(cosines):.3f} ± {np.std(cosines, ddof=1):.3f} |" in text
     assert "Not with the options of this package's tables, but with `num_train_epochs` 1, `max_train" in text
     assert (tmp_path / "digits-cpu-digits.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_teacher_that_was_trained_again_is_another_one(finished: Path, tmp_path):
+    """Its answers and its views are not shown with students of the earlier one."""
+    folder = copied(finished, tmp_path)
+    lines = read_results(folder)
+    lines[-1]["teacher_top1"] = 0.975
+    lines[-1]["teacher_fit"] = {"teacher_top1_on_views": 0.25, "teacher_views": 16}
+    write_results(folder, lines)
+    main(["digits", "--show", "-o", str(tmp_path)])
+    text = (tmp_path / "README.md").read_text()
+    accuracies = [f"{100 * line['top1']['average']:.1f}" for line in lines if line["row"] == "distilled"]
+    assert f"| teacher-convnet | 97.5 | 25.0 | not mixed | 16 | `distilled` {accuracies[1]} |" in text
+    own = next(line for line in text.splitlines() if line.startswith("| teacher-convnet | "))
+    assert own.startswith(f"| teacher-convnet | {100 * lines[1]['top1']['only']:.1f} | ")
+    assert own.endswith(f" | `distilled` {accuracies[0]} |")
+    first = np.load(folder / "answers" / "distilled-seed0.npz")
+    teacher = np.load(folder / "answers" / "teacher-convnet.npz")
+    row = next(line for line in text.splitlines() if line.startswith("| class head | "))
+    assert row.split(" | ")[2] == f"{np.mean(first['cls'] != teacher['only']):.3f}"
