@@ -13,7 +13,7 @@ DIR gets attention.html, one page with all figures that needs no other file, and
   NAME-heads.png      the attention in each head of the last layer
   positions.png       the similarity of the position embeddings
   filters.png         the filters of the patch embedding, or their principal components
-  tokens.png          the cosine of both tokens after each layer (models with a distillation token)
+  tokens.png          the cosine similarity of both tokens after each layer (models with a distillation token)
 
 exit codes: 0 all images are shown; 1 some images cannot be read (they are listed, the others are shown); 2 wrong
 input.
@@ -68,7 +68,8 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("names", nargs="+", metavar="MODEL IMAGE", help="the model, and the images")
     parser.add_argument(
-        "--model", "--model_name_or_path", dest="model", metavar="MODEL", help="the model; all names are images then"
+        "--model", "--model_name_or_path", dest="model", metavar="MODEL",
+        help="the model; all positional arguments are then images",
     )  # fmt: skip
     parser.add_argument(
         "-o",

@@ -2,7 +2,7 @@
 
 RECIPE and options are those of deit-hf train. The answers are to exactly the views of that training, which can use
 them instead of the teacher: deit-hf train RECIPE [--option value ...] --teacher_cache DIR. So can trainings with other
-students, learning rates and seeds (with the same --data_seed). The same command again continues.
+students, learning rates and seeds (with the same --data_seed). To continue after a stop, run the same command again.
 """
 
 import sys

@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.to_timm and output.suffix != ".safetensors":
             raise ValueError(f"with --to_timm the output is a `.safetensors` file, but `{output}` is not")
         if output.exists() and output.is_dir() == options.to_timm:
-            raise ValueError(f"`{output}` already exists and is a {'file' if output.is_file() else 'directory'}")
+            kind, other = ("file", "directory") if output.is_file() else ("directory", "file")
+            raise ValueError(f"`{output}` already exists and is a {kind}, but must be a {other}; name another output")
         if not options.overwrite and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
             raise ValueError(f"`{output}` already exists and is not empty; name another output, or pass --overwrite")
         overrides = {"image_size": options.image_size, "num_attention_heads": options.num_attention_heads}
@@ -41,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overrides = {name: value for name, value in overrides.items() if value is not None}
         if options.to_timm:
             if overrides:
-                raise ValueError(f"with --to_timm, {', '.join(f'`{name}`' for name in overrides)} cannot be given")
+                raise ValueError(
+                    f"with --to_timm, {', '.join(f'`{name}`' for name in overrides)} cannot be given; leave it out"
+                )
             export_checkpoint(options.input, output)
         else:
             model = convert_checkpoint(options.input, **overrides)

@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             port=options.port,
             share=options.share,
         )
-        public = f", and for all at {page.share_url}" if page.share_url else ""
-        print(f"the page is at {page.local_url}{public}; Ctrl-C ends it", flush=True)
+        public = f", and public at {page.share_url}" if page.share_url else ""
+        print(f"the page is at {page.local_url}{public}; press Ctrl-C to stop it", flush=True)
         for number in (signal.SIGINT, signal.SIGTERM):  # gradio deletes the uploaded images after KeyboardInterrupt
             signal.signal(number, signal.default_int_handler)
         page.block_thread()

@@ -1,7 +1,7 @@
 """From a dataset and a teacher to a small model: deit-hf distill DATA --teacher SOURCE [--student SOURCE] [-o DIR]
 
 DATA is a folder of class folders (possibly in train/, val/, test/), a directory of parquet files, a Hub id, or digits.
-The same command again continues a job that was stopped.
+To continue a job that was stopped, run the same command again.
 """
 
 import sys

@@ -67,8 +67,12 @@ def _parser() -> CommandParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="MODEL DIR", help="the model, and the directory for the export")
-    parser.add_argument("--model_name_or_path", metavar="MODEL", help="the model; the only name is DIR then")
-    parser.add_argument("-o", "--output_dir", metavar="DIR", help="the directory; the only name is MODEL then")
+    parser.add_argument(
+        "--model_name_or_path", metavar="MODEL", help="the model; the only positional argument is then DIR"
+    )
+    parser.add_argument(
+        "-o", "--output_dir", metavar="DIR", help="the directory; the only positional argument is then MODEL"
+    )
     parser.add_argument("--int8", action="store_true", help="also write a file with 8-bit weights")
     parser.add_argument("--overwrite", action="store_true", help="write even if DIR holds files")
     parser.add_argument(
@@ -128,7 +132,7 @@ def _export(source: str, directory: Path, data: "DataArguments | None", *, int8:
     difference = export_onnx(model, processor, directory, pixel_values, int8=int8, overwrite=overwrite)
     print(f"wrote {directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
     print(
-        f"{ONNX_FILE} equals the model on {len(pixel_values)} {kind}: largest difference of a logit {difference:.1e}"
+        f"{ONNX_FILE} matches the model on {len(pixel_values)} {kind}: largest difference of a logit {difference:.1e}"
     )
     if before:
         print(f"{before} ({len(loader.dataset)} images)")  # type: ignore[union-attr, arg-type]

@@ -30,7 +30,7 @@ COMMANDS = {
     "push": "push the directory of a run to the Hub",
     "recipes": "list the recipes of this package, print or copy one",
     "models": "show size and cost of the eight published models",
-    "reproduce": "repeat tables of the paper in small, with several seeds",
+    "reproduce": "repeat tables of the paper at small scale, with several seeds",
     "benchmark": "measure the speed of input, model and training compared to timm and transformers",
 }
 

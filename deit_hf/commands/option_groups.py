@@ -54,7 +54,13 @@ STUDENT = (
     Option("variant", "NAME", None, "DeiT to train from scratch instead; names: deit-hf models"),
     Option("image_size", "PIXELS", None, "side of the images; loaded weights are adapted to it", "the student's"),
     Option("drop_path_rate", "RATE", None, "stochastic depth, in [0, 1)", "0.1 from scratch, else as stored"),
-    Option("use_distillation_token", "BOOL", None, "for loaded weights: two tokens and heads", "true with a teacher"),
+    Option(
+        "use_distillation_token",
+        "BOOL",
+        None,
+        "give loaded weights a distillation token and head",
+        "true with a teacher",
+    ),
     Option("train_only", "REGEX", None, "parameters to train, such as classifier; others are frozen", "all"),
 )
 TEACHER = (
@@ -101,10 +107,10 @@ AUGMENTATION = (
     Option("repeated_augmentation", "N", 3, "views of an image in a step; 1 turns it off"),
 )
 OPTIMISATION = (
-    Option("num_train_epochs", "N", 300.0, "epochs; with N repeats, one shows about 1/N of the images"),
+    Option("num_train_epochs", "N", 300.0, "epochs; with N repeats, an epoch shows about 1/N of the images"),
     Option("max_steps", "N", -1, "optimizer steps instead of epochs; -1 uses the epochs"),
-    Option("per_device_train_batch_size", "N", 8, "images of a process in a step"),
-    Option("gradient_accumulation_steps", "N", 1, "batches that make one optimizer step"),
+    Option("per_device_train_batch_size", "N", 8, "batch size of each process"),
+    Option("gradient_accumulation_steps", "N", 1, "batches per optimizer step"),
     Option("learning_rate", "X", None, "peak learning rate", "5e-4 x global batch / 512"),
     Option("lr_scheduler_type", "NAME", "cosine", "schedule after the warm-up"),
     Option("warmup_epochs", "N", None, "epochs of linear warm-up", "5"),
@@ -115,13 +121,15 @@ OPTIMISATION = (
     Option("ema_decay", "X", 0.0, "averaged weights, in [0, 1); 0 turns them off, official: 0.99996"),
     Option("seed", "N", 42, "of weights, order and augmentation"),
 )
-CROP_RATIO = Option("crop_ratio", "X", None, "seen part of the short side, in (0, 1]", "0.875, or 1 up to 32 pixels")
+CROP_RATIO = Option(
+    "crop_ratio", "X", None, "share of the short side that is kept, in (0, 1]", "0.875, or 1 up to 32 pixels"
+)
 EVAL_CROP = Option("eval_crop", "NAME", None, "center, or squash: the whole image, resized", "center")
 FUSION = Option("fusion", "NAME", "logit_mean", "both heads together: logit_mean or softmax_sum")
 EVALUATION = (
     Option("eval_strategy", "WHEN", "no", "no, steps or epoch"),
-    Option("eval_steps", "N", None, "steps between evaluations, with steps", "as logging_steps"),
-    Option("per_device_eval_batch_size", "N", 8, "images of a process in an evaluation step"),
+    Option("eval_steps", "N", None, "steps between evaluations (eval_strategy steps)", "as logging_steps"),
+    Option("per_device_eval_batch_size", "N", 8, "evaluation batch size of each process"),
     CROP_RATIO,
     FUSION,
     Option("metric_for_best_model", "NAME", None, "such as top1 or balanced_accuracy", "loss"),
@@ -138,7 +146,7 @@ SAVING = (
     ),
     Option("overwrite_output_dir", "BOOL", False, "start again at step 0, and delete its checkpoints"),
     Option("save_strategy", "WHEN", "steps", "checkpoints: no, steps or epoch"),
-    Option("save_steps", "N", 500, "steps between checkpoints, with steps"),
+    Option("save_steps", "N", 500, "steps between checkpoints (save_strategy steps)"),
     Option("save_total_limit", "N", None, "checkpoints to keep", "all"),
     Option("logging_steps", "N", 500, "steps between lines of the log"),
     Option("report_to", "NAME", "none", "experiment tracker, such as tensorboard or wandb"),
@@ -148,9 +156,9 @@ SAVING = (
     Option("model_license", "NAME", None, "licence for the model card, such as apache-2.0", "none"),
 )
 MACHINE = (
-    Option("bf16", "BOOL", False, "train in bfloat16 with float32 weights"),
+    Option("bf16", "BOOL", False, "bfloat16 mixed precision; the weights stay float32"),
     Option("dataloader_num_workers", "N", 0, "processes that decode and augment images"),
-    Option("gradient_checkpointing", "BOOL", None, "less memory for more time", "false"),
+    Option("gradient_checkpointing", "BOOL", None, "recompute activations: less memory, but slower", "false"),
     Option("torch_compile", "BOOL", False, "compile the student"),
     Option("verbose", "BOOL", False, "print all that transformers prints"),
 )
@@ -165,7 +173,7 @@ RESULTS = (
     Option("per_class_file", "FILE", None, "JSON file for accuracy by class and confusion counts"),
 )
 BATCHES = (
-    Option("batch_size", "N", 64, "images of a process in a step"),
+    Option("batch_size", "N", 64, "batch size of each process"),
     Option("num_workers", "N", 2, "processes that decode images"),
 )
 
@@ -206,10 +214,13 @@ STEPS = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradie
 STORE = {
     "store": (
         Option("teacher_cache", "DIR", None, "folder of the store"),
-        Option("top_k", "K", None, "logits to store of a view: soft, above 128 classes", "10"),
-        Option("teacher_cache_epochs", "N", None, "epochs with views of their own, which later ones repeat", "all"),
+        Option("top_k", "K", None, "logits to store per view (soft, above 128 classes)", "10"),
+        Option("teacher_cache_epochs", "N", None, "epochs with different views; later epochs repeat them", "all"),
     ),
-    "teacher": (TEACHER[0], Option("evaluate_teacher", "BOOL", True, "measure it, for the summary of trainings")),
+    "teacher": (
+        TEACHER[0],
+        Option("evaluate_teacher", "BOOL", True, "measure the teacher, for the summary of each training"),
+    ),
     "data": DATA,
     "training": (
         *(each for each in STUDENT if each.name in ("model_name_or_path", "variant", "image_size")),
@@ -217,7 +228,7 @@ STORE = {
         Option("data_seed", "N", None, "of order, views and mixing; the same for all trainings", "seed"),
     ),
     "what changes views or answers": (
-        Option("distillation_type", "TYPE", "none", "hard stores one class of a view, soft its greatest logits"),
+        Option("distillation_type", "TYPE", "none", "hard stores a class per view, soft the largest logits"),
         Option("distillation_temperature", "τ", 3.0, "of soft distillation, greater than 0"),
         *AUGMENTATION,
         next(each for each in MACHINE if each.name == "bf16"),
@@ -240,9 +251,13 @@ DISTILL = {
         Option("output_dir", "DIR", None, "directory of the job", "runs/NAME, after DATA", flag="-o, --output_dir"),
         Option("compare", "BOOL", False, "also train the same student without the teacher"),
         Option(
-            "teacher_epochs", "N", None, "epochs of fitting the teacher to DATA; 0: as it is", "0 if it fits, else 10"
+            "teacher_epochs",
+            "N",
+            None,
+            "epochs to fine-tune the teacher; 0: use it unchanged",
+            "0 if it fits, else 10",
         ),
-        Option("teacher_train_only", "REGEX", "head", "what is fitted: head (its classifier), all, or a pattern"),
+        Option("teacher_train_only", "REGEX", "head", "what is fine-tuned: head (its classifier), all, or a pattern"),
         Option("overwrite_output_dir", "BOOL", False, "start all stages again"),
     ),
     "data": (
@@ -266,7 +281,7 @@ DISTILL = {
             "per_device_train_batch_size",
             "N",
             None,
-            "images of a process in a step",
+            "batch size of each process",
             "64, from scratch 128; fewer for few images",
         ),
         Option("learning_rate", "RATE", None, "at its peak", "1e-4; from scratch 1e-3 x sqrt(batch / 1024)"),
@@ -281,7 +296,7 @@ DISTILL = {
         Option("seed", "N", 42, "of weights, order and augmentation"),
     ),
     "machine and the Hub": (
-        Option("bf16", "BOOL", False, "train in bfloat16 with float32 weights"),
+        Option("bf16", "BOOL", False, "bfloat16 mixed precision; the weights stay float32"),
         Option(
             "dataloader_num_workers", "N", None, "processes that decode and augment images", "4, at most the cores"
         ),
@@ -310,7 +325,7 @@ PREPARE = {
 REPRODUCE = {
     "table": (
         Option("rows", "ROW ...", None, "rows of the table", "all"),
-        Option("seeds", "N ...", None, "each row is trained once with each", "0 1 2"),
+        Option("seeds", "N ...", None, "seeds; each row is trained once per seed", "0 1 2"),
         Option("protocol", "NAME", "cpu", "cpu, or gpu: more images, a larger student, hours on a GPU"),
         Option("part", "NAME", "test", "test, or validation: measure on training images that are held out"),
         Option("show", "BOOL", False, "train nothing; write tables and plots of all results in -o"),
@@ -320,8 +335,16 @@ REPRODUCE = {
         Option("dataset_name", "DATA", None, "Hub id, folder of class folders or parquet files", "the table's"),
         Option("image_column_name", "NAME", None, "column of images", "the table's"),
         LABELS,
-        Option("model_name_or_path", "SOURCE", None, "of rows that start from weights", flag="--student"),
-        Option("teacher_model_name_or_path", "SOURCE", None, "weights of its teacher", flag="--teacher"),
+        Option(
+            "model_name_or_path", "SOURCE", None, "initial weights, for rows that start from weights", flag="--student"
+        ),
+        Option(
+            "teacher_model_name_or_path",
+            "SOURCE",
+            None,
+            "initial weights of the teacher of these rows",
+            flag="--teacher",
+        ),
     ),
     "for a trial": (
         Option("num_train_epochs", "N", None, "epochs of each run, times the factor of its row", "the table's"),

@@ -89,7 +89,8 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("names", nargs="+", metavar="MODEL PATH", help="the model, and the images")
     parser.add_argument(
-        "--model", "--model_name_or_path", dest="model", metavar="MODEL", help="the model; all names are images then"
+        "--model", "--model_name_or_path", dest="model", metavar="MODEL",
+        help="the model; all positional arguments are then images",
     )  # fmt: skip
     parser.add_argument(
         "--top_k", type=int, help="classes to show per image (default: 5 for one image, 1 for several)"
@@ -127,7 +128,7 @@ def model_and_paths(names: list[str], model: str | None, usage: str) -> tuple[st
 
 def _check_file(kind: str, file: Path, overwrite: bool) -> None:
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"`--{kind}` is {file}, but the folder `{file.parent}` does not exist")
+        raise FileNotFoundError(f"`--{kind}` is {file}, but the folder `{file.parent}` does not exist; create it")
     if file.is_dir():
         raise ValueError(f"`--{kind}` is {file}, which is a folder; name a file in it")
     if file.exists() and not overwrite:

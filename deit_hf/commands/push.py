@@ -1,8 +1,8 @@
 """Pushes a run's directory to the Hub: deit-hf push DIR --hub_model_id user/name
 
-Uploads the files that a run writes, and lists which files it uploads and which not: no checkpoints, pickles or other
-files. A store of teacher answers (a directory with a store.json) becomes a dataset repository. Exit code 2: wrong
-input. 3: the Hub could not be reached, refused, or did not answer; try again.
+Uploads the files that a run writes, and lists which files it uploads and which it does not: no checkpoints, pickles
+or other files. A store of teacher answers (a directory with a store.json) becomes a dataset repository. Exit code
+2: wrong input. 3: the Hub could not be reached, refused, or did not answer; try again.
 """
 
 from collections.abc import Sequence

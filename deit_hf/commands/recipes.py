@@ -1,7 +1,7 @@
 """The recipes of this package: deit-hf recipes [NAME] [--copy FILE]
 
-Without a name, lists them with one line each. NAME prints a recipe: its header says which row of the paper it is, with
-which command and machine, and the expected top-1. --copy writes the recipe to a file, to change and train with it.
+Without a name, lists them with one line each. NAME prints a recipe: its header names the row of the paper, the
+command, the machine and the expected top-1. --copy writes the recipe to a file, to change and train with it.
 """
 
 import sys
@@ -49,7 +49,7 @@ def _copy(recipe: Path, file: Path) -> None:
     if file.suffix not in YAML:
         raise ValueError(f"`copy` is {file}, but must end in .yaml, so that deit-hf train finds it as a file")
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"`copy` is {file}, but the folder `{file.parent}` does not exist")
+        raise FileNotFoundError(f"`copy` is {file}, but the folder `{file.parent}` does not exist; create it")
     try:
         with file.open("x", encoding="utf-8") as new:
             new.write(recipe.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Repeats tables of the paper in small: deit-hf reproduce TABLE [--rows ROW ...] [--seeds N ...] [--option value ...]
+"""Repeats tables of the paper at small scale: deit-hf reproduce TABLE [--rows ROW ...] [--seeds N ...] [options]
 
 Trains each row with each seed, and what it needs, such as its teacher. The same command again continues; started
 several times at once, the processes share the runs. With --show it trains nothing, and writes tables and plots of all

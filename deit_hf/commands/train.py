@@ -59,5 +59,5 @@ def _dry_run(model_args: Any, data_args: Any, args: Any) -> None:
 
     needs = dry_run(model_args, data_args, args)
     if args.process_index == 0:
-        finished = [f"already finished: {args.output_dir}; nothing to do"]
+        finished = [f"already finished: {args.output_dir}; nothing to do; to repeat it, set `overwrite_output_dir`"]
         print("\n".join(finished if needs is None else ["", "The run will need:", *needs.lines()]))

@@ -54,7 +54,9 @@ class BadImageList(TrainerCallback):
             lines = [bad for name, bad in new.items() if name not in listed]
             file.write(b"".join(json.dumps(bad).encode() + b"\n" for bad in lines))
         if lines and not listed:
-            logger.warning("%s. It is replaced by another image, like all images in %s", lines[0]["reason"], self.path)
+            logger.warning(
+                "%s. It is replaced by another image, like all images listed in %s", lines[0]["reason"], self.path
+            )
         self._listed = listed | new.keys()
 
     def count(self) -> int:

@@ -92,8 +92,8 @@ class DataReport:
             limits = [f"{self.num_compared[part]} of {part}" for part in (first, second) if part in self.num_compared]
             compared = f" (compared: {' and '.join(limits)})" if limits else ""
             found.append(
-                f"images of the {second} part that the {first} part contains, too{compared}: {len(pairs)}, such as "
-                f"{pairs[0][1]} and {pairs[0][0]}; accuracy on them is misleading, so remove them from one part"
+                f"images of the {second} part that are also in the {first} part{compared}: {len(pairs)}, such as "
+                f"{pairs[0][1]} (equal to {pairs[0][0]}); accuracy on them is misleading, so remove them from one part"
             )
         return found
 
@@ -259,7 +259,10 @@ def _warnings(part: PartReport) -> list[str]:
     if part.part == "train":
         lacking = [name for name, count in part.classes.items() if not count]
         if lacking:
-            found.append(f"classes without images in the train part: {len(lacking)} ({_some(lacking)})")
+            found.append(
+                f"classes without images in the train part: {len(lacking)} ({_some(lacking)}); add images, or "
+                "remove these classes"
+            )
         alike = Counter(letters_of(name) for name in part.classes)
         same = [repr(name) for name in part.classes if alike[letters_of(name)] > 1]
         if same:

@@ -187,7 +187,9 @@ def _named_errors(source: Any, where: str) -> Iterator[None]:
             f"{named} is empty or not in an image format that Pillow knows; fix or remove it"
         ) from error
     except MemoryError as error:
-        raise MemoryError(f"{named}: there is too little memory to decode it") from error
+        raise MemoryError(
+            f"{named}: there is too little memory to decode it; resize it, or lower `dataloader_num_workers`"
+        ) from error
     except Exception as error:  # Pillow's decoders raise many types of errors, RuntimeError included
         if isinstance(error, OSError) and error.errno in _MACHINE_ERRORS:
             raise OSError(error.errno, f"{named} could not be read: {error.strerror}") from error

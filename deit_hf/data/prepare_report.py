@@ -91,8 +91,8 @@ class Gain:
             )
         if self.num_resized and "train" in self.rows and "validation" not in self.rows:
             lines.append(
-                "there is no validation part; --train_val_split chooses by content, so it holds out other images of "
-                "the prepared data than of the original: pass it to prepare to hold out the same"
+                "there is no validation part. --train_val_split selects images by their content, which resizing "
+                "changes: to hold out the same images as of the original data, pass it to deit-hf prepare"
             )
         return lines
 

@@ -26,7 +26,7 @@ class AnswerFormat:
     """Kind and size of the stored answers.
 
     Attributes:
-        kind: `hard` stores the teacher's class, 2 bytes a view; `soft` its greatest logits.
+        kind: `hard` stores the teacher's class, 2 bytes a view; `soft` its largest logits.
         num_classes: C.
         num_views: N, views of an epoch.
         top_k: k, logits stored of a view, for `soft`: as given, 10 by default; all C classes if C <= 128.
@@ -133,7 +133,7 @@ def answer_rows(logits: Tensor, answer_format: AnswerFormat) -> dict[str, np.nda
     rounded = values.half()
     if not rounded.isfinite().all():
         raise ValueError(
-            f"the teacher's greatest logit is {values.abs().max().item():g}, but float16 ends at 65504, so its "
+            f"the teacher's largest logit is {values.abs().max().item():g}, but float16 ends at 65504, so its "
             "answers cannot be stored; use hard distillation, or another teacher"
         )
     scaled = torch.cat([rounded.double(), others.double()], dim=-1) / answer_format.temperature

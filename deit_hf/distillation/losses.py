@@ -262,7 +262,10 @@ def distillation_objective(
         distillation_loss = learn_labels(distillation_logits, targets, class_weights)
         return ObjectiveTerms((cls_loss + distillation_loss) / 2, cls_loss, None)
     if teacher_logits is None:
-        raise ValueError(f"`distillation_type` is {distillation_type!r} but `teacher_logits` is None")
+        raise ValueError(
+            f"`distillation_type` is {distillation_type!r} but `teacher_logits` is None; pass the teacher's "
+            "logits, or use 'none'"
+        )
     student_logits = cls_logits if distillation_logits is None else distillation_logits
     if distillation_type == "soft":
         distillation_loss = _soft_loss(student_logits, teacher_logits, temperature, reduction)

@@ -141,7 +141,8 @@ class Teacher(nn.Module):
             )
         if self.id2label is not None and len(self.id2label) != logits.shape[1]:
             raise ValueError(
-                f"teacher `{self.name}` has {logits.shape[1]} classes but {len(self.id2label)} names in `id2label`"
+                f"teacher `{self.name}` has {logits.shape[1]} classes but {len(self.id2label)} names in "
+                "`id2label`; fix `id2label` in its configuration"
             )
         return logits.shape[1]
 

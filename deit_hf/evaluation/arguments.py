@@ -44,7 +44,9 @@ class EvaluationArguments:
     per_class_file: str | None = field(
         default=None, metadata={"help": "JSON file for the accuracy of each class and the confusion matrix."}
     )
-    verbose: bool = field(default=False, metadata={"help": "Print what transformers prints, and silence no warning."})
+    verbose: bool = field(
+        default=False, metadata={"help": "Also print what transformers prints, and show all warnings."}
+    )
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -55,7 +57,9 @@ class EvaluationArguments:
         for name in ("output", "per_class_file"):
             file = getattr(self, name)
             if file is not None and not Path(file).parent.is_dir():
-                raise FileNotFoundError(f"`{name}` is {file}, but the folder `{Path(file).parent}` does not exist")
+                raise FileNotFoundError(
+                    f"`{name}` is {file}, but the folder `{Path(file).parent}` does not exist; create it"
+                )
             if file is not None and Path(file).is_dir():
                 raise ValueError(f"`{name}` is {file}, which is a folder; name a file in it")
 
@@ -98,7 +102,9 @@ class ReportArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace the files if they exist."})
     batch_size: int = field(default=64, metadata={"help": "Images per batch."})
     num_workers: int = field(default=2, metadata={"help": "Data workers (processes that decode images)."})
-    verbose: bool = field(default=False, metadata={"help": "Print what transformers prints, and silence no warning."})
+    verbose: bool = field(
+        default=False, metadata={"help": "Also print what transformers prints, and show all warnings."}
+    )
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -109,7 +115,9 @@ class ReportArguments:
             raise ValueError(f"`output` is {self.output}, but must end in .html or .json")
         for file in self.files:
             if not file.parent.is_dir():
-                raise FileNotFoundError(f"`output` is {file}, but the folder `{file.parent}` does not exist")
+                raise FileNotFoundError(
+                    f"`output` is {file}, but the folder `{file.parent}` does not exist; create it"
+                )
             if file.is_dir():
                 raise ValueError(f"`output` is {file}, which is a folder; name a file in it")
             if file.exists() and not self.overwrite:

@@ -75,7 +75,7 @@ class TeacherFit:
         """The accuracy on training views, for the run summary."""
         found = [] if self.views is None else [f"top-1 {self.views.in_words('views')}"]
         if self.mixed is not None:
-            found.append(f"names the dominating class of {self.mixed.in_words('mixed views')}")
+            found.append(f"predicts the dominating class of {self.mixed.in_words('mixed views')}")
         return "; ".join([*found, *([self.note] if self.note else [])]) or "not measured"
 
     def metrics(self) -> dict[str, float]:

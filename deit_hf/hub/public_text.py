@@ -81,7 +81,9 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         return dict(parse(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise ValueError(f"`{path}` is damaged ({type(error).__name__}), so nothing is pushed") from error
+        raise ValueError(
+            f"`{path}` is damaged ({type(error).__name__}), so nothing is pushed; write it again"
+        ) from error
 
 
 def _public_recipe(values: dict[str, Any], paths: set[str], text: str) -> str:

@@ -136,7 +136,10 @@ def _check_included(directory: Path, name: str) -> None:
     with open(directory / name, "rb") as file:
         starts_as_pickle = file.read(1) == b"\x80"
     if path.suffix.lower() in PICKLES or starts_as_pickle:
-        raise ValueError(f"`{name}` is a pickle, which is never pushed because it can run code when it is loaded")
+        raise ValueError(
+            f"`{name}` is a pickle, which is never pushed because it can run code when it is loaded; save weights as "
+            "safetensors, or leave it out of `include`"
+        )
 
 
 # ---- detecting edited cards ----

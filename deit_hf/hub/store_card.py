@@ -28,7 +28,7 @@ def render_store_card(store: AnswerStore, repo_id: str) -> str:
     what = "the teacher's class for each view, 2 bytes each"
     if kind.kind == "soft":
         what = (
-            f"the {kind.top_k} greatest logits of each view, and the normaliser of all {kind.num_classes} classes at "
+            f"the {kind.top_k} largest logits of each view, and the normaliser of all {kind.num_classes} classes at "
             f"temperature {kind.temperature:g}"
         )
     elif kind.num_classes > 1 << 16:

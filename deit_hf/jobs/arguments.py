@@ -24,14 +24,14 @@ class JobArguments:
     teacher_epochs: float | None = field(
         default=None,
         metadata={
-            "help": "Epochs of fitting the teacher to the data; 0 uses it as it is. Default: 0 if its classes are "
+            "help": "Epochs of fine-tuning the teacher on the data; 0 uses it unchanged. Default: 0 if its classes are "
             "those of the data by name, else 10."
         },
     )
     teacher_train_only: str = field(
         default="head",
         metadata={
-            "help": "What to train when the teacher is fitted to the data: head (its classifier), all, or a regular "
+            "help": "What to train when the teacher is fine-tuned: head (its classifier), all, or a regular "
             "expression for names of parameters."
         },
     )

@@ -76,7 +76,7 @@ def distill(
         variant: DeiT to train from scratch instead of `student`.
         output_dir: directory of the job. Default: `runs/NAME` after the data.
         compare: also train the same student without the teacher.
-        teacher_epochs: epochs of fitting the teacher to the data; 0 uses it as it is.
+        teacher_epochs: epochs of fine-tuning the teacher on the data; 0 uses it unchanged.
         teacher_train_only: what is trained then: `head`, `all`, or a regular expression for names of parameters.
         options: options of `ModelArguments`, `DataArguments` and `DistillationArguments` for the student's training.
 

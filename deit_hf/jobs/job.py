@@ -82,7 +82,8 @@ class Job:
     def _warn_of_size(self, student: int, teacher: int | None) -> None:
         if teacher is not None and student > teacher and self.is_main_process:
             logger.warning(
-                "the student has %.2f million parameters, more than the teacher (%.2f million); name a smaller one",
+                "the student has %.2f million parameters, more than the teacher (%.2f million); name a "
+                "smaller student with `--student` or `--variant`",
                 *(student / 1e6, teacher / 1e6),
             )
 
@@ -110,7 +111,7 @@ class Job:
         overwrite = bool(self.options.get("overwrite_output_dir"))
         results = None if overwrite else self._agreed(partial(read_json, directory / RESULTS_FILE))
         if results is not None and runs.keys() <= {*results["runs"]}:
-            self._log("already finished: %s; nothing to do", directory)
+            self._log("already finished: %s; nothing to do; to repeat it, set `overwrite_output_dir`", directory)
             return results
         self._log_plan(runs, directory, overwrite=overwrite)
         self._agreed(partial(begin_job, directory, self.identity, overwrite=overwrite))
@@ -165,7 +166,7 @@ class Job:
         if self.misfit is None:
             self._log("teacher: %s is used as it is", self.source)
         elif self.source is not None:
-            self._log("teacher: %s is fitted to the data, because %s", self.source, self.misfit)
+            self._log("teacher: %s is fine-tuned on the data first, because %s", self.source, self.misfit)
         for run in runs.values():
             self._log("%s: %s", run.name, run.in_words())
         left = [run for run in runs.values() if not self._is_done(run, directory, overwrite=overwrite)]

@@ -37,7 +37,9 @@ def check_options(options: Mapping[str, Any]) -> DistillationArguments:
             "no teacher is named; name one with `--teacher`: a Hub id, a directory, timm/NAME, or timm:NAME@FILE"
         )
     if options.get("streaming"):
-        raise ValueError("a distillation job holds all rows; use `deit-hf train` to train from a stream")
+        raise ValueError(
+            "`streaming` is true, but a distillation job holds all rows; use `deit-hf train` to train from a stream"
+        )
     if options.get("teacher_cache"):
         raise ValueError(
             f"`teacher_cache` is {options['teacher_cache']!r}, but a distillation job asks its teacher; use `deit-hf "

@@ -67,7 +67,8 @@ class ModelArguments:
         },
     )
     teacher_compile: bool = field(
-        default=False, metadata={"help": "Compile the teacher with torch.compile; pays after some minutes."}
+        default=False,
+        metadata={"help": "Compile the teacher with torch.compile; saves time in runs of more than some minutes."},
     )
     teacher_channels_last: bool = field(
         default=False,

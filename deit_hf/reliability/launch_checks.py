@@ -96,7 +96,7 @@ def check_accelerator_config(config: AcceleratorConfig) -> None:
 def _commands(num_processes: int | str) -> str:
     program = _program()
     return (
-        f"start them with: torchrun --nproc_per_node {num_processes} {program} ..., or: accelerate launch --multi_gpu "
+        f"start the processes with: torchrun --nproc_per_node {num_processes} {program} ..., or: accelerate launch --multi_gpu "
         f"--num_processes {num_processes} {program} ... (also on CPUs)"
     )
 

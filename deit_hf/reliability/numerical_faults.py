@@ -131,7 +131,7 @@ class NumericalFaults(TrainerCallback):
         skipped = self.outcome.skipped_steps
         before = f" (steps {_ranges(skipped)} were skipped before)" if skipped else ""
         return NonFiniteLossError(
-            f"not finite: {faults}{before}; {kept}. Lower `learning_rate` (now {args.learning_rate}) or set "
+            f"NaN or infinite: {faults}{before}; {kept}. Lower `learning_rate` (now {args.learning_rate}) or set "
             "`max_grad_norm`, use bf16 instead of fp16, or skip more such steps with `max_bad_steps` (now "
             f"{args.max_bad_steps}); to resume with another gradient norm or precision, pass `allow_changes` as well"
         )
@@ -166,7 +166,7 @@ class NumericalFaults(TrainerCallback):
             self._skip(step, model)
         if state.is_world_process_zero:
             logger.warning(
-                "not finite: %s; skipped (%d of at most %d)", _in_words(bad), len(skipped), args.max_bad_steps
+                "NaN or infinite: %s; skipped (%d of at most %d)", _in_words(bad), len(skipped), args.max_bad_steps
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

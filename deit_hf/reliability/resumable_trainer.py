@@ -145,7 +145,10 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint, dtype=self.model.dtype, output_loading_info=True
         )
         if type(stored.config) is not type(self.model.config) or _shapes(stored) != _shapes(self.model):
-            raise ValueError(f"`{resume_from_checkpoint}` holds another model than the one to train; name another run")
+            raise ValueError(
+                f"`{resume_from_checkpoint}` holds another model than the one to train (another type, or other shapes of "
+                "weights); resume with the options of that run, or name another checkpoint"
+            )
         if info["missing_keys"]:
             missing = ", ".join(sorted(info["missing_keys"]))
             raise ValueError(f"`{resume_from_checkpoint}` lacks {missing}; name another checkpoint")

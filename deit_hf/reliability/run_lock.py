@@ -98,7 +98,10 @@ def _take(output_dir: Path, option: str) -> tuple[FileLock, Path, list[Path]] | 
             raise type(error)(
                 f"`{option}` {output_dir} cannot be written to: {error.strerror}; name another one"
             ) from error
-        logger.warning("the file system of %s has no locks, so a second run there would not be refused", output_dir)
+        logger.warning(
+            "the file system of %s has no locks, so a second run there would not be refused; start only one",
+            output_dir,
+        )
         return None
     own = {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
     try:

@@ -94,7 +94,9 @@ class StopSignals:
         name = signal.Signals(number).name
         if self.received is None:
             self.received, self._received_at = name, time.monotonic()
-            _write_to_stderr(f"{name}: saving a checkpoint after this step, then exiting; a second one exits at once")
+            _write_to_stderr(
+                f"{name}: saving a checkpoint after this step, then exiting; a second signal exits at once, without saving"
+            )
         elif name == "SIGINT" and is_interactive():
             raise KeyboardInterrupt
         elif _world_size() == 1 or time.monotonic() - self._received_at > _ECHO_OF_THE_LAUNCHER:

@@ -84,7 +84,9 @@ def store_answers(
                 f"--teacher none --teacher_cache {directory}"
             )
             if args.push_to_hub:
-                say(f"They are not pushed with the model: deit-hf push {directory} --hub_model_id USER/NAME")
+                say(
+                    f"The answers are not pushed with the model; to push them: deit-hf push {directory} --hub_model_id USER/NAME"
+                )
     return directory
 
 
@@ -267,14 +269,18 @@ class _Filling:
             else ""
         )
         free = shutil.disk_usage(store.directory).free
-        room = f", of which only {size_in_words(free)} are free" if size > free else " on the disk"
+        room = (
+            f", but only {size_in_words(free)} are free: name a directory on another disk"
+            if size > free
+            else " on the disk"
+        )
         each = " in each process" if args.world_size > 1 else ""
         say(
             f"{num_views:,} views to answer in {len(missing)} epochs of {store.format.num_views:,} "
             f"({store.format.kind} answers)\n"
             f"the teacher answers {teacher_speed:.4g} views/s{each}{slow}\n"
             f"about {duration(seconds)}, and {size_in_words(size)}{room}\n"
-            f"a training asks the teacher for about {duration(of_run)}: the store saves time from {_runs(pays)} on"
+            f"the teacher takes about {duration(of_run)} of each training: the store saves time from {_runs(pays)} on"
         )
 
     def _speeds(self, epoch: int) -> tuple[float, float]:
@@ -315,7 +321,7 @@ class _Filling:
             for each in (store.facts["filled_with"], [self._machine()])
         )
         say(
-            f"answered {count} views again ({now}; stored with {then}): {equal} of {count} answers are the stored ones"
+            f"answered {count} views again ({now}; stored with {then}): {equal} of {count} answers equal the stored ones"
         )
 
 
@@ -326,7 +332,7 @@ def _num_done(writer: EpochWriter) -> int:
 
 
 def _runs(number: int) -> str:
-    return "the first run" if number == 1 else f"{number} runs"
+    return "the first training" if number == 1 else f"training {number}"
 
 
 def _num_epochs(views: Views) -> float:

@@ -89,8 +89,12 @@ class DistillationArguments(TrainingArguments):
         default=None,
         metadata={"help": "Repeat the views of this many epochs, so that only they need stored answers."},
     )
-    mixup_alpha: float = field(default=0.8, metadata={"help": "Alpha of its Beta distribution; 0 turns mixup off."})
-    cutmix_alpha: float = field(default=1.0, metadata={"help": "Alpha of its Beta distribution; 0 turns cutmix off."})
+    mixup_alpha: float = field(
+        default=0.8, metadata={"help": "Alpha of mixup's Beta distribution; 0 turns mixup off."}
+    )
+    cutmix_alpha: float = field(
+        default=1.0, metadata={"help": "Alpha of cutmix's Beta distribution; 0 turns cutmix off."}
+    )
     mixup_switch_prob: float = field(
         default=0.5, metadata={"help": "Probability of cutmix instead of mixup if both are on, in [0, 1]."}
     )
@@ -262,7 +266,9 @@ class DistillationArguments(TrainingArguments):
             "trainings of the commands, false in Python."
         },
     )
-    verbose: bool = field(default=False, metadata={"help": "Print what transformers prints, and silence no warning."})
+    verbose: bool = field(
+        default=False, metadata={"help": "Also print what transformers prints, and show all warnings."}
+    )
     overwrite_output_dir: bool = field(
         default=False,
         metadata={"help": "Start again at step 0 and delete the checkpoints of an earlier run in output_dir."},

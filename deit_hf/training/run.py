@@ -182,7 +182,9 @@ def _leave_finished(args: DistillationArguments, changes: Sequence[Difference]) 
     directory = Path(args.output_dir)
     if args.process_index == 0:
         unused = f" ({'; '.join(map(str, changes))}: no step is left to use it)" if changes else ""
-        logger.warning("already finished: %s; nothing to do%s", directory, unused)
+        logger.warning(
+            "already finished: %s; nothing to do%s; to repeat it, set `overwrite_output_dir`", directory, unused
+        )
         if args.push_to_hub:
             push_or_warn(
                 directory,

@@ -109,7 +109,11 @@ class SameRun:
         for place in places:
             stored = read_identity(place)
             if stored is None:
-                logger.warning("%s has no record of its run, so nothing is compared", place)
+                logger.warning(
+                    "%s has no record of its run, so nothing is compared; make sure that options, data and teacher "
+                    "are those of that run",
+                    place,
+                )
                 continue
             identity["changes"] = max(identity["changes"], stored["changes"], key=len)
             for difference in differences(stored, identity, _defaults(args)):

@@ -29,9 +29,9 @@ def warn_of_misfit(fit: TeacherFit, args: DistillationArguments) -> None:
     if any(_is_below(counted, least * fit.evaluation.top1) for counted, least in limits):
         found = [] if fit.views is None else [f"is right on {fit.views.in_words('training views')}"]
         if fit.mixed is not None:
-            found.append(f"names the dominating class of {fit.mixed.in_words('mixed views')}")
+            found.append(f"predicts the dominating class of {fit.mixed.in_words('mixed views')}")
         logger.warning(
-            "the teacher is right on %s, but it %s: learning from it can do the student harm; %s",
+            "the teacher is right on %s, but it only %s: learning from it can harm the student; %s",
             *(fit.evaluation.in_words("evaluation images"), " and ".join(found), _advice(args)),
         )
 

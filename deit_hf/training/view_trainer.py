@@ -154,7 +154,7 @@ class ViewTrainer(PushingTrainer):
         if config.num_labels != self.student_config.num_labels:
             raise ValueError(
                 f"the model has {config.num_labels} classes, but the trainer was created for one with "
-                f"{self.student_config.num_labels}"
+                f"{self.student_config.num_labels}; return such a model from `model_init`, or create a new trainer"
             )
         config.id2label, config.label2id = self.student_config.id2label, self.student_config.label2id
 

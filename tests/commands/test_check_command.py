@@ -34,7 +34,7 @@ def test_report_and_warnings_are_printed(tmp_path: Path, named: str, capsys):
         lines[0].split("  ", 1)[1].strip().startswith("8 images in 2 classes (cat 4, dog 4); 8 inspected: 32 pixels")
     )
     assert [line.split()[0] for line in lines] == ["train", "evaluation", "warning:"]
-    assert "images of the evaluation part that the train part contains, too: 8" in lines[2]
+    assert "images of the evaluation part that are also in the train part: 8" in lines[2]
 
 
 @pytest.mark.parametrize(

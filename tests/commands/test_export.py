@@ -54,7 +54,7 @@ def test_export_equals_the_model_for_any_batch_and_its_readme_runs(
     assert exit_code("model", "-o", "out", "--int8", "--data", "photos") == 0
     shown = capfd.readouterr()
     assert len(shown.out.splitlines()) == 7
-    assert "equals the model on 8 images of the data: largest difference of a logit" in shown.out
+    assert "matches the model on 8 images of the data: largest difference of a logit" in shown.out
     assert "top-1 of the model: 75.00% (8 images)" in shown.out
     rows = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines() if line.startswith("onnx/model")}
     assert rows["onnx/model.onnx"][-1] == "75.00%"

@@ -86,8 +86,8 @@ def test_pictures_of_two_parts_are_found_by_content_and_named(tmp_path: Path):
         ("evaluation", "test"): [(f"{val}/1.png", f"{test}/0.png")],
     }
     assert (
-        "images of the evaluation part that the train part contains, too: 2, such as "
-        f"{val}/0.png and {train}/1.png; accuracy on them is misleading, so remove them from one part"
+        "images of the evaluation part that are also in the train part: 2, such as "
+        f"{val}/0.png (equal to {train}/1.png); accuracy on them is misleading, so remove them from one part"
     ) in report.warnings()
 
 
@@ -128,7 +128,7 @@ def test_work_is_bounded_and_the_report_says_so(tmp_path: Path, monkeypatch: pyt
     assert [part.num_sampled for part in report.parts] == [3, 1]
     assert {Path(file).parent.name for file in opened[:3]} == {"cat", "dog"}  # spread over the rows
     assert report.num_compared == {"train": 4}
-    assert "contains, too (compared: 4 of train): 1, such as" in report.warnings()[-1]
+    assert "also in the train part (compared: 4 of train): 1, such as" in report.warnings()[-1]
 
 
 def test_report_draws_no_random_numbers_and_leaves_the_rows_as_they_are(tmp_path: Path):
@@ -190,4 +190,6 @@ def test_many_classes_are_counted_and_those_without_pictures_are_said():
     rows = {"image": [np.zeros((4, 4, 3), np.uint8)] * 19, "label": [*range(18), 0]}
     report = check_data(ImageParts(train=datasets.Dataset.from_dict(rows, features=features)))
     assert report.lines()[0].startswith("train  19 images in 18 of the 20 classes (1 to 2 each); 19 inspected: ")
-    assert report.warnings() == ["classes without images in the train part: 2 (18, 19)"]
+    assert report.warnings() == [
+        "classes without images in the train part: 2 (18, 19); add images, or remove these classes"
+    ]

@@ -129,7 +129,7 @@ def test_a_bad_image_does_not_end_the_measurement():
 def test_words_and_metrics_have_numbers_and_intervals():
     fit = TeacherFit(evaluation=Counted(8, 10), views=Counted(354, 512), mixed=Counted(270, 510), note="a note")
     assert fit.in_words() == (
-        "top-1 69.14 % (512 views, 95 % interval 65.0 to 73.0); names the dominating class of 52.94 % (510 mixed "
+        "top-1 69.14 % (512 views, 95 % interval 65.0 to 73.0); predicts the dominating class of 52.94 % (510 mixed "
         "views, 95 % interval 48.6 to 57.2); a note"
     )
     assert fit.metrics() == {

@@ -118,7 +118,7 @@ def test_a_folder_and_a_teacher_of_other_classes_give_a_student(photos: str, tea
     answer = pipeline("image-classification", model=str(result.output_dir / "student"))(f"{photos}/bee/3.png")
     assert {each["label"] for each in answer} == set(NAMES)
     # the teacher was fitted: its classifier alone has changed
-    assert "is fitted to the data, because none of the 2 classes" in caplog.text
+    assert "is fine-tuned on the data first, because none of the 2 classes" in caplog.text
     fitted, before = weights(result.output_dir / "teacher"), weights(Path(teacher))
     changed = {name for name in fitted if not torch.equal(fitted[name], before.get(name, torch.tensor(0)))}
     assert changed == {"classifier.weight", "classifier.bias"}

@@ -102,7 +102,9 @@ def test_processes_of_the_environment_that_did_not_join_are_an_error(monkeypatch
 def test_number_of_processes_without_a_rank_is_an_error_before_anyone_waits(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # without it, Accelerate itself would raise
-    with pytest.raises(ValueError, match="WORLD_SIZE 2 but no RANK; start them with: torchrun --nproc_per_node 2"):
+    with pytest.raises(
+        ValueError, match="WORLD_SIZE 2 but no RANK; start the processes with: torchrun --nproc_per_node 2"
+    ):
         DistillationArguments(str(tmp_path), report_to="none")
     monkeypatch.setenv("WORLD_SIZE", "1")
     check_ranks()

@@ -291,7 +291,7 @@ def test_script_says_one_line_and_exits_with_its_own_code(tmp_path, monkeypatch,
     assert left.value.code == 4
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert "error: not finite: loss at steps" in errors[0]
+    assert "error: NaN or infinite: loss at steps" in errors[0]
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
@@ -339,7 +339,7 @@ def run_two(folder: Path, *options: str) -> list[str]:
 def test_processes_stop_together_at_a_fault_that_one_of_them_saw(tmp_path: Path):
     outcomes = run_two(tmp_path, "--output_dir", "run", "--save_strategy", "steps", "--save_steps", "3")
     assert outcomes[0] == outcomes[1]
-    assert outcomes[0].startswith("not finite: loss at steps 5;")
+    assert outcomes[0].startswith("NaN or infinite: loss at steps 5;")
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-3"}
 
 

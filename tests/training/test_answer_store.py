@@ -440,7 +440,7 @@ def test_finished_store_is_compared_and_kept(place: Path, capsys: pytest.Capture
     printed = capsys.readouterr().out
     machine = "device cpu, batch size 10, layout contiguous"
     assert f"answered 140 views again ({machine}; stored with {machine})" in printed
-    assert "140 of 140 answers are the stored ones" in printed
+    assert "140 of 140 answers equal the stored ones" in printed
     assert files(place / "store") == before
 
 

@@ -37,7 +37,7 @@ def read_label_file(path: str | Path) -> Labels:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no label file at `{path}`")
+        raise FileNotFoundError(f"no label file at `{path}`; fix the path, or leave `label_file` out")
     text = path.read_text(encoding="utf-8")
     labels = _read_lists(path, text) if text.lstrip().startswith("[") else _read_lines(path, text)
     if not labels:
@@ -96,7 +96,9 @@ def with_labels_of(
         matched, words = _by_order(path, labels, image_paths), "order"
     labelled = [index for index, row_labels in enumerate(matched) if row_labels]
     if not labelled:
-        raise ValueError(f"label file `{path}` gives none of the {len(rows)} images a label")
+        raise ValueError(
+            f"label file `{path}` gives none of the {len(rows)} images a label; use the label file of this data"
+        )
     logger.warning("labels from %s, by %s: %d of %d images have a label", path, words, len(labelled), len(rows))
     if label_column_name in rows.column_names:
         rows = rows.remove_columns(label_column_name)
@@ -109,7 +111,9 @@ def with_labels_of(
 def _image_paths(rows: datasets.Dataset, column: str) -> list[str]:
     """The path of each image, or "" if it is unknown; the images are not read."""
     if column not in rows.column_names:
-        raise ValueError(f"the dataset has no column `{column}`, only {', '.join(rows.column_names)}")
+        raise ValueError(
+            f"the dataset has no column `{column}`, only {', '.join(rows.column_names)}; set `image_column_name`"
+        )
     rows = rows.select_columns([column])
     if isinstance(rows.features[column], datasets.Image):
         rows = rows.cast_column(column, datasets.Image(decode=False))
