@@ -24,8 +24,8 @@ class JobArguments:
     teacher_epochs: float | None = field(
         default=None,
         metadata={
-            "help": "Epochs of fine-tuning the teacher on the data; 0 uses it unchanged. Default: 0 if its classes are "
-            "those of the data by name, else 10."
+            "help": "Epochs of fine-tuning the teacher on the data; 0 uses it unchanged. Default: 0 if its classes "
+            "are those of the data by name, else 10."
         },
     )
     teacher_train_only: str = field(

@@ -96,8 +96,8 @@ def check_accelerator_config(config: AcceleratorConfig) -> None:
 def _commands(num_processes: int | str) -> str:
     program = _program()
     return (
-        f"start the processes with: torchrun --nproc_per_node {num_processes} {program} ..., or: accelerate launch --multi_gpu "
-        f"--num_processes {num_processes} {program} ... (also on CPUs)"
+        f"start the processes with: torchrun --nproc_per_node {num_processes} {program} ..., or: accelerate launch "
+        f"--multi_gpu --num_processes {num_processes} {program} ... (also on CPUs)"
     )
 
 

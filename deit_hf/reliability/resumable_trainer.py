@@ -146,8 +146,8 @@ class ResumableTrainer(Trainer):
         )
         if type(stored.config) is not type(self.model.config) or _shapes(stored) != _shapes(self.model):
             raise ValueError(
-                f"`{resume_from_checkpoint}` holds another model than the one to train (another type, or other shapes of "
-                "weights); resume with the options of that run, or name another checkpoint"
+                f"`{resume_from_checkpoint}` holds another model than the one to train (another type, or other shapes "
+                "of weights); resume with the options of that run, or name another checkpoint"
             )
         if info["missing_keys"]:
             missing = ", ".join(sorted(info["missing_keys"]))

@@ -95,7 +95,7 @@ class StopSignals:
         if self.received is None:
             self.received, self._received_at = name, time.monotonic()
             _write_to_stderr(
-                f"{name}: saving a checkpoint after this step, then exiting; a second signal exits at once, without saving"
+                f"{name}: saving a checkpoint after this step, then exiting; a second signal exits at once"
             )
         elif name == "SIGINT" and is_interactive():
             raise KeyboardInterrupt

@@ -84,9 +84,8 @@ def store_answers(
                 f"--teacher none --teacher_cache {directory}"
             )
             if args.push_to_hub:
-                say(
-                    f"The answers are not pushed with the model; to push them: deit-hf push {directory} --hub_model_id USER/NAME"
-                )
+                say("The answers are not pushed with the model; to push them:")
+                say(f"deit-hf push {directory} --hub_model_id USER/NAME")
     return directory
 
 
@@ -321,7 +320,8 @@ class _Filling:
             for each in (store.facts["filled_with"], [self._machine()])
         )
         say(
-            f"answered {count} views again ({now}; stored with {then}): {equal} of {count} answers equal the stored ones"
+            f"answered {count} views again ({now}; stored with {then}): "
+            f"{equal} of {count} answers equal the stored ones"
         )
 
 
