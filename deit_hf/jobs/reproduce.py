@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 from filelock import FileLock, Timeout
 
+from ..argument_checks import check_choice
 from ..benchmarks.comparison import environment
 from ..benchmarks.peer_training import check_peer_options, train_peer
 from ..data.dataset import ImageDataset
@@ -17,7 +18,7 @@ from ..data.fingerprint import images_fingerprint
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import ImageParts, load_image_parts
 from ..hub.run_files import read_json
-from ..model.labels import label_config
+from ..model.labels import label_config, real_names
 from ..reliability.checkpoints import find_checkpoint, is_finished
 from ..reliability.run_identity import Difference
 from ..training.progress import duration, say
@@ -29,7 +30,7 @@ from .directory import write_json
 from .plan import OPTION_TYPES
 from .study import Study, StudyRun, find_table, folder_of
 from .study_results import OF_THE_DATA, OF_THE_MACHINE, add_result, measure, read_results, recorded, top1_by_head
-from .study_table import answer_of
+from .study_table import StudyTable, answer_of
 
 RUNS = "runs"
 SECONDS_BETWEEN_LOOKS = 5
@@ -53,6 +54,8 @@ def reproduce(args: ReproduceArguments, options: Mapping[str, Any], output_dir: 
         TrainingStopped: a signal was received; the same call continues.
     """
     study, rows = find_table(args.table)
+    for row in args.rows or ():
+        check_choice("rows", row, tuple(rows))
     rows = rows if args.rows is None else args.rows
     if output_dir.exists() and not output_dir.is_dir():
         raise NotADirectoryError(f"`output_dir` {output_dir} is a file; name a directory")
@@ -99,6 +102,11 @@ class _Reproduction:
         self.folder = folder_of(output_dir, study, args.protocol, args.part)
         self.data = {**study.data, **{name: options[name] for name in options if name in OF_THE_DATA}}
         if args.part == "validation":
+            if "eval_split" in options:
+                raise ValueError(
+                    f"`eval_split` is {options['eval_split']}, but `part` is validation, which measures on training "
+                    "images that are held out; leave one of them out"
+                )
             self.data["train_val_split"] = study.validation
         self.parts: dict[int | None, ImageParts] = {}  # by number of training images
         self.fingerprints: dict[int | None, dict[str, Any]] = {}
@@ -118,7 +126,7 @@ class _Reproduction:
 
     def _check_results(self) -> None:
         """Refuses a folder with results of other options, so that each table has runs of equal options only."""
-        for line in read_results(self.folder):
+        for line in StudyTable(self.study, self.folder).lines:
             planned = self.study.planned_options(line["row"], self.args.protocol, self.options)
             given, stored = recorded(planned), dict(line["options"])
             if line.get("source") is not None and "model_name_or_path" in planned:
@@ -201,10 +209,10 @@ class _Reproduction:
 
     def _try(self, run: StudyRun, left: Sequence[StudyRun]) -> bool:
         """Does a run if what it needs is finished and no other process is doing it."""
-        if {each.name for each in left} & {*run.needs}:
+        (self.folder / RUNS).mkdir(parents=True, exist_ok=True)
+        if {each.name for each in left} & {*run.needs} or any(map(self._is_taken, run.needs)):
             return False
-        lock = FileLock(self.folder / RUNS / f"{run.name}.lock")
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock = self._lock(run.name)
         try:
             with lock.acquire(timeout=0):
                 if run.name in {each.name for each in self._unfinished()}:  # no other process has just finished it
@@ -212,6 +220,17 @@ class _Reproduction:
                 return True
         except Timeout:
             return False
+
+    def _lock(self, name: str) -> FileLock:
+        return FileLock(self.folder / RUNS / f"{name}.lock")
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether another process is doing a run; its model can be finished before its result is written."""
+        try:
+            with self._lock(name).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def _do(self, run: StudyRun, left: Sequence[StudyRun]) -> None:
         say(f"\nrun {len(self.runs) - len(left) + 1} of {len(self.runs)}: {run.name}{self._time_left(left)}")
@@ -227,7 +246,7 @@ class _Reproduction:
             train_peer(run.peer, model_args, data_args, args, replace(parts, evaluation=None))
         assert isinstance(parts.train, datasets.Dataset)
         images = self._images(parts.evaluation, data_args)
-        answers, cosines = measure(directory, images, args)
+        answers, cosines = measure(directory, images, self._class_names(parts.evaluation, data_args), args)
         trained = read_json(directory / "train_results.json")
         line: dict[str, Any] = {
             "run": run.name,
@@ -276,8 +295,8 @@ class _Reproduction:
         key = data_args.max_train_samples
         if key not in self.parts:
             parts = load_image_parts(data_args)
-            if self.args.part == "test" and parts.test is not None:
-                parts = replace(parts, evaluation=parts.test)
+            if self.args.part == "test" and not parts.evaluation_is_test and data_args.eval_split is None:
+                parts = replace(parts, evaluation=parts.test)  # a validation part chooses settings
             if parts.evaluation is None:
                 raise ValueError(
                     f"the data has no test part to measure the models on ({', '.join(parts.names.values())}); name "
@@ -297,6 +316,9 @@ class _Reproduction:
         columns = {name: getattr(data_args, name) for name in ("image_column_name", "label_column_name")}
         labels = label_config(rows, data_args.label_column_name, data_args.num_labels)
         return ImageDataset(rows, num_classes=labels["num_labels"], **columns)
+
+    def _class_names(self, rows: datasets.Dataset, data_args: DataArguments) -> list[str] | None:
+        return real_names(label_config(rows, data_args.label_column_name, data_args.num_labels).get("id2label"))
 
     def _time_left(self, left: Sequence[StudyRun]) -> str:
         """Estimates the time of all runs that are left, from finished runs of the same row or of as many epochs."""

@@ -24,6 +24,7 @@ from ..evaluation.confident_answers import ONLY
 from ..evaluation.metric_names import HEADS
 from ..hub.public_text import shown
 from ..model.build import load_classifier
+from ..model.labels import match_labels, real_names
 from ..training.arguments import DistillationArguments
 
 HEADS_OF_A_LINE = ({ONLY}, {*HEADS})
@@ -49,13 +50,15 @@ def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure(
-    model_directory: Path, images: ImageDataset, args: DistillationArguments
+    model_directory: Path, images: ImageDataset, class_names: list[str] | None, args: DistillationArguments
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns the answers of a saved model to all images, and with two tokens their cosines on the first images.
 
     Args:
         model_directory: of a finished run.
-        images: with labels in the order of the model.
+        images: to classify.
+        class_names: of the images in label order, or None. The answers are in this order, too, whatever the order of
+            the model is, so that the answers of several models can be compared.
         args: batch size, workers and device.
     """
     model, processor = load_classifier(str(model_directory))
@@ -66,7 +69,16 @@ def measure(
         first = Subset(views, range(min(len(views), IMAGES_OF_COSINES)))
         pixels = [batch["pixel_values"] for batch in _batches(first, args)]
         cosines = token_cosines(model, torch.cat(pixels))
-    return head_answers(model, _batches(views, args)), cosines
+    own = real_names(model.config.id2label)
+    match = match_labels(
+        class_names, images.num_classes, own, model.config.num_labels, side="the data", own_side=f"`{model_directory}`"
+    )
+    answers = head_answers(model, _batches(views, args))
+    if match.indices is not None:
+        of_model = np.full(model.config.num_labels, np.iinfo(np.uint16).max, np.uint16)  # a class that no image has
+        of_model[list(match.indices)] = range(len(match.indices))
+        answers = {name: each if name == LABELS else of_model[each] for name, each in answers.items()}
+    return answers, cosines
 
 
 def _batches(views: Any, args: DistillationArguments) -> Iterator[dict[str, Tensor]]:

@@ -195,7 +195,8 @@ class StudyTable:
         now = self._top1_now()
         by_seed = []
         for seed, line in mine.items():
-            if seed not in others or self._teacher_top1(line) != now.get(line["teacher"]):
+            top1 = self._teacher_top1(line)
+            if seed not in others or top1 != now.get(line["teacher"], top1):
                 continue
             answers = self.answers(mine[seed]["run"])
             named = {

@@ -12,11 +12,12 @@ from filelock import FileLock
 
 from deit_hf import DeiTConfig, DeiTForImageClassification
 from deit_hf.commands.reproduce import main
+from deit_hf.data.dataset import ImageDataset
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.sources.load import load_image_parts
 from deit_hf.jobs import reproduce as module
 from deit_hf.jobs.arguments import ReproduceArguments
-from deit_hf.jobs.study_results import read_results, write_results
+from deit_hf.jobs.study_results import measure, read_results, write_results
 from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.training.arguments import DistillationArguments
 from deit_hf.training.saved_model import evaluate
@@ -237,6 +238,51 @@ def test_a_run_of_another_process_is_left_to_it_and_awaited(finished: Path, tmp_
     assert not other.is_locked
 
 
+def test_a_teacher_that_another_process_has_not_recorded_yet_is_awaited(finished: Path, tmp_path, monkeypatch):
+    """Its model is finished before its result is written, so both may differ."""
+    folder = copied(finished, tmp_path)
+    lines = (folder / "results.jsonl").read_text().splitlines(keepends=True)
+    (folder / "results.jsonl").write_text("".join(lines[:-1]))
+    other, train = FileLock(folder / "runs" / "teacher-convnet.lock"), module.train
+    other.acquire()
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: other.release())
+
+    def train_with_that_teacher(*args, **options):
+        assert not other.is_locked
+        return train(*args, **options)
+
+    monkeypatch.setattr(module, "train", train_with_that_teacher)
+    start(tmp_path)
+    assert [line["run"] for line in read_results(folder)] == RUNS
+
+
+def test_answers_are_in_the_order_of_the_data_whatever_that_of_the_model_is(folders: Path, tmp_path):
+    rows = load_image_parts(DataArguments(str(folders / "a"))).train
+    images = ImageDataset(rows, num_classes=2, image_column_name="image", label_column_name="label")
+    args = DistillationArguments(str(tmp_path / "unused"), use_cpu=True)
+    own = DeiTForImageClassification.from_pretrained(folders / "student-a" / "m", num_labels=2)
+    torch.nn.init.normal_(own.classifier.weight)
+    answers = {}
+    for order in ([0, 1], [1, 0]):
+        own.config.id2label = {i: ("cat", "dog")[label] for i, label in enumerate(order)}
+        own.save_pretrained(tmp_path / "m")
+        make_processor(112).save_pretrained(tmp_path / "m")
+        answers[order[0]], _ = measure(tmp_path / "m", images, ["cat", "dog"], args)
+        own.classifier.weight.data = own.classifier.weight.data[[1, 0]]
+        own.classifier.bias.data = own.classifier.bias.data[[1, 0]]
+    for name in ("only", "labels"):
+        np.testing.assert_array_equal(answers[0][name], answers[1][name])
+
+
+def test_a_validation_part_is_not_reported_as_test_images(folders: Path, tmp_path, capsys):
+    shutil.copytree(folders / "a" / "train", tmp_path / "data" / "train")
+    shutil.copytree(folders / "a" / "test", tmp_path / "data" / "val")
+    given = ["--student", str(folders / "student-a" / "m"), "--dataset_name", str(tmp_path / "data")]
+    with pytest.raises(SystemExit, match="2"):
+        main(["transfer", "--rows", "none-50", *given, "--num_train_epochs", "1", "-o", str(tmp_path / "out")])
+    assert "the data has no test part to measure the models on (train, val)" in capsys.readouterr().err
+
+
 def test_settings_can_be_chosen_on_training_images_that_no_run_trains_on(tmp_path):
     main(["digits", "--rows", "plain", "--seeds", "0", "--part", "validation", *SHORT, "-o", str(tmp_path)])
     (line,) = read_results(tmp_path / "digits-cpu-validation")
@@ -260,6 +306,8 @@ def test_settings_can_be_chosen_on_training_images_that_no_run_trains_on(tmp_pat
         (["digits", "--push_to_hub", "true"], "`push_to_hub` is set by"),
         (["digits", "--student", "x"], "no row of the study digits starts from weights"),
         (["transfer"], "this table is for data of your own; name it with `--dataset_name`"),
+        (["table2", "--rows", "usual-hard"], "`rows` is 'usual-hard', but must be one of none, token-hard-weak,"),
+        (["digits", "--part", "validation", "--eval_split", "test"], "`eval_split` is test, but `part` is validation"),
         (["digits", "--rows", "plaim"], "`rows` is 'plaim', but must be one of plain, distilled"),
         (["digits", "--seeds", "1", "1"], "`seeds` is [1, 1]; name at least one, and each once"),
         (["digits", "--seeds", "-1"], "`seeds` is -1, but must be 0 or more"),
