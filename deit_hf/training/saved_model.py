@@ -58,7 +58,7 @@ def evaluate(
     assert eval_rows is not None
     if per_class_file is not None:
         check_single_labels(eval_rows, data_args.label_column_name)
-    accuracy = HeadAccuracy()
+    accuracy = HeadAccuracy(needs_finite=True)
     trainer = DistillationTrainer(
         model,
         args,
