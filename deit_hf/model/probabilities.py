@@ -24,6 +24,6 @@ def check_finite(logits: Tensor) -> None:
         raise ValueError(
             f"the logits of the model are NaN or infinite for {int(is_bad.sum())} of {is_bad.numel()} images, but "
             f"must be finite (they are {str(logits.dtype).removeprefix('torch.')}): the weights are damaged, or the "
-            "values are too large for this type; save the model again in float32 (`model.float().save_pretrained(DIR)`), or "
-            "name another one"
+            "values are too large for this type; save the model again in float32 "
+            "(`model.float().save_pretrained(DIR)`), or name another one"
         )
