@@ -117,6 +117,21 @@ def test_numbers_alone_need_no_figures_and_a_page_without_images_has_none(
     assert "<img" not in text
 
 
+def test_results_are_printed_even_if_the_files_cannot_be_written(
+    tmp_path: Path, data: str, tiny_config: DeiTConfig, capsys, monkeypatch
+):
+    def refuse(directory: Path):
+        raise OSError(28, "No space left on device", str(directory))
+
+    model = save_named(make_model("plain", tiny_config), tmp_path / "model")
+    monkeypatch.setattr("deit_hf.atomic_files.written_aside", refuse)
+    with pytest.raises(SystemExit):
+        main([model, "--data", data, "--output", "numbers.json", "--num_workers", "0"])
+    printed = capsys.readouterr()
+    assert "No space left" in printed.err
+    assert "top-1" in printed.out
+
+
 def test_wrong_arguments_are_one_line(tmp_path: Path, data: str, tiny_config: DeiTConfig, capsys, monkeypatch):
     model = save_named(make_model("plain", tiny_config), tmp_path / "model")
     other = save_named(make_model("plain", tiny_config), tmp_path / "other", ["ape", "bat", "cow", "doe", "elk"])
