@@ -9,7 +9,8 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 _TOKEN = re.compile(r"\b(?:hf_|api_org_)[A-Za-z0-9]{20,}|\bhf_(?:oauth|jwt)_[\w.-]{20,}")  # the formats of Hub tokens
@@ -38,6 +39,39 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a ValueError if a value is not one of the choices."""
     if value not in choices:
         raise ValueError(f"`{name}` is {value!r}, but must be one of {', '.join(choices)}")
+
+
+def check_files(files: Mapping[str, str | os.PathLike | None]) -> None:
+    """Refuses files that could not be written, or that are one and the same, before anything is measured.
+
+    Args:
+        files: by the option that names them; None is not written.
+
+    Raises:
+        FileNotFoundError: the folder of a file does not exist.
+        PermissionError: it cannot be written to.
+        ValueError: a file is a folder, or two options name the same file.
+    """
+    taken: dict[Path, str] = {}
+    for name, file in files.items():
+        if file is None:
+            continue
+        path = Path(file)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"`{name}` is {path}, but the folder `{path.parent}` does not exist; create it")
+        if path.is_dir():
+            raise ValueError(f"`{name}` is {path}, which is a folder; name a file in it")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(
+                f"`{name}` is {path}, but the folder `{path.parent}` cannot be written to; name another folder, or "
+                "change its permissions"
+            )
+        if path.resolve() in taken:
+            raise ValueError(
+                f"`{taken[path.resolve()]}` and `{name}` are both {path}, and one would replace the other; name "
+                "different files"
+            )
+        taken[path.resolve()] = name
 
 
 def check_kinds(options: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deit_hf import DistillationArguments
-from deit_hf.argument_checks import check, check_flags, check_kinds
+from deit_hf.argument_checks import check, check_files, check_flags, check_kinds
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.model.arguments import ModelArguments
 
@@ -71,3 +71,20 @@ def test_values_after_two_dashes_and_numbers_are_no_flags():
     check_flags(["--known", "-1", "-.5", "--", "--other"], ["--known"])
     with pytest.raises(ValueError, match="^unknown option --other, -x; see --help for all$"):
         check_flags(["--known", "--other=secret", "-x"], ["--known"])
+
+
+# ---- files to write ----
+
+
+def test_files_need_a_writable_folder_and_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "x.json"
+    check_files({"output": file, "other": tmp_path / "y.json", "third": None})
+    with pytest.raises(FileNotFoundError, match="`output` is .*, but the folder `.*none` does not exist; create it"):
+        check_files({"output": tmp_path / "none" / "x.json"})
+    with pytest.raises(ValueError, match="which is a folder; name a file in it"):
+        check_files({"output": tmp_path})
+    with pytest.raises(ValueError, match="`output` and `other` are both .*; name different files"):
+        check_files({"output": file, "other": str(tmp_path / "." / "x.json")})
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # the tests may be run as root
+    with pytest.raises(PermissionError, match="`output` is .*x.json, but the folder `.*` cannot be written to"):
+        check_files({"output": file})

@@ -18,6 +18,7 @@ from ..data.transforms import evaluation_view
 from ..evaluation.predict import check_some_are_read, device_of, view_or_error
 from ..model.build import load_classifier
 from ..model.configuration_deit import to_pair
+from ..model.probabilities import probabilities
 from ..reliability.out_of_memory import explained_out_of_memory
 from .attention import (
     TOKENS,
@@ -108,7 +109,8 @@ def write_attention(
     Raises:
         ImportError: matplotlib, an optional dependency, is not installed.
         FileExistsError: a file exists, and `overwrite` is False; or `directory` is a file.
-        ValueError: there are too many images, an image cannot be read, or the model is not a DeiT or ViT.
+        ValueError: there are too many images, an image cannot be read, the model is not a DeiT or ViT, or its logits
+            are NaN or infinite.
         OSError: the model or an image does not exist, or the directory cannot be written to.
     """
     check_matplotlib_installed()
@@ -202,6 +204,7 @@ def _section(
 ) -> ImageSection:
     """Draws the figures of an image; `start` is the path of their files without `-attention.png`."""
     config: Any = model.config
+    classes = {head: _best(model, logits) for head, logits in attention.logits.items()}
     seen = seen_image(pixel_values, processor, to_pair(config.patch_size))
     files = [start.with_name(f"{start.name}-{kind}.png") for kind in ("attention", "heads")]
     plot_attention(seen, attention, files[0])
@@ -212,7 +215,7 @@ def _section(
         _figure(files[0], f"{name}: attention of the {tokens}. {_in_words(attention)}"),
         _figure(files[1], f"{name}: attention of the {tokens} in each of the {num_heads} heads of the last layer."),
     ]
-    return ImageSection(name, {head: _best(model, logits) for head, logits in attention.logits.items()}, figures)
+    return ImageSection(name, classes, figures)
 
 
 def _in_words(attention: ImageAttention) -> str:
@@ -228,7 +231,7 @@ def _in_words(attention: ImageAttention) -> str:
 
 
 def _best(model: PreTrainedModel, logits: Tensor) -> list[tuple[str, float]]:
-    best = logits.softmax(dim=-1).topk(min(NUM_BEST, len(logits)))
+    best = probabilities(logits).topk(min(NUM_BEST, len(logits)))
     names: Any = model.config.id2label
     return [(names[index], value) for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 

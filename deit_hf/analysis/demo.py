@@ -15,6 +15,7 @@ from ..distillation.teacher_view import load_with_own_view
 from ..evaluation.predict import device_of
 from ..model.build import load_classifier
 from ..model.configuration_deit import DeiTConfig, to_pair
+from ..model.probabilities import probabilities
 from .attention import TOKENS, ImageAttention, image_attention
 from .attention_figures import check_matplotlib_installed, overlay, seen_image
 
@@ -103,7 +104,7 @@ class Demo:
 
     def _best(self, logits: Tensor) -> list[tuple[str, float]]:
         """The best classes of logits (C,), with their probabilities."""
-        best = logits.softmax(dim=-1).topk(min(self.top_k, len(logits)))
+        best = probabilities(logits).topk(min(self.top_k, len(logits)))
         names: Any = self.model.config.id2label
         return [(str(names[i]), value) for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ..argument_checks import ListsArguments
+from ..argument_checks import ListsArguments, check_files
 from .errors import one_line_errors
 from .parser import CommandParser
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         set_up_logging(verbose=False)
         logging.getLogger("deit_hf").setLevel(logging.WARNING)  # each training would log its recipe
         output = options.pop("output")
-        _check_output(output)
+        check_files({"output": output})
         comparison = _measure_model(options) if part == "model" else _measure_training(options)
         print(comparison)
         if output is not None:
@@ -114,14 +114,6 @@ def _options_of(part: str, given: dict[str, Any]) -> dict[str, Any]:
             if name in options and options[name] != OPTIONS[name][0][part]:
                 raise ValueError(f"`{name}` is for a dataset; name one with `--dataset_name`, or leave it out")
     return options
-
-
-def _check_output(path: str | None) -> None:
-    """Refuses a file that could not be written, before minutes of measuring."""
-    if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
-        raise FileNotFoundError(f"`output` is {path}, but there is no directory {os.path.dirname(path)}; create it")
-    if path is not None and os.path.isdir(path):
-        raise IsADirectoryError(f"`output` is {path}, which is a directory; name a file, such as {path}/result.json")
 
 
 def _measure_input(options: dict[str, Any]) -> Any:

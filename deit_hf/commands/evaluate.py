@@ -9,7 +9,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..training.console import set_up_logging
 from .errors import one_line_errors
@@ -23,13 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     set_up_logging(verbose=False)
     with one_line_errors(), tempfile.TemporaryDirectory() as empty:  # a Trainer creates an output directory
+        from ..atomic_files import write_text
         from ..data.sources.arguments import DataArguments
         from ..evaluation.accuracy_text import accuracy_table
         from ..evaluation.arguments import EvaluationArguments
         from ..evaluation.fusion import FUSIONS
         from ..training.arguments import DistillationArguments
         from ..training.recipe_file import parse_recipe
-        from ..training.saved_model import evaluate
+        from ..training.saved_model import measure
 
         positionals = {"MODEL": "model_name_or_path", "DATA": "dataset_name"}
         options, data = parse_recipe((EvaluationArguments, DataArguments), arguments, __doc__, positionals=positionals)
@@ -42,18 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             report_to="none",
             verbose=options.verbose,
         )
-        metrics = evaluate(
+        metrics, by_class = measure(
             options.model_name_or_path,
             data,
             args,
             crop_ratio=options.crop_ratio,
             eval_crop=options.eval_crop,
-            per_class_file=options.per_class_file,
+            by_class=options.per_class_file is not None,
         )
         if args.process_index != 0:
             return
         print(f"{accuracy_table(metrics)}\n{metrics['eval_samples']:,} images")
         fusion = FUSIONS[metrics["eval_fusion"]] if "eval_fusion" in metrics else "none, the model has one head"
         print(f"crop: {metrics['eval_crop']}, fusion: {fusion}")
-        if options.output is not None:
-            Path(options.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        if options.output is not None:  # the results are printed, even if a file cannot be written
+            write_text(options.output, json.dumps(metrics, indent=2) + "\n")
+        if options.per_class_file is not None and by_class is not None:
+            write_text(options.per_class_file, json.dumps(by_class, indent=1))

@@ -208,7 +208,7 @@ def _top1(logits_of: "Callable[[Tensor], Tensor]", loader: "DataLoader") -> floa
 
     from ..evaluation.metrics import HeadAccuracy
 
-    accuracy = HeadAccuracy()
+    accuracy = HeadAccuracy(needs_finite=True)
     for batch in tqdm(loader, unit="batch", leave=False, disable=None):  # None: on a terminal only
         accuracy.add((logits_of(batch["pixel_values"]),), batch["labels"])
     return accuracy.result()["top1"]

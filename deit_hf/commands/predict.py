@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from ..argument_checks import check_files
 from ..atomic_files import written_aside
 from ..training.console import set_up_logging
 from .parser import CommandParser
@@ -49,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_line_errors():
         model, paths = model_and_paths(options.names, options.model, "deit-hf predict MODEL PATH...")
         files = {kind: Path(name) for kind in ("csv", "json") if (name := getattr(options, kind)) is not None}
+        check_files({f"--{kind}": file for kind, file in files.items()})
         for kind, file in files.items():
-            _check_file(kind, file, options.overwrite)
+            if file.exists() and not options.overwrite:
+                raise ValueError(f"`--{kind}` is {file}, which already exists; name another file, or pass --overwrite")
         from transformers.utils.logging import disable_progress_bar
 
         from ..data.sources.image_paths import find_images
@@ -124,15 +127,6 @@ def model_and_paths(names: list[str], model: str | None, usage: str) -> tuple[st
     if len(names) == 1:
         raise ValueError(f"no image is named after the model `{names[0]}`: {usage}")
     return names[0], names[1:]
-
-
-def _check_file(kind: str, file: Path, overwrite: bool) -> None:
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"`--{kind}` is {file}, but the folder `{file.parent}` does not exist; create it")
-    if file.is_dir():
-        raise ValueError(f"`--{kind}` is {file}, which is a folder; name a file in it")
-    if file.exists() and not overwrite:
-        raise ValueError(f"`--{kind}` is {file}, which already exists; name another file, or pass --overwrite")
 
 
 def _show(predictions: Iterator["Prediction"], num_images: int, files: dict[str, Path], *, one_line: bool) -> int:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..argument_checks import check_files
 from ..training.shipped_recipes import RECIPES, YAML, find_recipe, recipe_names, summary
 from .errors import one_line_errors
 from .parser import CommandParser
@@ -48,8 +49,7 @@ def _copy(recipe: Path, file: Path) -> None:
     """Writes a recipe to a new file."""
     if file.suffix not in YAML:
         raise ValueError(f"`copy` is {file}, but must end in .yaml, so that deit-hf train finds it as a file")
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"`copy` is {file}, but the folder `{file.parent}` does not exist; create it")
+    check_files({"copy": file})
     try:
         with file.open("x", encoding="utf-8") as new:
             new.write(recipe.read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_line_errors(), tempfile.TemporaryDirectory() as empty:  # of options that name an output directory
         from ..analysis.report_figures import require_matplotlib
         from ..analysis.report_page import render_page
-        from ..atomic_files import written_aside
+        from ..atomic_files import write_text
         from ..data.sources.arguments import DataArguments
         from ..evaluation.arguments import ReportArguments
         from ..jobs.report import make_report, results_in_words
@@ -46,12 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             verbose=options.verbose,
         )
         report = make_report(options, data, args)
+        print("\n".join(results_in_words(report.facts)))  # also if the files cannot be written
         texts = {options.files[-1]: json.dumps(report.facts, indent=1, ensure_ascii=False) + "\n"}
         if options.page is not None:
             texts[options.page] = render_page(report.facts, report.images, report.logs)
         for file, text in texts.items():
-            with written_aside(file.parent) as aside:
-                (aside / file.name).write_text(text, encoding="utf-8")
-        print("\n".join(results_in_words(report.facts)))
+            write_text(file, text)
         for file in options.files:
             print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")

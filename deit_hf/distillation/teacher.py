@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 from ..model.configuration_deit import to_pair
 from ..model.image_processing_deit import crop_size, warn_of_known_faults
 from ..model.labels import match_labels, real_names
-from ..model.safe_loading import check_recorded_weights, named_errors
+from ..model.safe_loading import check_complete, check_recorded_weights, named_errors
 from ..model.timm_models import create_timm_model, is_timm_source
 
 logger = logging.getLogger(__name__)
@@ -326,12 +326,7 @@ def _load_transformers(source: str) -> tuple[nn.Module, dict[str, Any]]:
         module, info = AutoModelForImageClassification.from_pretrained(
             source, output_loading_info=True, trust_remote_code=False
         )
-    if info["missing_keys"]:
-        raise ValueError(
-            f"teacher `{source}` is not a trained classifier: it has no weights for "
-            f"{', '.join(sorted(info['missing_keys'])[:4])}; fine-tune it first, or name another one"
-        )
-    with named_errors(source):
+        check_complete(source, info)
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     if module.config.model_type in ("deit", "vit"):
         warn_of_known_faults(source, processor.to_dict(), module.config.image_size)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..model.probabilities import check_finite
 from .metric_names import HEADS
 from .metrics import head_logits
 
@@ -23,10 +24,15 @@ def head_answers(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]]) -
 
     Returns:
         (N,) each: `labels`, and the answers of `average`, `cls` and `distillation`, or of `only` with one head.
+
+    Raises:
+        ValueError: a logit is NaN or infinite.
     """
     found: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         logits = head_logits(model(pixel_values=batch["pixel_values"]), "logit_mean")
+        for each in logits:
+            check_finite(each)
         named = dict(zip(HEADS if len(logits) > 1 else ("only",), logits, strict=True))
         for name, values in {**{name: each.argmax(-1) for name, each in named.items()}, LABELS: batch[LABELS]}.items():
             found.setdefault(name, []).append(values.cpu().numpy())

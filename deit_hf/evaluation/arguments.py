@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..argument_checks import check, check_choice, check_kinds
+from ..argument_checks import check, check_choice, check_files, check_kinds
 from ..model.arguments import check_crop
 from ..model.image_processing_deit import EvalCrop
 from .fusion import FUSIONS, Fusion
@@ -15,8 +15,8 @@ class EvaluationArguments:
 
     Raises:
         TypeError: from the constructor, if a value has the wrong type.
-        ValueError: from the constructor, if an option is out of range.
-        FileNotFoundError: from the constructor, if the folder of an output file does not exist.
+        ValueError: from the constructor, if an option is out of range, or both files are the same.
+        OSError: from the constructor, if the folder of an output file does not exist or cannot be written to.
     """
 
     model_name_or_path: str = field(metadata={"help": "Hub id or directory of any image classifier."})
@@ -54,14 +54,7 @@ class EvaluationArguments:
         check_crop(self.eval_crop, "crop_ratio", self.crop_ratio)
         check("batch_size", self.batch_size, lambda v: v >= 1, "1 or more")
         check("num_workers", self.num_workers, lambda v: v >= 0, "0 or more")
-        for name in ("output", "per_class_file"):
-            file = getattr(self, name)
-            if file is not None and not Path(file).parent.is_dir():
-                raise FileNotFoundError(
-                    f"`{name}` is {file}, but the folder `{Path(file).parent}` does not exist; create it"
-                )
-            if file is not None and Path(file).is_dir():
-                raise ValueError(f"`{name}` is {file}, which is a folder; name a file in it")
+        check_files({"output": self.output, "per_class_file": self.per_class_file})
 
 
 @dataclass
@@ -71,7 +64,7 @@ class ReportArguments:
     Raises:
         TypeError: from the constructor, if a value has the wrong type.
         ValueError: from the constructor, if an option is out of range, or a file exists.
-        FileNotFoundError: from the constructor, if the folder of the output does not exist.
+        OSError: from the constructor, if the folder of the output does not exist or cannot be written to.
     """
 
     models: list[str] = field(
@@ -114,12 +107,7 @@ class ReportArguments:
         if Path(self.output).suffix not in (".html", ".json"):
             raise ValueError(f"`output` is {self.output}, but must end in .html or .json")
         for file in self.files:
-            if not file.parent.is_dir():
-                raise FileNotFoundError(
-                    f"`output` is {file}, but the folder `{file.parent}` does not exist; create it"
-                )
-            if file.is_dir():
-                raise ValueError(f"`output` is {file}, which is a folder; name a file in it")
+            check_files({"output": file})
             if file.exists() and not self.overwrite:
                 raise ValueError(f"`{file}` already exists; name another file with --output, or pass --overwrite true")
 

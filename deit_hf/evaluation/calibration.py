@@ -39,13 +39,13 @@ def reliability_bins(confidences: np.ndarray, correct: np.ndarray, num_bins: int
         All bins, in order.
 
     Raises:
-        ValueError: the arrays are empty or have different lengths, or a confidence is outside of [0, 1].
+        ValueError: the arrays are empty or have different lengths, or a confidence is NaN or outside of [0, 1].
     """
     if confidences.shape != correct.shape or confidences.ndim != 1 or not len(confidences):
         raise ValueError(
             f"`confidences` {confidences.shape} and `correct` {correct.shape} must have the shape (N,), with N >= 1"
         )
-    if confidences.min() < 0 or confidences.max() > 1:
+    if not (confidences.min() >= 0 and confidences.max() <= 1):  # NaN, too
         raise ValueError(f"`confidences` are in [{confidences.min()}, {confidences.max()}], but must be in [0, 1]")
     edges = np.linspace(0, 1, num_bins + 1)
     places = np.clip(np.searchsorted(edges, confidences.astype(np.float64), side="left") - 1, 0, None)  # (N,)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..model.probabilities import probabilities
 from .metric_names import HEADS
 from .metrics import ranked_classes
 
@@ -37,12 +38,15 @@ def confident_answers(
         logits_of: maps `pixel_values` (B, channels, height, width) to logits (B, C): of the only head, or in the order
             of `HEADS` (see `head_logits`).
         batches: with `pixel_values`, and `labels` (B,) in the class order of the logits.
+
+    Raises:
+        ValueError: a logit is NaN or infinite.
     """
     found: dict[str, list[tuple[np.ndarray, ...]]] = {}
     for batch in batches:
         heads = logits_of(batch["pixel_values"])
         for name, logits in zip(HEADS if len(heads) > 1 else (ONLY,), heads, strict=True):
-            confidences = logits.float().softmax(dim=-1).amax(dim=-1).cpu().numpy()
+            confidences = probabilities(logits).amax(dim=-1).cpu().numpy()
             ranked = ranked_classes(logits.float())  # (B, <=5)
             hits = (ranked == batch["labels"].cpu().numpy()[:, None]).any(axis=1)
             found.setdefault(name, []).append((ranked[:, 0], np.minimum(confidences, 1.0), hits))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
+from ..model.probabilities import check_finite
 from .confusion import Confusion
 from .fusion import Fusion
 from .metric_names import HEADS
@@ -99,8 +100,13 @@ class HeadAccuracy:
             has several correct labels.
     """
 
-    def __init__(self) -> None:
-        """Resets the counters."""
+    def __init__(self, *, needs_finite: bool = False) -> None:
+        """Resets the counters.
+
+        Args:
+            needs_finite: refuse logits that are NaN or infinite. A training must not end because of some.
+        """
+        self.needs_finite = needs_finite
         self.num_images = 0
         self.confusion: Confusion | None = None
         self.reset()
@@ -123,7 +129,13 @@ class HeadAccuracy:
         Args:
             logits: (B, C), one tensor, or one for each of `HEADS`.
             labels: (B,), or (B, K) padded with -1.
+
+        Raises:
+            ValueError: a logit is not finite, and `needs_finite` is True.
         """
+        if self.needs_finite:
+            for head in logits:
+                check_finite(head)
         self._metrics = self._metrics or [TopKAccuracy(keep_in_memory=True) for _ in logits]
         ranked = [ranked_classes(head.float()) for head in logits]
         for metric, classes in zip(self._metrics, ranked, strict=True):

@@ -16,6 +16,7 @@ from ..data.bad_images import OnBadImage
 from ..data.decoding import BadImageError, decode_image
 from ..data.transforms import View, evaluation_view
 from ..model.build import load_classifier
+from ..model.probabilities import probabilities
 from ..reliability.out_of_memory import explained_out_of_memory
 
 MAX_THREADS = 16
@@ -63,7 +64,8 @@ def predict(
         The predictions in the order of the images; nothing is read before the first one is requested.
 
     Raises:
-        ValueError: an option is out of range, an image cannot be decoded, or there is no such device.
+        ValueError: an option is out of range, an image cannot be decoded, there is no such device, or a logit is NaN
+            or infinite.
         OSError: the model or an image does not exist.
     """
     if num_best < 1:
@@ -142,8 +144,7 @@ def _classified(
     """The predictions of a batch (B, channels, height, width)."""
     with explained_out_of_memory(lambda: f"`batch_size` is {len(images)}; use a smaller one, or the device cpu"):
         logits: Any = model(pixel_values=pixel_values.to(model.dtype)).logits
-        probabilities = logits.float().softmax(dim=-1)  # (B, C)
-    best = probabilities.topk(min(num_best, probabilities.shape[-1]))
+        best = probabilities(logits).topk(min(num_best, logits.shape[-1]))
     for image, indices, values in zip(images, best.indices.tolist(), best.values.tolist(), strict=True):
         classes = [(model.config.id2label[index], value) for index, value in zip(indices, values, strict=True)]
         yield Prediction(image, [(label, value) for label, value in classes if value >= threshold])

@@ -22,7 +22,7 @@ def teacher_accuracy(
         batches: with `pixel_values`, and `labels` (B,) or (B, K), on the teacher's device.
         gather: joins logits and labels of all processes, without the padding of the last batch.
     """
-    accuracy = HeadAccuracy()
+    accuracy = HeadAccuracy(needs_finite=True)
     for batch in batches:
         logits, labels = gather((teacher(batch["pixel_values"]), batch["labels"]))
         accuracy.add((logits.cpu(),), labels.cpu())

@@ -24,7 +24,7 @@ from .distillation_token import without_token
 from .image_processing_deit import make_processor, savable_processor, stored_settings, with_crop
 from .labels import match_labels, named_labels, real_names
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
-from .safe_loading import check_recorded_weights, named_errors
+from .safe_loading import check_complete, check_recorded_weights, named_errors
 from .timm_models import create_timm_model, is_deit_of_timm, is_timm_source, name_in_timm, names_weights
 from .variants import VARIANTS
 
@@ -36,10 +36,13 @@ def load_classifier(source: str) -> tuple[PreTrainedModel, Any]:
 
     Raises:
         OSError: the source does not exist, or the Hub was not reached.
-        ValueError: a file is damaged or could run code, or the weights do not fit the configuration.
+        ValueError: a file is damaged or could run code, or the weights do not fit the configuration or lack a part,
+            such as the classifier.
     """
     with named_errors(source):
-        model: PreTrainedModel = _deit_class(source).from_pretrained(source, trust_remote_code=False)
+        loaded = _deit_class(source).from_pretrained(source, output_loading_info=True, trust_remote_code=False)
+        model: PreTrainedModel = loaded[0]
+        check_complete(source, loaded[1])
         return model, AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..atomic_files import written_aside
 from .configuration_deit import DeiTConfig, to_pair
 from .modeling_deit import DeiTForImageClassification, DeiTForImageClassificationWithTeacher
-from .safe_loading import read_weight_file
+from .safe_loading import check_complete, read_weight_file
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +132,7 @@ def export_checkpoint(source: str | Path, path: str | Path) -> None:
         raise FileNotFoundError(f"no saved model at `{source}`: there is no `{Path(source, 'config.json')}`")
     has_token = DeiTConfig.from_pretrained(source).use_distillation_token
     model, info = _CLASSES[has_token].from_pretrained(source, output_loading_info=True)
-    if info["missing_keys"]:
-        raise ValueError(f"`{source}` is not a complete classifier: it lacks {_listed(sorted(info['missing_keys']))}")
+    check_complete(source, info)
     with written_aside(Path(path).parent) as part:
         save_file(to_timm_state_dict(model), part / Path(path).name, metadata={"format": "pt"})
 

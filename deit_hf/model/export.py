@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from ..atomic_files import written_aside
 from .export_readme import readme_of
 from .image_processing_deit import savable_processor
+from .probabilities import check_finite
 
 ONNX_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 HEADS = ("logits", "cls_logits", "distillation_logits")  # outputs that are exported, if the model has them
@@ -88,7 +89,8 @@ def export_onnx(
     Raises:
         FileExistsError: see `check_directory`.
         ImportError: the extra `onnx` is not installed.
-        ValueError: the model cannot be exported, or the difference is larger than `TOLERANCE`.
+        ValueError: the model cannot be exported, or the difference is larger than `TOLERANCE`, or a logit is NaN or
+            infinite.
     """
     check_onnx_installed()
     check_directory(directory, overwrite=overwrite)
@@ -155,6 +157,7 @@ def _checked_difference(model: PreTrainedModel, file: Path, pixel_values: Tensor
             outputs = model(pixel_values=batch)
             names = [output.name for output in session.get_outputs()]
             for name, found in zip(names, session.run(names, {"pixel_values": batch.numpy()}), strict=True):
+                check_finite(outputs[name])
                 expected = outputs[name].numpy()  # (B, C)
                 difference = float(np.abs(found - expected).max())
                 if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):

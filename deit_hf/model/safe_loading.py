@@ -159,6 +159,25 @@ def check_all_layers_loaded(source: Any, info: Mapping[str, Any]) -> None:
             )
 
 
+def check_complete(source: Any, info: Mapping[str, Any]) -> None:
+    """Refuses weights that are not a whole classifier: a missing classifier would answer at random.
+
+    Args:
+        source: directory or Hub id, for the message.
+        info: transformers' loading info.
+
+    Raises:
+        ValueError: the model has a tensor that is not in the weights; names some of them.
+    """
+    missing = sorted(info["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise ValueError(
+            f"`{source}` is not a trained classifier: it has no weights for {', '.join(missing[:4])}{more}; train it "
+            f"first (deit-hf train ... --model_name_or_path {source}), or name another model"
+        )
+
+
 def check_sizes(source: Any, info: Mapping[str, Any]) -> None:
     """Refuses weights whose shapes differ from those of the configuration.
 

@@ -206,10 +206,11 @@ class ResumableTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Like `Trainer.log`; the last log of a training also loads the best model.
 
-        `Trainer` would load it later, and ignore weights that have other names on disk. If a resumed training had no
-        step left, its speeds are not logged.
+        `Trainer` would load it later, and ignore weights that have other names on disk. Time and speeds are since the
+        last resume, at `train_runtime_since_step`; if a resumed training had no step left, it has no speeds.
         """
         if "train_runtime" in logs:
+            logs["train_runtime_since_step"] = self._began_at_step
             if self.state.global_step == self._began_at_step:
                 for name in ("train_samples_per_second", "train_steps_per_second"):
                     logs.pop(name, None)

@@ -311,7 +311,9 @@ def results_in_words(metrics: Mapping[str, Any], state: Any, output_dir: str) ->
     """
     facts = [f"{state.global_step} steps"]
     if "train_samples_per_second" in metrics:
-        facts += [f"{duration(metrics['train_runtime'])}, {metrics['train_samples_per_second']:.3g} images/s"]
+        resumed_at = metrics["train_runtime_since_step"]
+        since = f" since the resume at step {resumed_at}" if resumed_at else ""
+        facts += [f"{duration(metrics['train_runtime'])}{since}, {metrics['train_samples_per_second']:.3g} images/s"]
     if "train_data_wait" in metrics:
         facts.append(f"waited for data {100 * metrics['train_data_wait']:.0f} % of the time")
     skipped = {"steps skipped": "train_bad_steps", "images that cannot be decoded": "train_bad_images"}

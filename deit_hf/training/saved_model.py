@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..atomic_files import write_text
 from ..data.check import check_data, log_data_report
 from ..data.sources.arguments import DataArguments
 from ..data.sources.load import load_image_parts
@@ -45,7 +45,29 @@ def evaluate(
     Raises:
         ValueError: the labels of model and data do not match, `per_class_file` is given but images have several
             labels, or an option would have no effect.
-        OSError: a source is not found.
+        OSError: a source is not found, or the file cannot be written.
+    """
+    has_file = per_class_file is not None
+    found, by_class = measure(
+        model_name_or_path, data_args, args, crop_ratio=crop_ratio, eval_crop=eval_crop, by_class=has_file
+    )
+    if per_class_file is not None and by_class is not None:
+        write_text(per_class_file, json.dumps(by_class, indent=1))
+    return found
+
+
+def measure(
+    model_name_or_path: str,
+    data_args: DataArguments,
+    args: DistillationArguments,
+    *,
+    crop_ratio: float | None = None,
+    eval_crop: EvalCrop | None = None,
+    by_class: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Like `evaluate`, but writes nothing: returns the metrics and, if asked, `Confusion.report`.
+
+    Only the first process has the latter.
     """
     check_used(data_args)
     model, processor = load_classifier(model_name_or_path)
@@ -56,9 +78,9 @@ def evaluate(
         log_data_report(check_data(parts, **columns))
     eval_rows = parts.evaluation
     assert eval_rows is not None
-    if per_class_file is not None:
+    if by_class:
         check_single_labels(eval_rows, data_args.label_column_name)
-    accuracy = HeadAccuracy()
+    accuracy = HeadAccuracy(needs_finite=True)
     trainer = DistillationTrainer(
         model,
         args,
@@ -70,13 +92,13 @@ def evaluate(
     metrics = evaluate_trainer(trainer)
     metrics["eval_samples"] = accuracy.num_images
     assert accuracy.num_images == len(eval_rows)
-    if per_class_file is not None and accuracy.confusion is not None and trainer.is_world_process_zero():
-        means = ("eval_balanced_accuracy", "eval_macro_f1")  # of the model's answer
-        names = ("eval_crop", "eval_fusion", *means, *(f"{name}_average" for name in means))
-        report = {name: metrics[name] for name in names if name in metrics}
-        report |= accuracy.confusion.report([model.config.id2label[index] for index in sorted(model.config.id2label)])
-        Path(per_class_file).write_text(json.dumps(report, indent=1), encoding="utf-8")
-    return metrics
+    if not by_class or accuracy.confusion is None or not trainer.is_world_process_zero():
+        return metrics, None
+    means = ("eval_balanced_accuracy", "eval_macro_f1")  # of the model's answer
+    names = ("eval_crop", "eval_fusion", *means, *(f"{name}_average" for name in means))
+    report = {name: metrics[name] for name in names if name in metrics}
+    report |= accuracy.confusion.report([model.config.id2label[index] for index in sorted(model.config.id2label)])
+    return metrics, report
 
 
 def check_used(data_args: DataArguments) -> None:

@@ -90,8 +90,11 @@ def test_mixed_precision_is_used_if_asked_for(dtype: torch.dtype, name: str):
         (["--num_rounds", "0"], "`num_rounds` is 0, but must be 1 or more"),
         (["--image_size", "30"], "`image_size` is 30, but must be a multiple of 16 pixels"),
         (["--threads", "0"], "`threads` is 0, but must be 1 or more"),
-        (["--output", "/no/such/folder/a.json"], "`output` is /no/such/folder/a.json, but there is no directory"),
-        (["--output", "/tmp"], "`output` is /tmp, which is a directory; name a file"),
+        (
+            ["--output", "/no/such/folder/a.json"],
+            "`output` is /no/such/folder/a.json, but the folder `/no/such/folder` does",
+        ),
+        (["--output", "/tmp"], "`output` is /tmp, which is a folder; name a file in it"),
     ],
 )
 def test_wrong_option_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture):

@@ -253,3 +253,21 @@ def test_command_prints_the_metrics_and_writes_them_only_where_it_is_asked_to(
     assert header.split()[:2] == ["top-1", "top-5"]
     assert values.startswith(f"evaluation  {percent(metrics['eval_top1'])}  {percent(metrics['eval_top5'])} ")
     assert num_images == "20 images"
+
+
+@pytest.mark.parametrize("option", ["--output", "--per_class_file"])
+def test_results_are_printed_even_if_the_file_cannot_be_written(
+    tmp_path: Path, evaluation_rows, tiny_config: DeiTConfig, monkeypatch: pytest.MonkeyPatch, capsys, option: str
+):
+    source = save(make_model("plain", tiny_config), tmp_path / "model")
+    arguments = [source, str(tmp_path / "data"), option, str(tmp_path / "x.json"), "--num_workers", "0"]
+    monkeypatch.setattr("deit_hf.atomic_files.written_aside", refuse)
+    with pytest.raises(SystemExit):
+        main(arguments)
+    printed = capsys.readouterr()
+    assert "No space left" in printed.err
+    assert "20 images" in printed.out
+
+
+def refuse(directory: Path):
+    raise OSError(28, "No space left on device", str(directory))

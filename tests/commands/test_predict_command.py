@@ -117,6 +117,10 @@ def test_batches_give_the_probabilities_of_single_images(photos: Path):
         (["model", "photos", "--device", "abacus"], "`device` is 'abacus', which this machine does not have"),
         (["model", "photos", "--csv", "away/a.csv"], "`--csv` is away/a.csv, but the folder `away` does not exist"),
         (["model", "photos", "--json", "photos"], "`--json` is photos, which is a folder; name a file in it"),
+        (
+            ["model", "photos", "--csv", "a", "--json", "photos/../a"],
+            "`--csv` and `--json` are both photos/../a, and one would replace the other",
+        ),
         (["model", "photos", "--csv", "here.csv"], "`--csv` is here.csv, which already exists; name another file"),
     ],
 )

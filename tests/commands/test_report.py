@@ -117,6 +117,21 @@ def test_numbers_alone_need_no_figures_and_a_page_without_images_has_none(
     assert "<img" not in text
 
 
+def test_results_are_printed_even_if_the_files_cannot_be_written(
+    tmp_path: Path, data: str, tiny_config: DeiTConfig, capsys, monkeypatch
+):
+    def refuse(directory: Path):
+        raise OSError(28, "No space left on device", str(directory))
+
+    model = save_named(make_model("plain", tiny_config), tmp_path / "model")
+    monkeypatch.setattr("deit_hf.atomic_files.written_aside", refuse)
+    with pytest.raises(SystemExit):
+        main([model, "--data", data, "--output", "numbers.json", "--num_workers", "0"])
+    printed = capsys.readouterr()
+    assert "No space left" in printed.err
+    assert "top-1" in printed.out
+
+
 def test_wrong_arguments_are_one_line(tmp_path: Path, data: str, tiny_config: DeiTConfig, capsys, monkeypatch):
     model = save_named(make_model("plain", tiny_config), tmp_path / "model")
     other = save_named(make_model("plain", tiny_config), tmp_path / "other", ["ape", "bat", "cow", "doe", "elk"])
@@ -153,6 +168,12 @@ def test_images_with_several_labels_are_refused(tmp_path: Path, data: str, tiny_
     assert "row 0 has the labels [0, 1], but a report needs one label" in capsys.readouterr().err
 
 
+TIMES = {  # "plain" was resumed
+    "student": {"train_runtime": 75.0, "train_runtime_since_step": 0},
+    "plain": {"train_runtime": 14.0, "train_runtime_since_step": 2300},
+}
+
+
 def write_run(folder: Path, model: PreTrainedModel, teacher: str | None) -> None:
     """The files of a finished run that a report reads."""
     save_named(model, folder)
@@ -164,7 +185,7 @@ def write_run(folder: Path, model: PreTrainedModel, teacher: str | None) -> None
     steps = () if teacher is None else (1, 2, 3)
     log = [{"step": step, "loss": 2.0 / step, "eval_top1": 0.1 * step} for step in steps]
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-    (folder / "train_results.json").write_text(json.dumps({"epoch": 3.0, "train_runtime": 75.0}))
+    (folder / "train_results.json").write_text(json.dumps({"epoch": 3.0, **TIMES[folder.name]}))
 
 
 def test_job_stands_for_student_plain_and_teacher(tmp_path: Path, data: str, tiny_config: DeiTConfig):
@@ -184,7 +205,7 @@ def test_job_stands_for_student_plain_and_teacher(tmp_path: Path, data: str, tin
         *(("student", False), ("plain", False), ("teacher", True))
     ]
     assert [*facts["disagreement"]][:3] == ["labels", "teacher", "student, both heads"]
-    for part in ("3 epochs in 1 min 15 s", "learning rate"):
+    for part in ("3 epochs in 1 min 15 s.", "3 epochs; 14 s since the resume at step 2300.", "learning rate"):
         assert part in text
     assert "/home/me" not in text + json.dumps(facts)
     shutil.rmtree(job / "student")

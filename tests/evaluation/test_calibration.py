@@ -43,6 +43,7 @@ def test_confidences_of_zero_and_empty_bins_count():
         (np.zeros(0), np.zeros(0, bool), "N >= 1"),
         (np.ones(2), np.zeros(3, bool), "must have the shape"),
         (np.array([1.5]), np.zeros(1, bool), r"must be in \[0, 1\]"),
+        (np.array([np.nan, 0.5]), np.zeros(2, bool), r"must be in \[0, 1\]"),
     ],
 )
 def test_wrong_arrays_are_refused(confidences: np.ndarray, correct: np.ndarray, message: str):

@@ -346,3 +346,16 @@ def test_a_vit_keeps_the_normalisation_that_it_was_trained_with(tmp_path: Path, 
     make_processor(32, mean=(0.5,) * 3, std=(0.5,) * 3).save_pretrained(source)
     _, processor = build_student(ModelArguments(model_name_or_path=source), labels(NAMES))
     assert processor.image_mean[0] == pytest.approx(mean)
+
+
+# ---- weights without a classifier ----
+
+
+@pytest.mark.parametrize("kind", ["plain", "distilled", "resnet"])
+def test_weights_without_a_classifier_can_be_trained_but_do_not_answer(tmp_path: Path, tiny_config, kind: str):
+    backbone = make_model(kind, tiny_config).base_model
+    source = save(backbone, tmp_path)
+    with pytest.raises(ValueError, match=r"not a trained classifier: it has no weights for \S*classifier.*train it"):
+        load_classifier(source)
+    student, _ = build(model_name_or_path=source)
+    assert_same(student.base_model, backbone)

@@ -238,7 +238,7 @@ def test_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path):
 
 
 def log_of(trainer: DistillationTrainer) -> list[dict]:
-    measured = ("runtime", "per_second", "preparation_time", "data_wait")
+    measured = ("runtime", "since_step", "per_second", "preparation_time", "data_wait")
     return [
         {name: value for name, value in entry.items() if not name.endswith(measured)}
         for entry in trainer.state.log_history

@@ -167,7 +167,7 @@ def results(output_dir: Path, *, with_optimizer: bool) -> dict[str, Any]:
         if "checkpoint" not in str(path.relative_to(output_dir))
     }
     state = json.loads((output_dir / "trainer_state.json").read_text())
-    measured = ("runtime", "per_second", "preparation_time", "data_wait")
+    measured = ("runtime", "since_step", "per_second", "preparation_time", "data_wait")
     for i, entry in enumerate(state["log_history"]):
         found[f"log {i}"] = {k: v for k, v in entry.items() if not k.endswith(measured)}
     found["eval"] = {

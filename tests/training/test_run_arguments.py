@@ -7,7 +7,7 @@ import pytest
 from transformers import HfArgumentParser
 
 from deit_hf.data.sources.arguments import DataArguments
-from deit_hf.evaluation.arguments import EvaluationArguments
+from deit_hf.evaluation.arguments import EvaluationArguments, ReportArguments
 from deit_hf.model.arguments import ModelArguments
 
 
@@ -97,6 +97,14 @@ def test_file_to_write_needs_its_folder_before_the_evaluation(tmp_path: Path, na
     EvaluationArguments("model", **{name: str(tmp_path / "x.json")})
     with pytest.raises(FileNotFoundError, match=f"`{name}` is .*, but the folder `.*none` does not exist"):
         EvaluationArguments("model", **{name: str(tmp_path / "none" / "x.json")})
+
+
+def test_files_of_an_evaluation_and_a_report_are_checked_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ValueError, match="`output` and `per_class_file` are both"):
+        EvaluationArguments("model", output=str(tmp_path / "x"), per_class_file=str(tmp_path / "x"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="cannot be written to"):
+        ReportArguments(["model"], output=str(tmp_path / "x.html"))
 
 
 def test_crops_and_fusions_are_choices_on_the_command_line():

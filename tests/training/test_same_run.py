@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -122,6 +123,14 @@ def test_finished_run_with_more_steps_continues_and_the_record_says_at_which_ste
     before = files_of(finished)
     run(finished, max_steps=6)  # now it is the finished run
     assert files_of(finished) == before
+
+
+def test_time_of_a_resumed_run_is_said_to_be_that_of_its_last_part(finished: Path, capsys):
+    assert json.loads((finished / "run" / "train_results.json").read_text())["train_runtime_since_step"] == 0
+    capsys.readouterr()
+    run(finished, max_steps=6)
+    assert json.loads((finished / "run" / "train_results.json").read_text())["train_runtime_since_step"] == 4
+    assert re.search(r"Finished: 6 steps; [\d.]+ s since the resume at step 4, ", capsys.readouterr().out)
 
 
 def test_finished_run_is_pushed_if_asked_and_not_changed(finished: Path, monkeypatch, caplog):
