@@ -61,7 +61,7 @@ def check_files(files: Mapping[str, str | os.PathLike | None]) -> None:
             raise FileNotFoundError(f"`{name}` is {path}, but the folder `{path.parent}` does not exist; create it")
         if path.is_dir():
             raise ValueError(f"`{name}` is {path}, which is a folder; name a file in it")
-        if not os.access(path.parent, os.W_OK):
+        if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):  # also pipes
             raise PermissionError(
                 f"`{name}` is {path}, but the folder `{path.parent}` cannot be written to; name another folder, or "
                 "change its permissions"

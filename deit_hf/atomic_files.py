@@ -49,12 +49,16 @@ def written_aside(directory: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file in UTF-8, in full or not at all.
+    """Writes a text file in UTF-8, in full or not at all; also to the target of a link, or to a pipe or terminal.
 
     Raises:
         OSError: the directory cannot be created or written to.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path = path.resolve()
     with written_aside(path.parent) as aside:
         (aside / path.name).write_text(text, encoding="utf-8")
 

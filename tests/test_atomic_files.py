@@ -1,5 +1,6 @@
 """Files are complete or absent, also after an error while they are written."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,18 @@ def test_a_new_directory_is_removed_after_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="refused"), written_aside(tmp_path / "new"):
         raise ValueError("refused")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_text_is_written_to_a_pipe_and_through_a_link(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "numbers")
+    assert os.read(reader, 99) == b"numbers"
+    os.close(reader)
+    (tmp_path / "link").symlink_to("file.json")
+    write_text(tmp_path / "link", "numbers")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file.json").read_text() == "numbers"
 
 
 def test_text_that_cannot_be_written_leaves_the_old_file(tmp_path: Path):

@@ -54,13 +54,7 @@ STUDENT = (
     Option("variant", "NAME", None, "DeiT to train from scratch instead; names: deit-hf models"),
     Option("image_size", "PIXELS", None, "side of the images; loaded weights are adapted to it", "the student's"),
     Option("drop_path_rate", "RATE", None, "stochastic depth, in [0, 1)", "0.1 from scratch, else as stored"),
-    Option(
-        "use_distillation_token",
-        "BOOL",
-        None,
-        "give loaded weights a distillation token and head",
-        "true with a teacher",
-    ),
+    Option("use_distillation_token", "BOOL", None, "give loaded weights a second token", "true with a teacher"),
     Option("train_only", "REGEX", None, "parameters to train, such as classifier; others are frozen", "all"),
 )
 TEACHER = (
@@ -121,9 +115,7 @@ OPTIMISATION = (
     Option("ema_decay", "X", 0.0, "averaged weights, in [0, 1); 0 turns them off, official: 0.99996"),
     Option("seed", "N", 42, "of weights, order and augmentation"),
 )
-CROP_RATIO = Option(
-    "crop_ratio", "X", None, "share of the short side that is kept, in (0, 1]", "0.875, or 1 up to 32 pixels"
-)
+CROP_RATIO = Option("crop_ratio", "X", None, "kept share of the short side, in (0, 1]", "0.875, or 1 up to 32 pixels")
 EVAL_CROP = Option("eval_crop", "NAME", None, "center, or squash: the whole image, resized", "center")
 FUSION = Option("fusion", "NAME", "logit_mean", "both heads together: logit_mean or softmax_sum")
 EVALUATION = (
@@ -217,10 +209,7 @@ STORE = {
         Option("top_k", "K", None, "logits to store per view (soft, above 128 classes)", "10"),
         Option("teacher_cache_epochs", "N", None, "epochs with different views; later epochs repeat them", "all"),
     ),
-    "teacher": (
-        TEACHER[0],
-        Option("evaluate_teacher", "BOOL", True, "measure the teacher, for the summary of each training"),
-    ),
+    "teacher": (TEACHER[0], Option("evaluate_teacher", "BOOL", True, "measure it, for the summary of trainings")),
     "data": DATA,
     "training": (
         *(each for each in STUDENT if each.name in ("model_name_or_path", "variant", "image_size")),
@@ -250,13 +239,7 @@ DISTILL = {
         Option("variant", "NAME", None, "DeiT to train from scratch instead; names: deit-hf models"),
         Option("output_dir", "DIR", None, "directory of the job", "runs/NAME, after DATA", flag="-o, --output_dir"),
         Option("compare", "BOOL", False, "also train the same student without the teacher"),
-        Option(
-            "teacher_epochs",
-            "N",
-            None,
-            "epochs to fine-tune the teacher; 0: use it unchanged",
-            "0 if it fits, else 10",
-        ),
+        Option("teacher_epochs", "N", None, "epochs to fine-tune the teacher", "0 if it fits, else 10"),
         Option("teacher_train_only", "REGEX", "head", "what is fine-tuned: head (its classifier), all, or a pattern"),
         Option("overwrite_output_dir", "BOOL", False, "start all stages again"),
     ),
@@ -278,11 +261,7 @@ DISTILL = {
             "30; 20 above 5,000 images; 30 to 300 from scratch",
         ),
         Option(
-            "per_device_train_batch_size",
-            "N",
-            None,
-            "batch size of each process",
-            "64, from scratch 128; fewer for few images",
+            "per_device_train_batch_size", "N", None, "of each process", "64, from scratch 128; fewer for few images"
         ),
         Option("learning_rate", "RATE", None, "at its peak", "1e-4; from scratch 1e-3 x sqrt(batch / 1024)"),
         Option("distillation_type", "TYPE", None, "hard or soft (sec. 4)", "hard"),
@@ -290,9 +269,7 @@ DISTILL = {
         Option("distillation_temperature", "τ", 3.0, "softens both outputs in soft distillation, above 0"),
         Option("image_size", "PIXELS", None, "side of the images; loaded weights are adapted to it", "the student's"),
         Option("class_weighting", "NAME", "none", "none, or balanced: rare classes weigh more"),
-        Option(
-            "metric_for_best_model", "NAME", None, "chooses the epoch that is kept", "top-1 on the validation part"
-        ),
+        Option("metric_for_best_model", "NAME", None, "chooses the kept epoch", "top-1 on the validation part"),
         Option("seed", "N", 42, "of weights, order and augmentation"),
     ),
     "machine and the Hub": (
