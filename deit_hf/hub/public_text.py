@@ -66,7 +66,7 @@ def public_texts(directory: Path, repo_id: str) -> dict[str, str]:
     recipe, state, card = (directory / name for name in ("recipe.yaml", "trainer_state.json", "README.md"))
     values, logged = _parsed(recipe, yaml.safe_load), _parsed(state, json.loads)
     own = {str(directory), str(directory.resolve()), str(values.get("output_dir", directory))}
-    paths = {*_paths_of([values, logged]), *own, *_paths_of([values.get(name) for name in PATH_OPTIONS], all_are=True)}
+    paths = {*local_paths(values), *_paths_of(logged), *own}
     texts = {}
     if (public := _mapped(logged, paths)) != logged:
         texts[state.name] = json.dumps(public, indent=2, sort_keys=True) + "\n"
@@ -114,6 +114,12 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(part)
 
 
+def local_paths(options: Mapping[str, Any]) -> set[str]:
+    """Finds the local paths in options, for `without_paths`; those of timm models without the name of the model."""
+    named = [options.get(name) for name in PATH_OPTIONS]
+    return {*_paths_of(dict(options)), *_paths_of(named, all_are=True)}
+
+
 def _paths_of(value: Any, *, all_are: bool = False) -> Iterator[str]:
     """Finds the paths in the strings of a value, including the weight files of timm models."""
     for text in _strings(value):
@@ -132,7 +138,10 @@ def _mapped(value: Any, paths: set[str]) -> Any:
 
 
 def without_paths(text: str, paths: Collection[str] = ()) -> str:
-    """Replaces absolute paths and the given `paths` in a text by their last component."""
+    """Replaces absolute paths and the given `paths` in a text by their last component.
+
+    Only given paths may be relative or contain spaces.
+    """
     return _PATH.sub(_base_name, _without_known_paths(text, paths))
 
 

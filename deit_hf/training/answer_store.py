@@ -26,6 +26,7 @@ from ..distillation.teacher import Teacher
 from ..distillation.teacher_cache import AnswerStore
 from ..distillation.view_checksums import ViewCheck
 from ..evaluation.teacher_fit import NUM_VIEWS, Counted, TeacherFit, count_right
+from ..hub.public_text import shown
 from ..hub.store_files import fetch_store
 from ..model.image_processing_deit import crop_size, statistics_of
 from ..reliability.run_lock import decided_by_first
@@ -160,7 +161,7 @@ class StoredAnswers:
             "the student's" if facts["teacher_image_size"] is None else "x".join(map(str, facts["teacher_image_size"]))
         )
         top1 = "not measured" if evaluation is None else evaluation.in_words("images")
-        return f"{self.name} at {size} pixels, answers stored in {self.source}; top-1 on the evaluation split {top1}"
+        return f"{shown(self.name)} at {size} pixels, answers stored in {self.source}; top-1 on the evaluation split {top1}"
 
     @property
     def evaluation(self) -> Counted | None:
