@@ -100,13 +100,14 @@ def _thumbnails(models: Sequence[Mapping[str, Any]], images: ImageDataset) -> di
 
 
 def thumbnail(image: PIL.Image.Image) -> str:
-    """Returns a small copy of an RGB image as a data URL; a tiny image is enlarged without smoothing."""
+    """Returns a small copy of an RGB image as a data URL, without metadata; a tiny image is enlarged without smoothing."""
     factor = THUMBNAIL // max(image.size)
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), PIL.Image.Resampling.NEAREST)
     else:
         image = image.copy()
         image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.info = {}  # Pillow would write the comment of the original
     file = BytesIO()
     image.save(file, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

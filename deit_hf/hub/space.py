@@ -156,4 +156,5 @@ def _write_examples(images: Sequence[str], directory: Path) -> None:
     for number, source in enumerate(images, start=1):
         image = decode_image(source, source)
         image.thumbnail((LONG_SIDE, LONG_SIDE))
-        image.save(directory / f"{number:02}.jpg", "JPEG", quality=JPEG_QUALITY, exif=b"")
+        image.info = {}  # Pillow would write the comment of the original
+        image.save(directory / f"{number:02}.jpg", "JPEG", quality=JPEG_QUALITY)

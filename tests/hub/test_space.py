@@ -53,7 +53,7 @@ def test_space_of_local_models_holds_copies_of_all_that_it_needs(
     exif = Image.Exif()
     exif[0x010E] = "at home"
     photo = tmp_path / "secret" / "us.jpg"
-    Image.fromarray(np.zeros((1500, 30, 3), dtype=np.uint8)).save(photo, exif=exif)
+    Image.fromarray(np.zeros((1500, 30, 3), dtype=np.uint8)).save(photo, exif=exif, comment=b"by Jane", dpi=(72, 72))
     title = 'It\'s "birds" <b>: {x}'
     target = tmp_path / "space"
     write_space(target, model, teacher=teacher, examples=[str(photo)], top_k=3, title=title)
@@ -83,6 +83,7 @@ def test_space_of_local_models_holds_copies_of_all_that_it_needs(
 
     with Image.open(target / "examples" / "01.jpg") as example:
         assert (example.size, dict(example.getexif())) == ((20, 1024), {})
+        assert example.info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
     texts = card + (target / "app.py").read_text() + "\n".join(requirements)
     for hidden in ("secret", str(tmp_path)):
         assert hidden not in texts
