@@ -100,7 +100,7 @@ def _thumbnails(models: Sequence[Mapping[str, Any]], images: ImageDataset) -> di
 
 
 def thumbnail(image: PIL.Image.Image) -> str:
-    """Returns a small copy of an RGB image as a data URL, without metadata; a tiny image is enlarged without smoothing."""
+    """Returns a small copy of an RGB image, without metadata, as a data URL; enlarges a tiny one without smoothing."""
     factor = THUMBNAIL // max(image.size)
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), PIL.Image.Resampling.NEAREST)
