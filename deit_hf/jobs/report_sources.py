@@ -81,8 +81,11 @@ def _teacher_of(model: str) -> str | None:
         raise ValueError(f"`{recipe}` is damaged ({type(error).__name__}); copy it again, or delete it") from error
     if named is None:
         return None
-    # the run may have been started, or moved, elsewhere
-    places = (Path(named), Path(model).resolve().parent / Path(named).name)
+    places, sibling = [Path(named)], Path(model).resolve().parent / Path(named).name
+    can_be_of_hub = re.fullmatch(r"[^/.~][^/]*/[^/]+", named) is not None
+    in_job, fits = (sibling.parent / JOB_FILE).is_file(), sibling.parts[-2:] == Path(named).parts
+    if in_job or fits or not can_be_of_hub:  # the run may have been started, or moved, elsewhere
+        places.append(sibling)
     found = next((str(place) for place in places if (place / "config.json").is_file()), None)
     if found is None:
         logger.warning(

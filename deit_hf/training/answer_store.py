@@ -161,7 +161,8 @@ class StoredAnswers:
             "the student's" if facts["teacher_image_size"] is None else "x".join(map(str, facts["teacher_image_size"]))
         )
         top1 = "not measured" if evaluation is None else evaluation.in_words("images")
-        return f"{shown(self.name)} at {size} pixels, answers stored in {self.source}; top-1 on the evaluation split {top1}"
+        source = f"{shown(self.name)} at {size} pixels, answers stored in {self.source}"
+        return f"{source}; top-1 on the evaluation split {top1}"
 
     @property
     def evaluation(self) -> Counted | None:

@@ -192,6 +192,24 @@ def test_job_stands_for_student_plain_and_teacher(tmp_path: Path, data: str, tin
         find_sources([str(job)], None)
 
 
+def test_folder_with_the_name_of_a_teacher_of_the_hub_is_not_taken_for_it(tmp_path: Path, tiny_config: DeiTConfig):
+    """Fails if only the last part is compared: a model fine-tuned from the teacher would be measured as the teacher."""
+    runs = tmp_path / "runs"
+    save_named(make_model("resnet", tiny_config), runs / "resnet-50")
+    student = make_model("distilled", tiny_config)
+    for named, found in (
+        ("microsoft/resnet-50", False),
+        ("runs/resnet-50", True),
+        ("resnet-50", True),
+        ("../resnet-50", True),
+        ("/before/it/was/moved/resnet-50", True),
+        ("timm:resnet50", False),
+    ):
+        write_run(runs / "mine", student, named)
+        teachers = find_sources([str(runs / "mine")], None).teacher
+        assert (teachers == str(runs / "resnet-50")) == found, named
+
+
 def test_names_are_unique_and_hold_no_folders(tmp_path: Path):
     for name in ("a/best", "b/best", "b/last"):
         (tmp_path / name).mkdir(parents=True)
