@@ -14,7 +14,7 @@ from ..evaluation.intervals import wilson_interval
 from .confusion_matrix import frequent_confusions, shown_matrix
 from .page_template import render
 from .report_figures import classes_figure, curves_figure, reliability_figure
-from .views_figure import short_name
+from .views_figure import short_names
 
 THUMBNAIL = 144  # longer side in pixels
 MAX_OPEN_CLASSES, NUM_CONFUSIONS = 40, 20
@@ -41,6 +41,7 @@ def render_page(
         "facts": facts,
         "models": models,
         "names": names,
+        "short": {length: short_names(names, length) for length in (18, 24, 40)},
         "students": [model for model in models if not model["is_teacher"]],
         "counts": counts,
         "occurring": sum(count > 0 for count in counts),
@@ -53,7 +54,7 @@ def render_page(
         "curves": {name: Markup(curves_figure(name, log)) for name, log in logs.items() if log},
         "thumbnails": _thumbnails(models, images),
     }
-    filters = {"percent": _percent, "short": short_name, "duration": _duration, "count": _count}
+    filters = {"percent": _percent, "duration": _duration, "count": _count}
     return render("report.html", values, filters=filters)
 
 
