@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .curves import save_figure
-from .views_figure import short_name
+from .views_figure import short_names
 
 MAX_WHOLE, MAX_COMPACT = 25, 15  # classes of a whole matrix; of the part that is shown of a larger one
 
@@ -70,7 +70,8 @@ def plot_confusion_matrix(report: Mapping[str, Any], path: str | Path, title: st
     from matplotlib.figure import Figure  # an optional dependency
 
     shown, counts, whole = shown_matrix(report)
-    names = [short_name(report["classes"][index]["name"]).replace("$", r"\$") for index in shown]
+    short = short_names([each["name"] for each in report["classes"]])
+    names = [short[index].replace("$", r"\$") for index in shown]
     columns = names if whole else [*names, "other classes"]
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)  # (K, K) or (K, K + 1)
     side = max(3.2, 1.4 + 0.36 * len(columns))

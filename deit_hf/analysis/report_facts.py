@@ -21,13 +21,15 @@ class ModelAnswers(NamedTuple):
         name: for people.
         answers: by head, with the classes in the order of the report.
         cost: size and speed, copied into the facts.
-        is_teacher: whether it is the teacher of the others.
+        is_teacher: whether it is a teacher of others.
+        taught: names of the models that learned from it, as far as their runs tell.
     """
 
     name: str
     answers: Mapping[str, Answers]
     cost: Mapping[str, Any]
     is_teacher: bool
+    taught: Sequence[str] = ()
 
     @property
     def main(self) -> Answers:
@@ -86,6 +88,7 @@ def _of_model(
     return {
         "name": model.name,
         "is_teacher": model.is_teacher,
+        "taught": list(model.taught),
         **model.cost,
         "heads": [
             {"head": head, "title": TITLES[head], **_of_head(answers, labels, len(class_names))}

@@ -14,7 +14,7 @@ from ..evaluation.intervals import wilson_interval
 from .confusion_matrix import frequent_confusions, shown_matrix
 from .page_template import render
 from .report_figures import classes_figure, curves_figure, reliability_figure
-from .views_figure import short_name
+from .views_figure import short_names
 
 THUMBNAIL = 144  # longer side in pixels
 MAX_OPEN_CLASSES, NUM_CONFUSIONS = 40, 20
@@ -41,6 +41,7 @@ def render_page(
         "facts": facts,
         "models": models,
         "names": names,
+        "short": {length: short_names(names, length) for length in (18, 24, 40)},
         "students": [model for model in models if not model["is_teacher"]],
         "counts": counts,
         "occurring": sum(count > 0 for count in counts),
@@ -53,7 +54,7 @@ def render_page(
         "curves": {name: Markup(curves_figure(name, log)) for name, log in logs.items() if log},
         "thumbnails": _thumbnails(models, images),
     }
-    filters = {"percent": _percent, "short": short_name, "duration": _duration, "count": _count}
+    filters = {"percent": _percent, "duration": _duration, "count": _count}
     return render("report.html", values, filters=filters)
 
 
@@ -100,13 +101,14 @@ def _thumbnails(models: Sequence[Mapping[str, Any]], images: ImageDataset) -> di
 
 
 def thumbnail(image: PIL.Image.Image) -> str:
-    """Returns a small copy of an RGB image as a data URL; a tiny image is enlarged without smoothing."""
+    """Returns a small copy of an RGB image, without metadata, as a data URL; enlarges a tiny one without smoothing."""
     factor = THUMBNAIL // max(image.size)
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), PIL.Image.Resampling.NEAREST)
     else:
         image = image.copy()
         image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.info = {}  # Pillow would write the comment of the original
     file = BytesIO()
     image.save(file, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

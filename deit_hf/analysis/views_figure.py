@@ -1,5 +1,6 @@
 """A figure of training views with their targets, to check the data of a training."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,15 +62,25 @@ def target_lines(shares: np.ndarray, names: Sequence[str]) -> list[str]:
     """
     first, second = np.argsort(-shares, kind="stable")[:2].tolist() if len(shares) > 1 else (0, 0)
     if shares[first] > 0.995:
-        return [short_name(names[first], MAX_LINE)]
-    both = [f'"{names[each]}"' if names[each].isdecimal() else names[each] for each in (first, second)]
-    line = f"{both[0]} {shares[first]:.2f} + {both[1]} {shares[second]:.2f}"
+        return [short_names(names, MAX_LINE)[first]]
+    names = [f'"{name}"' if name.isdecimal() else name for name in names]
+    line = f"{names[first]} {shares[first]:.2f} + {names[second]} {shares[second]:.2f}"
     if len(line) <= MAX_LINE:
         return [line]
-    one, other = (short_name(name, MAX_LINE - 7) for name in both)
-    return [f"{one} {shares[first]:.2f} +", f"{other} {shares[second]:.2f}"]
+    short = short_names(names, MAX_LINE - 7)
+    return [f"{short[first]} {shares[first]:.2f} +", f"{short[second]} {shares[second]:.2f}"]
 
 
-def short_name(name: str, length: int = 24) -> str:
-    """A class name of at most `length` characters; of several names, as ImageNet's classes have, the first."""
-    return shortened(name if len(name) <= length else name.split(",")[0], length)
+def short_names(names: Sequence[str], length: int = 24) -> list[str]:
+    """Class names of at most `length` characters, which differ.
+
+    Of several names in one, as ImageNet's classes have, the first is enough if no other class has it. Else the middle
+    is cut out, and if that does not help, the number of the class is added.
+    """
+    short = [shortened(name if len(name) <= length else name.split(",")[0], length) for name in names]
+    times = Counter(short)
+    pairs = zip(names, short, strict=True)
+    short = [each if times[each] == 1 else shortened(name, length) for name, each in pairs]
+    times = Counter(short)
+    ends = ["" if times[each] == 1 else f" #{index}" for index, each in enumerate(short)]
+    return [shortened(each, length - len(end)) + end for each, end in zip(short, ends, strict=True)]

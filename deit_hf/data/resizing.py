@@ -41,7 +41,7 @@ class StoredImage(NamedTuple):
 
 
 def stored_image(source: Any, where: str, *, short_side: int, quality: int) -> StoredImage:
-    """Resizes an undecoded image with an antialiased bicubic filter, as in the training views.
+    """Resizes an undecoded image with an antialiased bicubic filter, as in the training views; drops its metadata.
 
     An image keeps its bytes if its short side is small enough, if its JPEG would not be smaller, or if it cannot be
     decoded. Every image is decoded, also one that keeps its bytes, so that bad ones are found.
@@ -70,7 +70,9 @@ def stored_image(source: Any, where: str, *, short_side: int, quality: int) -> S
     if scale >= 1 or max(size) > LONGEST_JPEG_SIDE:
         return kept
     buffer = io.BytesIO()
-    image.resize(size, PIL.Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=quality)
+    resized = image.resize(size, PIL.Image.Resampling.BICUBIC)
+    resized.info = {}  # Pillow would write the comment of the original, and fail if it is longer than a JPEG's may be
+    resized.save(buffer, "JPEG", quality=quality)
     return kept._replace(content=buffer.getvalue(), kind="resized") if buffer.tell() < len(content) else kept
 
 

@@ -111,7 +111,8 @@ def measure_fit(
     """Measures a teacher on about `NUM_VIEWS` training views, on fewer if that takes longer than `LONGEST`.
 
     The global random states do not change. Each pair of views has a mix of its own: in a training, many views share
-    one, and so few views would have only a few mixes.
+    one, and so few views would have only a few mixes. Of several views of an image, which fill a batch, only the first
+    counts: the interval is one of independent images.
 
     Args:
         teacher: maps the student's `pixel_values` (B, channels, height, width) to logits (B, C) in its label order.
@@ -130,15 +131,18 @@ def measure_fit(
     right_if_mixed: list[Tensor] = []
     keys = views.some_keys(-(-min(NUM_VIEWS, len(views)) // batch_size) * batch_size)
     for first in range(0, len(keys), batch_size):
-        made = collate([views[key] for key in keys[first : first + batch_size]])
+        chosen = keys[first : first + batch_size]
+        made = collate([views[key] for key in chosen])
         batch: dict[str, Any] = send_to_device(made, device)
         labels, pixels, erasures = batch["labels"], batch["pixels"], batch["erasures"]
-        right.append(_right(teacher(finish(pixels, erasures)).argmax(dim=-1), labels))
+        counts = torch.tensor([key.repeat == 0 for key in chosen], device=device)
+        right.append(_right(teacher(finish(pixels, erasures)).argmax(dim=-1), labels.where(counts, -1)))
         if mixing is not None:
             size = pixels.shape[2], pixels.shape[3]
             draws = [(slice(i, i + 2), mixing.draw(0, (first + i) // 2, size)) for i in range(0, len(labels), 2)]
             classes = dominating_classes(labels, kept_shares(draws).to(device))
-            right_if_mixed.append(_right(teacher(finish(pixels, erasures, draws)).argmax(dim=-1), classes))
+            answers = teacher(finish(pixels, erasures, draws)).argmax(dim=-1)
+            right_if_mixed.append(_right(answers, classes.where(counts, -1)))
         start = start or time.perf_counter()  # the first batch can include a compilation
         if time.perf_counter() - start > LONGEST:
             break

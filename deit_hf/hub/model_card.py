@@ -18,7 +18,7 @@ from ..evaluation.intervals import wilson_interval
 from ..evaluation.metric_names import MeasuredSet, accuracy_name, measured_sets
 from .markdown import Markdown, code_block, escaped, one_line, quoted, table
 from .model_facts import ModelFacts
-from .public_text import is_path, shown, shown_options, without_paths
+from .public_text import is_path, local_paths, shown, shown_options, without_paths
 from .run_files import sealed, unsealed
 
 logger = logging.getLogger(__name__)
@@ -134,11 +134,10 @@ def _data_table(facts: ModelFacts) -> str | None:
 
 def _settings(facts: ModelFacts) -> str | None:
     width = max(map(len, facts.effective_recipe), default=0)
-    lines = []
-    for name, value in facts.effective_recipe.items():
-        for source in filter(None, (facts.teacher, facts.base_model)):  # also relative paths
-            value = value.replace(source, str(shown(source)))
-        lines.append(f"{name:{width}}  {without_paths(one_line(value))}")
+    paths = local_paths({**facts.recipe, "teacher": facts.teacher, "base_model": facts.base_model})
+    lines = [
+        f"{name:{width}}  {one_line(without_paths(value, paths))}" for name, value in facts.effective_recipe.items()
+    ]
     return code_block("\n".join(lines)) if lines else None
 
 

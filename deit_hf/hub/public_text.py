@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from .markdown import quoted
-from .run_files import sealed, unsealed
+from .run_files import CONFIG, read_json, sealed, unsealed
 
 # Options that always hold a local path; other options may hold one.
 PATH_OPTIONS = ("train_dir", "validation_dir", "output_dir", "logging_dir", "label_file")
@@ -54,20 +54,23 @@ def _last_name(path: str) -> str:
 
 
 def public_texts(directory: Path, repo_id: str) -> dict[str, str]:
-    """Returns the texts of recipe.yaml, trainer_state.json and README.md without paths, for files that contain some.
+    """Returns the texts of a run without paths, for files that contain some.
+
+    These are recipe.yaml, trainer_state.json, README.md, and config.json of the model and of its averaged weights.
 
     Args:
         directory: of a run.
         repo_id: replaces the directory in the code of the card that loads the model.
 
     Raises:
-        ValueError: recipe.yaml or trainer_state.json is damaged.
+        ValueError: recipe.yaml or a JSON file is damaged.
     """
     recipe, state, card = (directory / name for name in ("recipe.yaml", "trainer_state.json", "README.md"))
     values, logged = _parsed(recipe, yaml.safe_load), _parsed(state, json.loads)
     own = {str(directory), str(directory.resolve()), str(values.get("output_dir", directory))}
-    paths = {*_paths_of([values, logged]), *own, *_paths_of([values.get(name) for name in PATH_OPTIONS], all_are=True)}
-    texts = {}
+    paths = {*local_paths(values), *_paths_of(logged), *own}
+    configs = {name: public_config(directory / name) for name in (CONFIG, f"ema/{CONFIG}")}
+    texts = {name: text for name, text in configs.items() if text is not None}
     if (public := _mapped(logged, paths)) != logged:
         texts[state.name] = json.dumps(public, indent=2, sort_keys=True) + "\n"
     for file, rewrite in ((recipe, partial(_public_recipe, values)), (card, partial(_public_card, own, repo_id))):
@@ -75,6 +78,25 @@ def public_texts(directory: Path, repo_id: str) -> dict[str, str]:
         if (public_text := rewrite(paths, text)) != text:
             texts[file.name] = public_text
     return texts
+
+
+def public_config(path: Path) -> str | None:
+    """The text of a config.json without the directory that the model came from; None if it names none.
+
+    transformers before version 5 wrote `_name_or_path`, also into nested configurations.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    config = read_json(path)
+    public = _without_origin(config)
+    return None if public == config else json.dumps(public, indent=2) + "\n"
+
+
+def _without_origin(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_origin(part) for name, part in value.items() if name != "_name_or_path"}
+    return value
 
 
 def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
@@ -114,6 +136,12 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(part)
 
 
+def local_paths(options: Mapping[str, Any]) -> set[str]:
+    """Finds the local paths in options, for `without_paths`; those of timm models without the name of the model."""
+    named = [options.get(name) for name in PATH_OPTIONS]
+    return {*_paths_of(dict(options)), *_paths_of(named, all_are=True)}
+
+
 def _paths_of(value: Any, *, all_are: bool = False) -> Iterator[str]:
     """Finds the paths in the strings of a value, including the weight files of timm models."""
     for text in _strings(value):
@@ -132,7 +160,10 @@ def _mapped(value: Any, paths: set[str]) -> Any:
 
 
 def without_paths(text: str, paths: Collection[str] = ()) -> str:
-    """Replaces absolute paths and the given `paths` in a text by their last component."""
+    """Replaces absolute paths and the given `paths` in a text by their last component.
+
+    Only given paths may be relative or contain spaces.
+    """
     return _PATH.sub(_base_name, _without_known_paths(text, paths))
 
 

@@ -48,7 +48,7 @@ def push_directory(
 
     A directory with a store.json is a store, and becomes a dataset repository (store_files.py). Of a run, uploads only
     the files that a run writes (run_files.py) and `include`; logs the names of these and other files. Uploads
-    recipe.yaml, trainer_state.json and README.md without absolute paths; the local files do not change.
+    recipe.yaml, trainer_state.json, README.md and config.json without absolute paths; the local files do not change.
 
     Args:
         directory: of a run, with config.json, preprocessor_config.json and weights as safetensors, or of a store.
@@ -140,6 +140,7 @@ def default_time_limit(paths: Iterable[str]) -> float:
 
 def _written(texts: Mapping[str, str], folder: Path) -> dict[str, str]:
     for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     return {name: str(folder / name) for name in texts}
 

@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 # Files that a push uploads if they exist, in addition to the weights.
-OF_A_MODEL = ("config.json", "preprocessor_config.json")
+CONFIG = "config.json"
+OF_A_MODEL = (CONFIG, "preprocessor_config.json")
 CURVES, CONFUSION_MATRIX, CLASS_RESULTS = "training_curves.png", "confusion_matrix.png", "class_results.json"
 OF_A_RUN = ("README.md", "recipe.yaml", "trainer_state.json", CURVES)
 RESULTS = (  # of the last measurement; a run that starts over deletes those of the run before
@@ -18,7 +19,7 @@ RESULTS = (  # of the last measurement; a run that starts over deletes those of 
     CLASS_RESULTS,
     CONFUSION_MATRIX,
 )
-OF_AVERAGES = ("config.json", "preprocessor_config.json", "averaging.json")
+OF_AVERAGES = (*OF_A_MODEL, "averaging.json")
 
 # Files that a push never uploads, not even on request: pickles can run code when they are loaded.
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}

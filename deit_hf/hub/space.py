@@ -11,7 +11,8 @@ from huggingface_hub import SpaceCardData
 from ..atomic_files import written_aside
 from ..data.decoding import decode_image
 from .markdown import escaped
-from .run_files import OF_A_MODEL, require_files, weight_files
+from .public_text import public_config
+from .run_files import CONFIG, OF_A_MODEL, require_files, weight_files
 
 PACKAGE = Path(__file__).parents[1]
 PYTHON_VERSION = "3.12"
@@ -147,6 +148,8 @@ def _stored(source: str, directory: Path, name: str) -> str:
     (directory / name).mkdir()
     for file in files:
         shutil.copyfile(Path(source) / file, directory / name / file)
+    if (text := public_config(Path(source) / CONFIG)) is not None:
+        (directory / name / CONFIG).write_text(text, encoding="utf-8")
     return f'HERE / "{name}"'
 
 
@@ -156,4 +159,5 @@ def _write_examples(images: Sequence[str], directory: Path) -> None:
     for number, source in enumerate(images, start=1):
         image = decode_image(source, source)
         image.thumbnail((LONG_SIDE, LONG_SIDE))
-        image.save(directory / f"{number:02}.jpg", "JPEG", quality=JPEG_QUALITY, exif=b"")
+        image.info = {}  # Pillow would write the comment of the original
+        image.save(directory / f"{number:02}.jpg", "JPEG", quality=JPEG_QUALITY)

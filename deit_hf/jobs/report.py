@@ -71,7 +71,7 @@ def make_report(options: ReportArguments, data_args: DataArguments, args: Distil
     loaded = [(model, with_crop(processor)) for model, processor in map(load_classifier, sources.models)]
     parts = load_image_parts(data_args, train=False)
     log_data_report(check_data(parts, **columns))
-    names = display_names([*sources.models, *([] if sources.teacher is None else [sources.teacher])])
+    names = display_names([*sources.models, *sources.teachers])
     pipelines = [InputPipeline(args, processor, model.config, *columns.values()) for model, processor in loaded]
     views = [_views(pipeline, parts, name) for pipeline, name in zip(pipelines, names, strict=False)]
     labels = _labels_of(views[0].images)
@@ -85,8 +85,10 @@ def make_report(options: ReportArguments, data_args: DataArguments, args: Distil
         found = {head: each._replace(classes=order[each.classes]) for head, each in found.items()}
         measured.append(ModelAnswers(name, found, cost, is_teacher=False))
     runs = {name: run for name, source in zip(names, sources.models, strict=False) if (run := run_facts(source))}
-    if sources.teacher is not None:
-        measured += _measured_teacher(sources.teacher, names[-1], config, views[0].images, args, sources.asked)
+    by_source = dict(zip(sources.models, names, strict=False))
+    for (source, taught), name in zip(sources.teachers.items(), names[len(loaded) :], strict=True):
+        teachers = _measured_teacher(source, name, config, views[0].images, args, sources.asked)
+        measured += [each._replace(taught=[by_source[model] for model in taught]) for each in teachers]
     facts = report_facts(
         measured,
         labels,

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,20 +25,20 @@ class ReportSources(NamedTuple):
 
     Attributes:
         models: directories or Hub ids.
-        teacher: source of the teacher, or None.
+        teachers: sources of teachers, and the models that each one taught; empty for the one that the user named.
         asked: whether the user named the teacher, so that it must not be left out.
     """
 
     models: list[str]
-    teacher: str | None
+    teachers: dict[str, list[str]]
     asked: bool
 
 
 def find_sources(names: Sequence[str], teacher: str | None) -> ReportSources:
-    """Finds the models and the teacher of a report.
+    """Finds the models and the teachers of a report.
 
     The directory of a job stands for its student. For a student of a job, its student without a teacher is added. The
-    teacher of a job or run is used if it is a local directory, so that nothing is downloaded unasked.
+    teacher of each job or run is used if it is a local directory, so that nothing is downloaded unasked.
 
     Args:
         names: directories or Hub ids.
@@ -60,10 +61,14 @@ def find_sources(names: Sequence[str], teacher: str | None) -> ReportSources:
         if is_finished(plain):
             models.setdefault(_place(str(plain)), str(plain))
     if teacher is not None:
-        return ReportSources([*models.values()], teacher, asked=True)
-    found = next((each for each in map(_teacher_of, models.values()) if each is not None), None)
-    known = found is None or _place(found) in models
-    return ReportSources([*models.values()], None if known else found, asked=False)
+        return ReportSources([*models.values()], {teacher: []}, asked=True)
+    teachers: dict[str, list[str]] = {}
+    sources: dict[str, str] = {}  # by place
+    for model in models.values():
+        found = _teacher_of(model)
+        if found is not None and _place(found) not in models:
+            teachers.setdefault(sources.setdefault(_place(found), found), []).append(model)
+    return ReportSources([*models.values()], teachers, asked=False)
 
 
 def _place(source: str) -> str:
@@ -81,8 +86,11 @@ def _teacher_of(model: str) -> str | None:
         raise ValueError(f"`{recipe}` is damaged ({type(error).__name__}); copy it again, or delete it") from error
     if named is None:
         return None
-    # the run may have been started, or moved, elsewhere
-    places = (Path(named), Path(model).resolve().parent / Path(named).name)
+    places, sibling = [Path(named)], Path(model).resolve().parent / Path(named).name
+    can_be_of_hub = re.fullmatch(r"[^/.~][^/]*/[^/]+", named) is not None
+    in_job, fits = (sibling.parent / JOB_FILE).is_file(), sibling.parts[-2:] == Path(named).parts
+    if in_job or fits or not can_be_of_hub:  # the run may have been started, or moved, elsewhere
+        places.append(sibling)
     found = next((str(place) for place in places if (place / "config.json").is_file()), None)
     if found is None:
         logger.warning(
@@ -92,15 +100,19 @@ def _teacher_of(model: str) -> str | None:
 
 
 def display_names(sources: Sequence[str]) -> list[str]:
-    """Names of models for people, each once, without the directories that they are in."""
-    paths = [Path(source).resolve() if Path(source).exists() else None for source in sources]
-    short = [shown(source) if path is None else path.name for source, path in zip(sources, paths, strict=True)]
-    names: list[str] = []
-    for name, path in zip(short, paths, strict=True):
-        longer = f"{path.parent.name}/{name}" if path is not None and short.count(name) > 1 else name
-        longer = longer.removeprefix("timm:")
-        names.append(f"{longer} ({len(names) + 1})" if longer in names else longer)
-    return names
+    """Names of models for people, each once: with as few of the directories that they are in as tell them apart."""
+    paths = [Path(source).resolve().parts[1:] if Path(source).exists() else () for source in sources]
+    names = [
+        "/".join(path[-1:]) or shown(source).removeprefix("timm:") for source, path in zip(sources, paths, strict=True)
+    ]
+    for length in range(2, max(map(len, paths), default=0) + 1):
+        places = {*zip(names, paths, strict=True)}  # a model that is named twice needs no directories
+        clashing = {name for name, count in Counter(name for name, _ in places).items() if count > 1}
+        names = [
+            "/".join(path[-length:]) if path and name in clashing else name
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return [f"{name} ({i + 1})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
 def run_facts(model: str) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -26,6 +27,7 @@ from ..distillation.teacher import Teacher
 from ..distillation.teacher_cache import AnswerStore
 from ..distillation.view_checksums import ViewCheck
 from ..evaluation.teacher_fit import NUM_VIEWS, Counted, TeacherFit, count_right
+from ..hub.public_text import shown
 from ..hub.store_files import fetch_store
 from ..model.image_processing_deit import crop_size, statistics_of
 from ..reliability.run_lock import decided_by_first
@@ -160,7 +162,8 @@ class StoredAnswers:
             "the student's" if facts["teacher_image_size"] is None else "x".join(map(str, facts["teacher_image_size"]))
         )
         top1 = "not measured" if evaluation is None else evaluation.in_words("images")
-        return f"{self.name} at {size} pixels, answers stored in {self.source}; top-1 on the evaluation split {top1}"
+        source = f"{shown(self.name)} at {size} pixels, answers stored in {self.source}"
+        return f"{source}; top-1 on the evaluation split {top1}"
 
     @property
     def evaluation(self) -> Counted | None:
@@ -171,7 +174,7 @@ class StoredAnswers:
         return Counted(round(top1 * data["rows"]), data["rows"])
 
     def fit(self, views: TrainingViews, sampler: ViewSampler, mixing: Mixing | None) -> TeacherFit:
-        """How often the stored answers to some views of epoch 0 are right; decodes no image.
+        """How often the stored answers to some views of epoch 0 are right, one of each image; decodes no image.
 
         Args:
             views: training views by key.
@@ -188,12 +191,14 @@ class StoredAnswers:
         samples = [key.sample for key in itertools.islice(sampler, wanted[-1] + 1) if key.position in chosen]
         assert views.images.labels is not None
         labels = torch.from_numpy(views.images.labels[samples])
+        counts = torch.zeros(len(samples), dtype=torch.bool)
+        counts[np.unique(samples, return_index=True)[1]] = True  # the first view of each image
         rows = self.store.rows(0, wanted)
         answers = rows.indices[:, 0] if isinstance(rows, TopLogits) else rows
         if mixing is None:
-            return TeacherFit(self.evaluation, views=count_right(answers, labels))
+            return TeacherFit(self.evaluation, views=count_right(answers, labels.where(counts, -1)))
         kept = [mixing.draw(0, place // mixing.block_size, self._view_size).ratio for place in wanted]
-        mixed = count_right(answers, dominating_classes(labels, torch.tensor(kept)))
+        mixed = count_right(answers, dominating_classes(labels, torch.tensor(kept)).where(counts, -1))
         return TeacherFit(self.evaluation, mixed=mixed, note="its answers to views without mixing are not stored")
 
     def check_views(self, epoch: int, positions: Sequence[int], checksums: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, TrainerCallback
 
 from ..analysis.confusion_matrix import plot_confusion_matrix
 from ..analysis.curves import plot_training_curves
-from ..analysis.views_figure import MAX_CAPTION_LINE, MAX_LINE, draw_views, short_name, target_lines
+from ..analysis.views_figure import MAX_CAPTION_LINE, MAX_LINE, draw_views, short_names, target_lines
 from ..data.mixing import mix_targets
 from ..distillation.losses import TopLogits
 from ..hub.run_files import CONFUSION_MATRIX, CURVES
@@ -168,8 +168,10 @@ class FirstViews(TrainerCallback):
         names = class_names(self.config())
         titles = [target_lines(shares.numpy(), names) for shares in self._shares]
         if len(self._answers) == len(titles):
-            answers = [short_name(names[answer], MAX_LINE - 9) for answer in self._answers]
-            titles = [[*lines, f"teacher: {answer}"] for lines, answer in zip(titles, answers, strict=True)]
+            short = short_names(names, MAX_LINE - 9)
+            titles = [
+                [*lines, f"teacher: {short[answer]}"] for lines, answer in zip(titles, self._answers, strict=True)
+            ]
         draw_views(views.numpy(), titles, path, caption=self._caption(args))
 
     def _caption(self, args: Any) -> list[str]:

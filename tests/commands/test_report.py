@@ -194,10 +194,11 @@ def test_job_stands_for_student_plain_and_teacher(tmp_path: Path, data: str, tin
     write_run(job / "plain", make_model("one head", tiny_config), None)
     save_named(make_model("resnet", tiny_config), job / "teacher")
     (job / "job.json").write_text("{}")
-    expected = [str(job / "student"), str(job / "plain")], str(job / "teacher"), False
+    models = [str(job / "student"), str(job / "plain")]
+    expected = models, {str(job / "teacher"): models[:1]}, False
     assert tuple(find_sources([str(job)], None)) == expected
     assert tuple(find_sources([str(job / "student")], None)) == expected
-    assert find_sources([str(job / "student"), str(job / "plain")], "x") == (expected[0], "x", True)
+    assert find_sources([str(job / "student"), str(job / "plain")], "x") == (models, {"x": []}, True)
     assert run_facts(str(job / "student"))["settings"] == {"teacher": "teacher, frozen", "steps": "7"}
 
     facts, text = report(str(job), "--data", data)
@@ -205,12 +206,60 @@ def test_job_stands_for_student_plain_and_teacher(tmp_path: Path, data: str, tin
         *(("student", False), ("plain", False), ("teacher", True))
     ]
     assert [*facts["disagreement"]][:3] == ["labels", "teacher", "student, both heads"]
-    for part in ("3 epochs in 1 min 15 s.", "3 epochs; 14 s since the resume at step 2300.", "learning rate"):
+    assert [model["taught"] for model in facts["models"]] == [[], [], ["student"]]
+    shown = ("3 epochs in 1 min 15 s.", "3 epochs; 14 s since the resume at step 2300.", "learning rate")
+    for part in (*shown, ">teacher (teacher of student)<"):
         assert part in text
     assert "/home/me" not in text + json.dumps(facts)
     shutil.rmtree(job / "student")
     with pytest.raises(FileNotFoundError, match="without a finished student"):
         find_sources([str(job)], None)
+
+
+def test_folder_with_the_name_of_a_teacher_of_the_hub_is_not_taken_for_it(tmp_path: Path, tiny_config: DeiTConfig):
+    """Fails if only the last part is compared: a model that was fine-tuned from the teacher is not the teacher."""
+    runs = tmp_path / "runs"
+    save_named(make_model("resnet", tiny_config), runs / "resnet-50")
+    student = make_model("distilled", tiny_config)
+    for named, found in (
+        ("microsoft/resnet-50", False),
+        ("runs/resnet-50", True),
+        ("resnet-50", True),
+        ("../resnet-50", True),
+        ("/before/it/was/moved/resnet-50", True),
+        ("timm:resnet50", False),
+    ):
+        write_run(runs / "mine", student, named)
+        expected = {str(runs / "resnet-50"): [str(runs / "mine")]} if found else {}
+        assert find_sources([str(runs / "mine")], None).teachers == expected, named
+
+
+def test_each_job_has_its_own_teacher(tmp_path: Path, tiny_config: DeiTConfig):
+    """Fails if the first teacher stands for those of all models."""
+    jobs = [tmp_path / name for name in ("far", "first", "second")]
+    student = make_model("distilled", tiny_config)
+    for job in jobs:
+        write_run(job / "student", student, "user/model" if job.name == "far" else f"{job}/teacher")
+        (job / "job.json").write_text("{}")
+    for job in jobs[1:]:
+        save_named(make_model("resnet", tiny_config), job / "teacher")
+    write_run(tmp_path / "more", student, str(jobs[1] / "teacher"))
+    models = [*(str(job / "student") for job in jobs), str(tmp_path / "more")]
+    assert find_sources([*map(str, jobs), models[-1]], None) == (
+        models,
+        {str(jobs[1] / "teacher"): [models[1], models[3]], str(jobs[2] / "teacher"): [models[2]]},
+        False,
+    )
+
+
+def test_names_have_as_many_folders_as_tell_models_apart(tmp_path: Path):
+    """Fails if only one folder is added: students of two jobs, and their averages, have the same one."""
+    paths = [tmp_path / name for name in ("a/toys/student", "b/toys/student", "b/toys/plain", "c/student", "toys")]
+    for path in paths:
+        path.mkdir(parents=True)
+    names = ["a/toys/student", "b/toys/student", "plain", "c/student", "toys"]
+    assert display_names([str(path) for path in paths]) == names
+    assert display_names([str(paths[2]), str(paths[2])]) == ["plain", "plain (2)"]
 
 
 def test_names_are_unique_and_hold_no_folders(tmp_path: Path):

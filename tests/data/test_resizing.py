@@ -98,6 +98,14 @@ def test_bad_images_keep_their_bytes_and_name_the_row_and_the_file(tmp_path: Pat
     assert "there is no such file" in missing.fault
 
 
+@pytest.mark.parametrize("format_", ["JPEG", "GIF"])
+def test_resized_image_has_no_comment(format_: str):
+    """Fails if the comment is kept; that of a GIF can be longer than a JPEG's may be, and would end the command."""
+    image = stored(encoded((300, 200), format_, comment=b"by Jane " * (10_000 if format_ == "GIF" else 1)))
+    assert image.kind == "resized"
+    assert b"by Jane" not in (image.content or b"")
+
+
 def test_paths_hold_no_folders_of_this_machine():
     assert portable("/home/me/photos/cat/1.jpg") == "cat/1.jpg"
     assert portable("https://example.org/x/cat/1.jpg") == "cat/1.jpg"

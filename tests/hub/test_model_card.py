@@ -69,6 +69,20 @@ def snippet(card: str) -> str:
     return found[1]
 
 
+def test_effective_settings_have_no_part_of_a_path_with_spaces_and_no_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if only the part of a path before its first space is removed: the directory then cannot be found again."""
+    monkeypatch.chdir(tmp_path)
+    Path("jane/answers").mkdir(parents=True)
+    for cache in ("/home/Jane Doe/answers", "jane/answers"):
+        line = f"regnet at 224x224 pixels, answers stored in {cache}; top-1 not measured"
+        facts = replace(RUN, recipe={"teacher_cache": cache, "seed": 1}, effective_recipe={"teacher": line})
+        card = render_model_card(facts)
+        assert "answers stored in answers; top-1" in card
+        assert not re.search("jane|doe", card, re.IGNORECASE)
+
+
 def test_card_tells_both_heads_crop_fusion_recipe_and_curves() -> None:
     card = render_model_card(RUN)
     rows = re.findall(r"^\| ([\w ()']+) \| ([\d.]+) \| ([\d.]+) \|$", section(card, "### Measured"), re.MULTILINE)

@@ -76,6 +76,21 @@ def test_what_a_run_writes_has_no_path_of_this_machine(tmp_path: Path):
     assert yaml.safe_load(text)["output_dir"] == "a run"
 
 
+def test_configurations_do_not_name_the_directory_that_the_model_came_from(tmp_path: Path):
+    (tmp_path / "ema").mkdir()
+    config = {
+        "model_type": "x",
+        "_name_or_path": f"{HOME}/start",
+        "backbone_config": {"_name_or_path": "", "depth": 2},
+    }
+    for name in ("config.json", "ema/config.json"):
+        (tmp_path / name).write_text(json.dumps(config))
+    texts = public_texts(tmp_path, "jane/model")
+    assert [*texts] == ["config.json", "ema/config.json"]
+    for text in texts.values():
+        assert json.loads(text) == {"model_type": "x", "backbone_config": {"depth": 2}}
+
+
 @pytest.mark.parametrize(
     ("name", "text"), [("recipe.yaml", "a: [\n"), ("recipe.yaml", "3"), ("trainer_state.json", "{")]
 )

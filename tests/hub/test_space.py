@@ -1,5 +1,6 @@
 """The files of a Space that shows the demo of a model."""
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,14 @@ def test_space_of_local_models_holds_copies_of_all_that_it_needs(
     model = save(make_model("distilled", tiny_config), tmp_path / "secret" / "model")
     teacher = save(make_model("resnet", tiny_config), tmp_path / "secret" / "taught")
     (tmp_path / "secret" / "model" / "notes.txt").touch()
+    config = Path(model) / "config.json"  # as transformers before version 5 wrote it
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"_name_or_path": str(tmp_path / "secret" / "start")})
+    )
     exif = Image.Exif()
     exif[0x010E] = "at home"
     photo = tmp_path / "secret" / "us.jpg"
-    Image.fromarray(np.zeros((1500, 30, 3), dtype=np.uint8)).save(photo, exif=exif)
+    Image.fromarray(np.zeros((1500, 30, 3), dtype=np.uint8)).save(photo, exif=exif, comment=b"by Jane", dpi=(72, 72))
     title = 'It\'s "birds" <b>: {x}'
     target = tmp_path / "space"
     write_space(target, model, teacher=teacher, examples=[str(photo)], top_k=3, title=title)
@@ -83,7 +88,14 @@ def test_space_of_local_models_holds_copies_of_all_that_it_needs(
 
     with Image.open(target / "examples" / "01.jpg") as example:
         assert (example.size, dict(example.getexif())) == ((20, 1024), {})
-    texts = card + (target / "app.py").read_text() + "\n".join(requirements)
+        assert example.info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+    assert "_name_or_path" in config.read_text()
+    texts = (
+        card
+        + (target / "model" / "config.json").read_text()
+        + (target / "app.py").read_text()
+        + "\n".join(requirements)
+    )
     for hidden in ("secret", str(tmp_path)):
         assert hidden not in texts
 

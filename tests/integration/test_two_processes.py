@@ -51,7 +51,7 @@ def test_two_processes_are_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert two["global batch"] == "24 = 6 on each of 2 processes x 2 accumulation steps"
     assert "0.0046875 at its peak" in two["learning rate"]  # 0.1 x 24 / 512
     assert "top-1 on the evaluation split" in two["teacher"]
-    assert "(80 views, 95 % interval" in two["teacher on views"]  # 72 images in batches of 16
+    assert "(72 views, 95 % interval" in two["teacher on views"]  # one of each image
     assert {topic for topic in one if one[topic] != two[topic]} == {"global batch"}
 
     own = json.loads(Path("one/trainer_state.json").read_text())["log_history"]

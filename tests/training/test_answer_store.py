@@ -3,6 +3,8 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import datasets
 import numpy as np
@@ -12,7 +14,8 @@ import torch
 from support.models import labels
 
 from deit_hf import DeiTConfig, DeiTForImageClassification, DistillationArguments
-from deit_hf.data.mixing import mix_targets
+from deit_hf.data.mixing import Mixing, mix_targets
+from deit_hf.data.sampling import ViewKey
 from deit_hf.data.sources.arguments import DataArguments
 from deit_hf.data.transforms import TrainingView
 from deit_hf.distillation import answer_format
@@ -22,6 +25,7 @@ from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.reliability.checkpoints import find_checkpoint, remembered_places
 from deit_hf.training import answer_filling
 from deit_hf.training.answer_filling import store_answers
+from deit_hf.training.answer_store import StoredAnswers
 from deit_hf.training.run import make_trainer, train
 
 CLASSES = ["ant", "bee", "cat"]
@@ -181,12 +185,27 @@ def test_truncated_soft_answers_are_a_lower_bound(place: Path, tmp_path: Path, m
 # ---- what the run says ----
 
 
+@pytest.mark.parametrize("mixing", [None, Mixing(0.8, 0.0, switch_prob=0.0, block_size=4, seed=1)])
+def test_fit_of_stored_answers_counts_each_image_once(mixing: Mixing | None):
+    """Fails if the repeats of an image narrow the interval as if they were independent."""
+    keys: Any = [ViewKey(0, place, place // 3, place % 3) for place in range(12)]  # repeated augmentation
+    views: Any = SimpleNamespace(images=SimpleNamespace(labels=np.array([0, 1, 2, 3])))
+    store = SimpleNamespace(rows=lambda epoch, places: torch.zeros(len(places), dtype=torch.long))
+    stored_answers: Any = SimpleNamespace(store=store, evaluation=None, _view_size=(8, 8))
+    fit = StoredAnswers.fit(stored_answers, views, keys, mixing)
+    counted = fit.views if mixing is None else fit.mixed
+    assert counted is not None
+    assert counted.num_images == 4
+    assert mixing is not None or counted.num_correct == 1
+
+
 def test_run_names_the_teacher_and_its_accuracy(place: Path, tmp_path: Path):
     train(*options(place, output_dir=str(tmp_path / "run"), teacher_cache_epochs=1, **stored(place)))
     facts = json.loads((place / "store" / "store.json").read_text())["facts"]
     assert 0 <= facts["teacher_top1"] <= 1
     line = next(line for line in (tmp_path / "run" / "recipe.yaml").read_text().splitlines() if "teacher  " in line)
-    assert f"{place}/teacher at 24x24 pixels, answers stored in {place}/store" in line
+    assert "  teacher at 24x24 pixels, answers" in line  # no path of the machine that made the answers
+    assert f"answers stored in {place}/store" in line
     assert f"top-1 on the evaluation split {100 * facts['teacher_top1']:.2f}" in line
     assert "those of 1 epoch, repeated" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert "teacher: teacher" in (tmp_path / "run" / "README.md").read_text()

@@ -13,7 +13,7 @@ from support.trainers import make_args, make_trainer, parameters_of, same
 from transformers import TrainerCallback
 
 from deit_hf import DeiTForImageClassificationWithTeacher, DistillationTrainer
-from deit_hf.analysis.views_figure import draw_views, target_lines
+from deit_hf.analysis.views_figure import draw_views, short_names, target_lines
 from deit_hf.data.finishing import PixelFinisher
 from deit_hf.model.image_processing_deit import statistics_of
 from deit_hf.training import run_figures
@@ -240,6 +240,20 @@ def test_a_figure_has_800_pixels_and_shows_the_pixels(tmp_path: Path, shape: tup
         places = [(top + (i + 0.5) * height / 8, 12 + (k + 0.5) * 185 / shape[2]) for i in range(8) for k in range(8)]
         found = [tuple(pixels[round(row), round(column)]) for row, column in places]
         assert found == [tuple(255 * views[0, i, k]) for i in range(8) for k in range(8)]
+
+
+def test_short_names_of_classes_differ():
+    """Fails if each name is shortened alone: one cannot tell whether the teacher is right."""
+    cats = [f"Felis catus, {kind} (indoor)" for kind in ("adult male", "adult female", "a kitten")]
+    names = [*cats, "tench, Tinca tinca, of the carp family", "rose", "Felis catus"]
+    first = ["Felis cat... (indoor) #0", "Felis cat... (indoor) #1", "Felis catu...en (indoor)"]
+    assert short_names(names) == [*first, "tench", "rose", "Felis catus"]
+    one, other = (np.array(shares) for shares in ([0.0, 0.5, 0.5, 0, 0, 0], [0.5, 0.0, 0.5, 0, 0, 0]))
+    assert target_lines(one, names) != target_lines(other, names)
+    for length in (18, 20, 22, 24, 29, 40):
+        short = short_names(names, length)
+        assert len({*short}) == len(names)
+        assert max(map(len, short)) <= length
 
 
 @pytest.mark.parametrize(
