@@ -130,7 +130,7 @@ def run_facts(model: str) -> dict[str, Any] | None:
     matches = (re.fullmatch(r"# (.+?) {2,}(.+)", line) for line in comments if line.startswith("#"))
     measured = read_json(directory / "train_results.json") or {}
     speed = ("train_runtime", "train_runtime_since_step", "train_samples_per_second")
-    names = ("epoch", *speed, "train_loss", "data_wait")
+    names = ("epoch", *speed, "train_loss", "train_data_wait")
     return {
         "settings": {match[1]: match[2] for match in matches if match},
         "results": {name: measured[name] for name in names if name in measured},

@@ -169,7 +169,7 @@ def test_images_with_several_labels_are_refused(tmp_path: Path, data: str, tiny_
 
 
 TIMES = {  # "plain" was resumed
-    "student": {"train_runtime": 75.0, "train_runtime_since_step": 0},
+    "student": {"train_runtime": 75.0, "train_runtime_since_step": 0, "train_data_wait": 0.25},
     "plain": {"train_runtime": 14.0, "train_runtime_since_step": 2300},
 }
 
@@ -199,7 +199,9 @@ def test_job_stands_for_student_plain_and_teacher(tmp_path: Path, data: str, tin
     assert tuple(find_sources([str(job)], None)) == expected
     assert tuple(find_sources([str(job / "student")], None)) == expected
     assert find_sources([str(job / "student"), str(job / "plain")], "x") == (models, {"x": []}, True)
-    assert run_facts(str(job / "student"))["settings"] == {"teacher": "teacher, frozen", "steps": "7"}
+    facts = run_facts(str(job / "student"))
+    assert facts["settings"] == {"teacher": "teacher, frozen", "steps": "7"}
+    assert facts["results"] == {"epoch": 3.0, **TIMES["student"]}
 
     facts, text = report(str(job), "--data", data)
     assert [(model["name"], model["is_teacher"]) for model in facts["models"]] == [
