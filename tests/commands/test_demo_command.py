@@ -64,7 +64,7 @@ def test_every_option_reaches_the_page(started: list, capsys: pytest.CaptureFixt
     main(["user/model"])
     assert started[-1][:2] == ("user/model", defaults)
     assert started[-1][2].was_waited_for
-    assert capsys.readouterr().out == "the page is at http://127.0.0.1:7860/; Ctrl-C ends it\n"
+    assert capsys.readouterr().out == "the page is at http://127.0.0.1:7860/; press Ctrl-C to stop it\n"
     for arguments, name, value in (
         (["--teacher", "user/teacher"], "teacher", "user/teacher"),
         (["--teacher_model_name_or_path", "user/teacher"], "teacher", "user/teacher"),

@@ -74,7 +74,7 @@ def test_equal_logits_are_in_the_order_of_the_classes():
     [
         ([[0.0, float("nan"), 1.0]], "hard", "not finite"),
         ([[0.0, float("-inf"), 1.0]], "soft", "not finite"),
-        ([[0.0, 70000.0, 1.0]], "soft", r"greatest logit is 70000, but float16 ends at 65504"),
+        ([[0.0, 70000.0, 1.0]], "soft", r"largest logit is 70000, but float16 ends at 65504"),
         ([[0.0, 1.0]], "hard", r"logits are \(1, 2\), but the store holds answers for 3 classes"),
         ([0.0, 1.0, 2.0], "hard", r"logits are \(3,\)"),
     ],

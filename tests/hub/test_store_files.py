@@ -124,7 +124,7 @@ def test_card_says_what_it_is_without_local_paths(hub: LocalHub, alice: str, tmp
     }
     for words in (
         "from `regnet`, top-1 80.00 % on the evaluation part",
-        "the 10 greatest logits of each view, and the normaliser of all 1000 classes at temperature 3",
+        "the 10 largest logits of each view, and the normaliser of all 1000 classes at temperature 3",
         "2 epochs (0 to 1) of 150 views, 1,000 classes, 0.0 MB",
         f"deit-hf train RECIPE --teacher none --teacher_cache {REPO}",
         "| views.image_size | 32 |",
