@@ -13,4 +13,4 @@ export OMP_NUM_THREADS=1  # tests run in parallel
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/pytest -n "${TEST_PROCESSES:-2}" --dist loadgroup "$@"
+.venv/bin/pytest -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-CHECKS = {"ruff check .", "ruff format --check .", "mypy", "pytest -n 2 --dist loadgroup"}
+CHECKS = {"ruff check .", "ruff format --check .", "mypy", "pytest -n 2 --dist loadfile"}
 
 
 def test_ci_and_pre_commit_run_the_same_four_checks():

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("distributions")  # one process makes the shared fixtures
 ROOT = Path(__file__).parents[2]
 USE = """
 import sys

@@ -14,7 +14,6 @@ from support.patience import PATIENCE
 
 from deit_hf.evaluation.accuracy_text import percent
 
-pytestmark = pytest.mark.xdist_group("end_to_end")  # one process makes the shared fixtures
 ROOT = Path(__file__).parents[2]
 
 TEACHER = {

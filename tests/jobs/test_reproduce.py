@@ -22,7 +22,6 @@ from deit_hf.model.image_processing_deit import make_processor
 from deit_hf.training.arguments import DistillationArguments
 from deit_hf.training.saved_model import evaluate
 
-pytestmark = pytest.mark.xdist_group("reproduce")  # one process trains the shared table
 SHORT = ["--num_train_epochs", "1", "--max_train_samples", "64", "--max_eval_samples", "40"]
 SHORT += ["--dataloader_num_workers", "0", "--dataloader_persistent_workers", "false", "--use_cpu", "true"]
 RUNS = ["plain-seed0", "teacher-convnet", "distilled-seed0", "plain-seed1", "distilled-seed1"]

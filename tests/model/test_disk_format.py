@@ -76,8 +76,6 @@ for row, name in eval(sys.argv[3]).items():
 torch.save(logits, root / "native-logits.pt")
 """
 
-pytestmark = pytest.mark.xdist_group("disk_format")  # one process creates the shared files
-
 
 def run_without_package(code: str, *arguments: str) -> None:
     command = [sys.executable, "-c", WITHOUT_PACKAGE + code, *arguments]
