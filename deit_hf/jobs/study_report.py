@@ -1,7 +1,6 @@
 """The results of studies as Markdown and figures; every number is computed from the files of the runs."""
 
 import importlib.util
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,9 +166,11 @@ def _teachers(results: StudyTable) -> list[str]:
     """How often the teachers are right on test images, and on the training views of their students."""
     cells = [["teacher", "top-1", "on training views", "on mixed views", "views", "top-1 of their students"]]
     for (teacher, top1), students in results.students_by_teacher().items():
-        measured = [each for each in students if each["teacher_fit"]]
-        # rows of the same seed and views measure the same
-        distinct = {json.dumps([each["seed"], each["teacher_fit"]], sort_keys=True): each for each in measured}
+        # rows of a seed measure the same views; those that mix come last, because they also measure the mixed ones
+        measured = sorted(
+            (each for each in students if each["teacher_fit"]), key=lambda each: len(each["teacher_fit"])
+        )
+        distinct = {(each["seed"], each["teacher_fit"].get(METRICS_OF_FIT[0])): each for each in measured}
         fit = {name: _present(name, [each["teacher_fit"] for each in distinct.values()]) for name in METRICS_OF_FIT}
         if not measured or not fit[METRICS_OF_FIT[0]]:
             continue

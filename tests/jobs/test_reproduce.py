@@ -488,6 +488,16 @@ def test_a_teacher_that_was_trained_again_is_another_one(finished: Path, tmp_pat
     own = next(line for line in text.splitlines() if line.startswith("| teacher-convnet | "))
     assert own.startswith(f"| teacher-convnet | {100 * lines[1]['top1']['only']:.1f} | ")
     assert own.endswith(f" | `distilled` {accuracies[0]} |")
+    lines[-1] |= {"seed": 0, "row": "distilled-by-timm", "teacher_top1": lines[1]["top1"]["only"]}
+    lines[-1]["teacher_fit"] = {
+        name: lines[2]["teacher_fit"][name] for name in ("teacher_top1_on_views", "teacher_views")
+    }
+    write_results(folder, lines)
+    main(["digits", "--show", "-o", str(tmp_path)])
+    views = next(
+        line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("| teacher-conv")
+    )
+    assert f" | {lines[2]['teacher_fit']['teacher_views']} | " in views  # the same views, counted once
     first = np.load(folder / "answers" / "distilled-seed0.npz")
     teacher = np.load(folder / "answers" / "teacher-convnet.npz")
     row = next(line for line in text.splitlines() if line.startswith("| class head | "))
