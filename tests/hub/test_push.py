@@ -365,6 +365,7 @@ for name, revision in ((sys.argv[1], "v9"), ("alice/nothing", "main")):
 """
 
 
+@pytest.mark.slow
 def test_training_pushes_its_run_and_a_hub_that_is_away_costs_nothing(
     hub: LocalHub, alice: str, client: Client, tmp_path: Path
 ) -> None:
