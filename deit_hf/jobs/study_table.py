@@ -101,6 +101,7 @@ class StudyTable:
                     f"protocol {line['protocol']}, but the study {study.name} has no such row; delete the line"
                 )
         self._answers: dict[str, dict[str, np.ndarray]] = {}
+        self._top1_now = {line["run"]: answer_of(line) for line in self.lines}
 
     def answers(self, run: str) -> dict[str, np.ndarray]:
         """The answers of the model of a run, by head."""
@@ -142,11 +143,8 @@ class StudyTable:
 
     def _teacher_top1(self, line: Mapping[str, Any]) -> float | None:
         """Top-1 of the teacher of a run; lines of earlier versions lack it, so the teacher's line counts."""
-        top1: float | None = line.get("teacher_top1", self._top1_now().get(line["teacher"]))
+        top1: float | None = line.get("teacher_top1", self._top1_now.get(line["teacher"]))
         return top1
-
-    def _top1_now(self) -> dict[str, float]:
-        return {line["run"]: answer_of(line) for line in self.lines}
 
     def students_by_teacher(self) -> dict[tuple[str, float], list[dict[str, Any]]]:
         """The runs with a teacher, by its name and top-1: a teacher that was trained again is another one."""
@@ -192,11 +190,10 @@ class StudyTable:
             distilled: row with a token and a teacher.
         """
         mine, others = self.of_row(distilled), self.of_row(plain)
-        now = self._top1_now()
         by_seed = []
         for seed, line in mine.items():
             top1 = self._teacher_top1(line)
-            if seed not in others or top1 != now.get(line["teacher"], top1):
+            if seed not in others or top1 != self._top1_now.get(line["teacher"], top1):
                 continue
             answers = self.answers(mine[seed]["run"])
             named = {
